@@ -1,0 +1,67 @@
+"""Results of forward passes and generations on disk, under a key of everything they depend on.
+
+A key holds the model's hash, dtype, device, batch size, the prompts' tokens, the edits' vectors, the library versions, the
+machine's threads, and the source of the modules that compute; so a stale result is never read, and a changed parameter
+recomputes only what it touches. The files lie in the user's cache folder, never in the repository.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+import nnsight
+import safetensors
+import safetensors.torch
+import torch
+import transformers
+
+from lib.files import ROOT, cache_dir, write_bytes
+
+CODE = ("tracing.py", "edits.py", "prompts.py", "models.py")
+
+
+@functools.cache
+def _environment() -> str:
+    code = hashlib.sha256(b"".join((ROOT / "lib" / name).read_bytes() for name in CODE)).hexdigest()
+    return f"{code} {torch.__version__} {transformers.__version__} {nnsight.__version__} {torch.get_num_threads()}"
+
+
+def key(model, what: str, prompts: Sequence, arms: Sequence[Sequence] = (), **rest) -> str:
+    """A SHA-256 over all that the result `what` depends on; `rest` must be JSON-like."""
+    digest = hashlib.sha256()
+    head = [what, _environment(), model.revision, str(model.dtype), model.device.type, model.batch_tokens, str(model.remote), rest]
+    digest.update(json.dumps(head, sort_keys=True, default=str).encode())
+    for p in prompts:
+        digest.update(repr((p.ids, p.start, p.stop)).encode())
+    for arm in arms:
+        digest.update(b"arm")
+        for edit in arm:
+            for name, value in vars(edit).items():
+                digest.update(name.encode())
+                digest.update(value.float().contiguous().cpu().numpy().tobytes() if torch.is_tensor(value) else repr(value).encode())
+    return digest.hexdigest()
+
+
+def remember_tensors(name: str, compute: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The tensors stored under `name`, computed and stored first if they are not there."""
+    path = cache_dir() / "computed" / f"{name}.safetensors"
+    try:
+        return safetensors.torch.load_file(path)
+    except (FileNotFoundError, safetensors.SafetensorError):
+        pass
+    tensors = {k: v.contiguous() for k, v in compute().items()}
+    write_bytes(path, safetensors.torch.save(tensors))
+    return tensors
+
+
+def remember_json(name: str, compute: Callable[[], object]):
+    """As `remember_tensors`, for lists and texts."""
+    path = cache_dir() / "computed" / f"{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        pass
+    value = compute()
+    write_bytes(path, json.dumps(value, ensure_ascii=False).encode())
+    return value

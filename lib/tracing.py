@@ -1,0 +1,373 @@
+"""The one module that builds nnsight traces: reading activations, editing them, scoring, generating; here or remote.
+
+What keeps it near the floor of needed forward passes: batches filled by token count and sorted by length; the template's
+common opening computed once per distinct set of edits, its keys and values kept; sweeps as rows of one batch; a pass that
+starts at the edited layer from stored states; no vocabulary head where no logits are read, else the last position only; and
+no layer above the last one that is read. A remote run takes the plain path: whole prompts, every layer.
+
+Inside a trace only plain tensor arithmetic is allowed: the body is serialised for ``remote``.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import nnsight
+import torch
+from transformers import DynamicCache, GenerationConfig
+
+from lib import cache
+from lib.edits import Ablate, Edit, compile_edits
+from lib.progress import track
+from lib.prompts import Prompt, opening_length
+
+SITES = ("resid", "attn", "mlp", "heads")
+
+
+@dataclass
+class Batch:
+    """Rows of one forward pass: which prompts, the tokens after the shared opening, and masks over opening + rest."""
+
+    rows: list[int]
+    ids: torch.Tensor  # [row, width]
+    mask: torch.Tensor  # [row, opening + width]
+    positions: torch.Tensor  # [row, width]
+    pad: list[int]  # padding on the left of each row
+
+
+def _plan(model, prompts, opening: int, extra: int = 0) -> list[list[int]]:
+    """Rows by batch: longest first, each batch within ``batch_tokens`` padded tokens."""
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
+    batches: list[list[int]] = []
+    for i in order:
+        if batches:
+            width = len(prompts[batches[-1][0]].ids) - opening + extra
+            if (len(batches[-1]) + 1) * width <= model.batch_tokens:
+                batches[-1].append(i)
+                continue
+        batches.append([i])
+    return batches
+
+
+def _batch(model, prompts, rows, opening: int, side: str = "left") -> Batch:
+    width = max(len(prompts[i].ids) for i in rows) - opening
+    device = "cpu" if model.device.type == "meta" else model.device
+    ids = torch.full((len(rows), width), model.tokenizer.pad_token_id)
+    mask = torch.zeros(len(rows), opening + width, dtype=torch.long)
+    mask[:, :opening] = 1
+    pad = []
+    for r, i in enumerate(rows):
+        tail = torch.tensor(prompts[i].ids[opening:])
+        left = width - len(tail) if side == "left" else 0
+        ids[r, left : left + len(tail)] = tail
+        mask[r, opening + left : opening + left + len(tail)] = 1
+        pad.append(left)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, opening:]
+    return Batch(list(rows), ids.to(device), mask.to(device), positions.to(device), pad)
+
+
+def _by_site(model, ops) -> dict[str, list[list]]:
+    """ops as plain nested lists [site][layer] → [(prompt, later), …], which a remote trace can carry."""
+    table: dict[str, list[list]] = {site: [[] for _ in range(model.n_layers + 1)] for site in SITES}
+    for op in ops:
+        table[op.site][op.layer].append((op.prompt, op.later))
+    return table
+
+
+def _changed(x, change):
+    """One compiled edit applied to x [row, position, width]: affine, or the projection off `unit`, in float32."""
+    keep, shift, unit = change
+    if unit is None:
+        return x * keep + shift
+    y = x.float()
+    return (y - shift * (y * unit).sum(-1, keepdim=True) * unit).to(x.dtype)
+
+
+def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, start=None):
+    """One forward pass. `read` maps a site to (layers, columns [row, position]); `start` is (layer, states [row, width, d_model]).
+
+    Returns ({site: [row, layer, position, d_model]}, last-position logits [row, vocabulary] or None).
+    """
+    nn, n_layers = model.nn, model.n_layers
+    block_tuple, attn_tuple, mlp_tuple = model.tuple_outputs
+    edits = _by_site(model, ops)
+    read = read or {}
+    wanted = {site: set(read[site][0]) if site in read else set() for site in SITES}
+    columns = {site: read[site][1].to(batch.ids.device)[..., None] for site in read}
+    first, states = start if start else (0, None)
+    top = n_layers if logits else max((layer if site == "resid" else layer + 1 for site in read for layer in wanted[site]), default=n_layers)
+    attn_writes, mlp_writes = model.attn_writes, model.mlp_writes
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
+    options = {"position_ids": batch.positions, "use_cache": cache is not None, "logits_to_keep": 1}
+    if cache is not None:
+        options["cache"] = cache
+    with torch.no_grad(), model.nn.trace(inputs, remote=model.remote, **options) as tracer:
+        found = {site: [] for site in columns}
+        for layer in range(n_layers if top == n_layers else top + 1):
+            block = nn.layers[layer]
+            if layer < first:
+                block.skip(block.input)
+                continue
+            if states is not None and layer == first:
+                block.input = states
+            for change, _ in edits["resid"][layer]:
+                block.input = _changed(block.input, change)
+            if layer in wanted["resid"]:
+                h = block.input
+                found["resid"].append(h.gather(1, columns["resid"].expand(-1, -1, h.shape[-1])))
+            if layer == top:
+                break
+            for change, _ in edits["heads"][layer]:
+                block.self_attn.o_proj.input = _changed(block.self_attn.o_proj.input, change)
+            if layer in wanted["heads"]:
+                h = block.self_attn.o_proj.input
+                found["heads"].append(h.gather(1, columns["heads"].expand(-1, -1, h.shape[-1])))
+            attn = block.self_attn if attn_writes == "self_attn" else block.post_attention_layernorm
+            for change, _ in edits["attn"][layer]:
+                if attn_tuple:
+                    attn.output = (_changed(attn.output[0], change), *attn.output[1:])
+                else:
+                    attn.output = _changed(attn.output, change)
+            if layer in wanted["attn"]:
+                h = attn.output[0] if attn_tuple else attn.output
+                found["attn"].append(h.gather(1, columns["attn"].expand(-1, -1, h.shape[-1])))
+            mlp = block.mlp if mlp_writes == "mlp" else block.post_feedforward_layernorm
+            for change, _ in edits["mlp"][layer]:
+                if mlp_tuple:
+                    mlp.output = (_changed(mlp.output[0], change), *mlp.output[1:])
+                else:
+                    mlp.output = _changed(mlp.output, change)
+            if layer in wanted["mlp"]:
+                h = mlp.output[0] if mlp_tuple else mlp.output
+                found["mlp"].append(h.gather(1, columns["mlp"].expand(-1, -1, h.shape[-1])))
+        if top == n_layers:
+            last = nn.layers[n_layers - 1]
+            for change, _ in edits["resid"][n_layers]:
+                if block_tuple:
+                    last.output = (_changed(last.output[0], change), *last.output[1:])
+                else:
+                    last.output = _changed(last.output, change)
+            if n_layers in wanted["resid"]:
+                h = last.output[0] if block_tuple else last.output
+                found["resid"].append(h.gather(1, columns["resid"].expand(-1, -1, h.shape[-1])))
+        out = {site: torch.stack(found[site], 1) for site in found}
+        out = nnsight.save(out)
+        if logits:
+            scores = nnsight.save(nn.output.logits[:, -1])
+        else:
+            scores = nnsight.save(None)
+            if found:  # nothing above the last read is needed; without reads the pass is there to fill the cache
+                tracer.stop()
+    return out, scores
+
+
+def _edit_step(model, edits, step: int) -> None:
+    """Inside a generation: the edits of one step, in the order in which the model reaches them; step 0 is the prompt."""
+    nn, which = model.nn, min(step, 1)
+    for layer in range(model.n_layers):
+        block = nn.layers[layer]
+        for change in edits["resid"][layer]:
+            if change[which] is not None:
+                block.input = _changed(block.input, change[which])
+        for change in edits["heads"][layer]:
+            if change[which] is not None:
+                block.self_attn.o_proj.input = _changed(block.self_attn.o_proj.input, change[which])
+        for site, writes, is_tuple in (("attn", model.attn_writes, model.tuple_outputs[1]), ("mlp", model.mlp_writes, model.tuple_outputs[2])):
+            part = getattr(block, writes)
+            for change in edits[site][layer]:
+                if change[which] is not None:
+                    out = part.output
+                    part.output = (_changed(out[0], change[which]), *out[1:]) if is_tuple else _changed(out, change[which])
+    last = nn.layers[model.n_layers - 1]
+    for change in edits["resid"][model.n_layers]:
+        if change[which] is not None:
+            out = last.output
+            last.output = (_changed(out[0], change[which]), *out[1:]) if model.tuple_outputs[0] else _changed(out, change[which])
+
+
+def _generate(model, batch: Batch, whole_ids, ops, cache, max_new_tokens: int):
+    """Greedy decoding of one batch; returns the new tokens [row, step]."""
+    edits = _by_site(model, ops)
+    edited, every_step = bool(ops), any(op.later is not None for op in ops)
+    tokenizer, module = model.tokenizer, model.module
+    config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=_stop_tokens(model))
+    inputs = {"input_ids": whole_ids, "attention_mask": batch.mask}
+    options = {"generation_config": config}
+    if cache is not None:
+        options["cache"] = cache
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("ignore", message=".*was never reached.*")  # how an open iter[:] ends, by design
+        with model.nn.generate(remote=model.remote, **options) as tracer:
+            with tracer.invoke(inputs):
+                if every_step:
+                    for step in tracer.iter[:]:
+                        _edit_step(model, edits, step)
+                elif edited:
+                    _edit_step(model, edits, 0)
+            with tracer.invoke():
+                ids = nnsight.save(tracer.result)
+    return ids[:, whole_ids.shape[1] :]
+
+
+def _stop_tokens(model) -> list[int]:
+    ends = model.module.generation_config.eos_token_id
+    ends = {model.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    return sorted(ends)
+
+
+def _share_opening(model, prompts) -> int:
+    """Tokens of the common opening whose keys and values are computed once; 0 where everything runs remotely."""
+    return 0 if model.remote else opening_length(prompts)
+
+
+def _opening_cache(model, prompts, rows, arms, opening: int, clean: dict, first: int = 0):
+    """Keys and values of the shared opening for each row, [one row per distinct arm that edits it] repeated to the batch's rows.
+
+    `clean` keeps the unedited opening between batches. With `first` > 0 the arms' openings start at that layer.
+    """
+    if not opening:
+        return None
+    ids = torch.tensor([prompts[0].ids[:opening]])
+    if "cache" not in clean:
+        clean["cache"], clean["states"] = DynamicCache(), {}
+        read = {"resid": (range(model.n_layers + 1), torch.arange(opening)[None])}
+        states, _ = _forward(model, _opening_batch(model, ids, 1), read=read, cache=clean["cache"])
+        clean["states"] = states["resid"][0]
+    keys = [tuple(id(e) for e in arms[r] if e.span in ("prompt", "every_token")) for r in rows]
+    distinct = list(dict.fromkeys(keys))
+    index = torch.tensor([distinct.index(k) for k in keys], device=model.device)
+    if distinct == [()]:
+        cache = copy.deepcopy(clean["cache"])
+    else:
+        edits = []
+        for k in distinct:
+            arm = next((arms[r] for r, key in zip(rows, keys, strict=True) if key == k), [])
+            edits.append([e for e in arm if e.span in ("prompt", "every_token")])
+        stand_in = [prompts[0].__class__("", "", "", "", tuple(prompts[0].ids[:opening]), 0, opening)] * len(distinct)
+        cache = DynamicCache()
+        start = (first, clean["states"][first].expand(len(distinct), -1, -1)) if first else None
+        _forward(model, _opening_batch(model, ids, len(distinct)), compile_edits(model, stand_in, edits, opening), cache=cache, start=start)
+        for layer in range(first):  # skipped: their keys and values are never read, but their length is
+            k, v = clean["cache"].layers[layer].keys, clean["cache"].layers[layer].values
+            cache.update(k.expand(len(distinct), *k.shape[1:]), v.expand(len(distinct), *v.shape[1:]), layer)
+    cache.batch_select_indices(index)
+    return cache
+
+
+def _opening_batch(model, ids, rows: int) -> Batch:
+    ids = ids.expand(rows, -1).to(model.device)
+    return Batch(list(range(rows)), ids, torch.ones_like(ids), torch.arange(ids.shape[1], device=model.device).expand(rows, -1), [0] * rows)
+
+
+def collect(model, prompts: Sequence[Prompt], at: Sequence[str | int] = ("t_inst", "t_post"), sites: Sequence[str] = ("resid",),
+            layers: Sequence[int] | None = None, *, side: str = "left") -> dict[str, torch.Tensor]:  # fmt: skip
+    """Activations at the positions `at` of each prompt: {site: [prompt, layer, position, d_model]}, float32, on the CPU.
+
+    Sites: ``resid`` (``h[l]``, n_layers + 1 of them), ``attn`` and ``mlp`` (what they write), ``heads`` (the output projection's
+    input, [… n_heads * d_head], by query head). `layers` None means all. Results are cached on disk; memory grows with what is
+    returned, not with the number of tokens. `side` is the padding side, which changes nothing beyond dtype noise.
+    """
+    which = {site: list(range(model.n_layers + (site == "resid"))) if layers is None else list(layers) for site in sites}
+    name = cache.key(model, "collect", prompts, at=list(at), which=which, side=side)
+    return cache.remember_tensors(name, lambda: _collect(model, prompts, at, which, side))
+
+
+def _collect(model, prompts, at, which, side):
+    opening, clean = _share_opening(model, prompts), {}
+    out = {}
+    for rows in track(_plan(model, prompts, opening), "reading activations"):
+        batch = _batch(model, prompts, rows, opening, side)
+        columns = torch.tensor([[prompts[i].position(w) - opening + pad for w in at] for i, pad in zip(rows, batch.pad, strict=True)])
+        opened = _opening_cache(model, prompts, range(len(rows)), [()] * len(rows), opening, clean)
+        read, _ = _forward(model, batch, read={site: (ls, columns) for site, ls in which.items()}, cache=opened)
+        for site, values in read.items():
+            if site not in out:
+                out[site] = torch.empty(len(prompts), *values.shape[1:])
+            out[site][rows] = values.float().cpu()
+    return out
+
+
+def score(model, prompts: Sequence[Prompt], readout: Callable, arms: Sequence[Sequence[Edit]] = ((),), *, label: str = "scoring") -> torch.Tensor:
+    """`readout` of the logits at the last prompt token, for every arm and prompt: [arm, prompt, …], float32.
+
+    `readout` maps logits [row, vocabulary] to [row, …]. Every arm is a list of edits; all arms × prompts run as rows of shared
+    batches, and a row whose first edit is at layer l starts at l from the stored clean states. Not cached: wrap it where it is slow.
+    """
+    flat = [p for _ in arms for p in prompts]
+    edits = [list(arm) for arm in arms for _ in prompts]
+    opening = _share_opening(model, prompts)
+    firsts = [0 if model.remote else _first_layer(model, arm) for arm in edits]
+    groups: dict[int, list[int]] = {}
+    for i, first in enumerate(firsts):
+        groups.setdefault(first, []).append(i)
+    clean: dict = {}
+    stored = _clean_states(model, prompts, sorted(set(firsts) - {0}), opening, clean)
+    plan = [(first, [members[j] for j in rows]) for first, members in sorted(groups.items())
+            for rows in _plan(model, [flat[i] for i in members], opening)]  # fmt: skip
+    out = None
+    for first, rows in track(plan, label):
+        batch = _batch(model, flat, rows, opening)
+        width = batch.ids.shape[1]
+        ops = compile_edits(model, [flat[i] for i in rows], [edits[i] for i in rows], width, opening)
+        opened = _opening_cache(model, flat, rows, edits, opening, clean, first)
+        start = None
+        if first:
+            states = torch.zeros(len(rows), width, model.d_model, dtype=model.dtype, device=model.device)
+            for r, i in enumerate(rows):
+                states[r, batch.pad[r] :] = stored[first][i % len(prompts)]
+            start = (first, states)
+        _, logits = _forward(model, batch, ops, cache=opened, logits=True, start=start)
+        values = readout(logits.float()).cpu()
+        if out is None:
+            out = torch.empty(len(flat), *values.shape[1:])
+        out[rows] = values.float()
+    return out.unflatten(0, (len(arms), len(prompts)))
+
+
+def _first_layer(model, arm) -> int:
+    """The lowest layer that an arm's edits change; n_layers − 1 at most, so that one block always runs."""
+    lows = [0 if isinstance(e, Ablate) and e.layers is None else min(e.layers) if isinstance(e, Ablate) else e.layer for e in arm]
+    return min([*lows, model.n_layers - 1]) if lows else 0
+
+
+def _clean_states(model, prompts, layers, opening, clean) -> dict[int, list[torch.Tensor]]:
+    """h[layer] of every prompt after the opening, unedited: {layer: [prompt → [token, d_model]]}."""
+    out = {layer: [None] * len(prompts) for layer in layers}
+    if not layers:
+        return out
+    for rows in _plan(model, prompts, opening):
+        batch = _batch(model, prompts, rows, opening)
+        columns = torch.arange(batch.ids.shape[1]).expand(len(rows), -1)
+        opened = _opening_cache(model, prompts, range(len(rows)), [()] * len(rows), opening, clean)
+        read, _ = _forward(model, batch, read={"resid": (layers, columns)}, cache=opened)
+        for r, i in enumerate(rows):
+            for k, layer in enumerate(layers):
+                out[layer][i] = read["resid"][r, k, batch.pad[r] :]
+    return out
+
+
+def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = ((),), max_new_tokens: int = 16, *, label: str = "generating") -> list[list[str]]:
+    """Greedy answers, cut at `max_new_tokens`: one list of texts per arm. Cached on disk.
+
+    Edits with span ``every_token`` also act on each generated token; all others on the prompt only.
+    """
+    name = cache.key(model, "generate", prompts, arms, max_new_tokens=max_new_tokens)
+    return cache.remember_json(name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label))
+
+
+def _generate_all(model, prompts, arms, max_new_tokens, label):
+    flat = [p for _ in arms for p in prompts]
+    edits = [list(arm) for arm in arms for _ in prompts]
+    opening, clean = _share_opening(model, prompts), {}
+    texts = [""] * len(flat)
+    stops = set(_stop_tokens(model))
+    for rows in track(_plan(model, flat, opening, max_new_tokens), label):
+        batch = _batch(model, flat, rows, opening)
+        ops = compile_edits(model, [flat[i] for i in rows], [edits[i] for i in rows], batch.ids.shape[1], opening)
+        opened = _opening_cache(model, flat, rows, edits, opening, clean)
+        whole = torch.cat([torch.tensor([flat[0].ids[:opening]], dtype=torch.long).expand(len(rows), -1).to(batch.ids.device), batch.ids], 1)
+        for i, row in zip(rows, _generate(model, batch, whole, ops, opened, max_new_tokens).tolist(), strict=True):
+            end = next((k for k, token in enumerate(row) if token in stops), len(row))
+            texts[i] = model.tokenizer.decode(row[:end], skip_special_tokens=True)
+    return [texts[a * len(prompts) : (a + 1) * len(prompts)] for a in range(len(arms))]
