@@ -37,13 +37,14 @@ class Batch:
 
 
 def _plan(model, prompts, opening: int, extra: int = 0) -> list[list[int]]:
-    """Rows by batch: longest first, each batch within ``batch_tokens`` padded tokens."""
+    """Rows by batch: longest first, within ``batch_tokens`` padded tokens, and no row much shorter than the longest of its batch."""
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
     batches: list[list[int]] = []
     for i in order:
         if batches:
             width = len(prompts[batches[-1][0]].ids) - opening + extra
-            if (len(batches[-1]) + 1) * width <= model.batch_tokens:
+            padded = len(batches[-1]) >= 8 and len(prompts[i].ids) - opening + extra < 0.75 * width
+            if (len(batches[-1]) + 1) * width <= model.batch_tokens and not padded:
                 batches[-1].append(i)
                 continue
         batches.append([i])

@@ -1,0 +1,75 @@
+"""Intervals and controls: Wilson for rates, bootstrap for everything else, a band for random directions."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.stats import binomtest
+
+BOOTSTRAPS = 2000
+
+
+def rate(hits: Sequence[bool]) -> dict:
+    """{value, ci95 (Wilson), n} of a share. An empty list gives value None."""
+    hits = np.asarray(hits, bool)
+    if len(hits) == 0:
+        return {"value": None, "ci95": None, "n": 0}
+    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    return {"value": float(hits.mean()), "ci95": [float(interval.low), float(interval.high)], "n": len(hits)}
+
+
+def bootstrap(statistic: Callable, *groups: Sequence, seed: int = 0, paired: bool = False) -> dict:
+    """{value, ci95, n} of ``statistic(*groups)`` with a percentile bootstrap over items; `paired` resamples all groups together.
+
+    n is the size of the smallest group. Groups may have trailing axes, and the statistic may return an array: then so are the bounds.
+    """
+    groups = [np.asarray(g, float) for g in groups]
+    if min(len(g) for g in groups) == 0:
+        return {"value": None, "ci95": None, "n": 0}
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(BOOTSTRAPS):
+        picks = [rng.integers(0, len(groups[0]), len(groups[0]))] * len(groups) if paired else [rng.integers(0, len(g), len(g)) for g in groups]
+        draws.append(statistic(*(g[pick] for g, pick in zip(groups, picks, strict=True))))
+    low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0)
+    value = np.asarray(statistic(*groups))
+    return {"value": value.tolist(), "ci95": np.stack([low, high], -1).tolist(), "n": min(len(g) for g in groups)}
+
+
+def mean(values: Sequence[float], seed: int = 0) -> dict:
+    """{value, ci95, n} of a mean."""
+    return bootstrap(lambda x: x.mean(0), values, seed=seed)
+
+
+def difference(a: Sequence[float], b: Sequence[float], seed: int = 0, paired: bool = False) -> dict:
+    """{value, ci95, n} of mean(a) − mean(b)."""
+    return bootstrap(lambda x, y: x.mean(0) - y.mean(0), a, b, seed=seed, paired=paired)
+
+
+def auroc(positive: Sequence[float], negative: Sequence[float], seed: int = 0) -> dict:
+    """{value, ci95, n} of the area under the ROC curve: how often a positive scores above a negative."""
+
+    def area(p, q):
+        order = np.concatenate([p, q]).argsort(kind="stable")
+        values = np.concatenate([p, q])[order]
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks = np.empty(len(values))
+        ranks[order] = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+        return (ranks[: len(p)].sum() - len(p) * (len(p) + 1) / 2) / (len(p) * len(q))
+
+    return bootstrap(area, positive, negative, seed=seed)
+
+
+def random_band(hits_by_direction: Sequence[Sequence[bool]]) -> dict:
+    """Controls of a rate from random directions: mean, maximum, count, and `random_direction_high`, what an effect must exceed.
+
+    The bar is the largest single direction's rate or the upper Wilson bound of all of them together, whichever is higher.
+    """
+    rates = [float(np.mean(h)) for h in hits_by_direction]
+    pooled = rate(np.concatenate([np.asarray(h, bool) for h in hits_by_direction]))
+    return {
+        "random_direction_mean": pooled["value"],
+        "random_direction_max": max(rates),
+        "random_direction_high": max(max(rates), pooled["ci95"][1]),
+        "random_directions": len(rates),
+        "random_direction_n": pooled["n"],
+    }
