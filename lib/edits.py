@@ -5,7 +5,6 @@ An edit at layer l changes ``h[l]``, the input of block l (``h[n_layers]``: the 
 and on every generated token, as directional ablation and orthogonalisation do.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch

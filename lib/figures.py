@@ -1,0 +1,158 @@
+"""One style and four kinds of figure, each drawn from a CSV file and a few labels; no torch, no model.
+
+`draw` is all there is: notebooks call it through `lib.record`, `make figures` calls it again on the saved files, and both give
+the same picture. Series in the role ``control`` are grey and dashed, so that the effect is told from its control in grey print.
+
+Columns by kind: ``layers``: panel, series, role, x, value, low, high. ``rates``: panel, series, role, group, value, low, high, n.
+``scatter``: panel, series, x, y. ``grid``: row, column, value.
+"""
+
+import json
+import textwrap
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg", force=False)
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+
+from lib.files import FIGURES, NOTEBOOKS, RESULTS, lock, sha256, write_json, writing
+
+MARKERS, DASHES = "osD^vP*X<>", ["-", "--", "-.", (0, (3, 1, 1, 1)), (0, (5, 1)), (0, (1, 1))]
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
+         "legend.fontsize": 8, "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "refusal-companion", "figure.dpi": 100}  # fmt: skip
+
+
+def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
+    """The figure of `data`. `spec` holds kind, title, xlabel, ylabel, note, model, and optionally ylim, baseline and vlines."""
+    sns.set_theme(style="ticks", palette="colorblind", rc=STYLE)
+    panels = list(dict.fromkeys(data["panel"])) if "panel" in data else [""]
+    columns = min(len(panels), spec.get("columns", 2))
+    rows = -(-len(panels) // columns)
+    height = {"rates": 2.6, "grid": 3.2}.get(spec["kind"], 2.9)
+    fig, axes = plt.subplots(rows, columns, figsize=(max(5.2, 4.3 * columns), height * rows + 0.9), squeeze=False, sharey=spec.get("sharey", True))
+    series = list(dict.fromkeys(data["series"])) if "series" in data else []
+    colours = dict(zip([s for s in series if s not in _controls(data)], sns.color_palette("colorblind", 10), strict=False))
+    for ax, panel in zip(axes.flat, panels, strict=False):
+        part = data[data["panel"] == panel] if "panel" in data else data
+        _KINDS[spec["kind"]](ax, part, spec, colours, series)
+        ax.set_title(panel)
+        ax.set_xlabel(spec["xlabel"])
+        if ax.get_subplotspec().is_first_col():
+            ax.set_ylabel(spec["ylabel"])
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    handles = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    fig.suptitle(textwrap.fill(spec["title"], 44 * columns + 20), fontsize=11, x=0.01, ha="left", weight="bold")
+    note = textwrap.fill(f"{spec['model']} · {spec['note']}", 62 * columns + 26)
+    fig.tight_layout(rect=(0, 0.035 * (note.count("\n") + 1) / rows + (0.075 / rows if handles else 0), 1, 1))
+    if handles:
+        fig.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(4, len(handles)), bbox_to_anchor=(0.5, 0.032 * (note.count("\n") + 1) / rows))
+    fig.text(0.01, 0.008, note, fontsize=7, color="0.35", va="bottom")
+    return fig
+
+
+def _controls(data) -> set:
+    return set(data.loc[data["role"] == "control", "series"]) if "role" in data else set()
+
+
+def _look(name, data, colours, series) -> dict:
+    i = series.index(name)
+    if name in _controls(data):
+        return {"color": "0.45", "linestyle": "--", "marker": MARKERS[i % len(MARKERS)], "markersize": 3.5, "markerfacecolor": "white"}
+    return {"color": colours[name], "linestyle": DASHES[i % len(DASHES)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
+
+
+def _layers(ax, data, spec, colours, series):
+    for name in [s for s in series if s in set(data["series"])]:
+        part = data[data["series"] == name].sort_values("x")
+        look = _look(name, data, colours, series)
+        ax.plot(part["x"], part["value"], label=name, linewidth=1.4, **look)
+        if part["low"].notna().any():
+            ax.fill_between(part["x"], part["low"], part["high"], color=look["color"], alpha=0.18, linewidth=0)
+    _lines(ax, spec)
+
+
+def _lines(ax, spec):
+    if "baseline" in spec:
+        ax.axhline(spec["baseline"], color="0.6", linewidth=0.8, zorder=0)
+    for x in spec.get("vlines", []):
+        ax.axvline(x, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    if "ylim" in spec:
+        ax.set_ylim(*spec["ylim"])
+
+
+def _rates(ax, data, spec, colours, series):
+    groups = list(dict.fromkeys(data["group"]))
+    present = [s for s in series if s in set(data["series"])]
+    width = 0.7 / max(1, len(present))
+    for k, name in enumerate(present):
+        part = data[data["series"] == name]
+        look = _look(name, data, colours, series) | {"linestyle": "none"}
+        places = [groups.index(g) + (k - (len(present) - 1) / 2) * width for g in part["group"]]
+        errors = [(part["value"] - part["low"]).clip(lower=0).fillna(0), (part["high"] - part["value"]).clip(lower=0).fillna(0)]
+        ax.errorbar(places, part["value"], yerr=errors, label=name, capsize=2, elinewidth=1.2, **look)
+    ax.set_xticks(range(len(groups)), [textwrap.fill(str(g), 14) for g in groups])
+    ax.set_xlim(-0.6, len(groups) - 0.4)
+    _lines(ax, spec)
+
+
+def _scatter(ax, data, spec, colours, series):
+    ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    ax.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+    for name in [s for s in series if s in set(data["series"])]:
+        part = data[data["series"] == name]
+        ax.scatter(part["x"], part["y"], s=16, alpha=0.75, color=colours[name], marker=MARKERS[series.index(name)], linewidths=0.3, edgecolors="white", label=name)
+
+
+def _grid(ax, data, spec, colours, series):
+    table = data.pivot(index="row", columns="column", values="value")
+    table = table.loc[list(dict.fromkeys(data["row"])), list(dict.fromkeys(data["column"]))]
+    sns.heatmap(table, ax=ax, annot=True, fmt=".2f", cmap="vlag", center=0, cbar=False, annot_kws={"size": 8}, square=False)
+    ax.tick_params(rotation=0)
+
+
+_KINDS = {"layers": _layers, "rates": _rates, "scatter": _scatter, "grid": _grid}
+
+
+def save(fig: plt.Figure, stem: Path) -> None:
+    """Write ``<stem>.svg`` and ``<stem>.png``, without a date in them, so that the same data gives the same file."""
+    for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": 160, "metadata": {"Software": None}})):
+        with writing(stem.with_suffix(suffix)) as temporary:
+            fig.savefig(temporary, format=suffix[1:], facecolor="white", **options)
+
+
+def redraw(run: Path, into: Path) -> list[str]:
+    """Draw every figure of one results folder from its CSV files; returns their names."""
+    specs = json.loads((run / "figures.json").read_text(encoding="utf-8"))
+    for name, spec in specs.items():
+        fig = draw(spec, pd.read_csv(run / "data" / f"{name}.csv"))
+        save(fig, into / name)
+        plt.close(fig)
+    return list(specs)
+
+
+def update_manifest() -> None:
+    """``figures/manifest.json``: for every saved figure of a real run its data, notebook, parameters and model. Smoke runs stay out."""
+    with lock(FIGURES / ".manifest", "the figure manifest"):
+        manifest = {}
+        for path in sorted(RESULTS.glob("*/*/*/figures.json")):
+            run = path.parent
+            tier, model, notebook = run.parts[-3:]
+            if tier == "smoke" or not (run / "run.json").exists():
+                continue
+            about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+            source = NOTEBOOKS / f"{notebook}.ipynb"
+            for name in json.loads(path.read_text(encoding="utf-8")):
+                data = run / "data" / f"{name}.csv"
+                manifest[f"{tier}/{model}/{notebook}/{name}"] = {
+                    "data": data.relative_to(RESULTS.parent).as_posix(), "data_sha256": sha256(data),
+                    "notebook": source.relative_to(RESULTS.parent).as_posix(), "notebook_sha256": sha256(source),
+                    "parameters": about["parameters"], "model": about["model"]["name"],
+                }  # fmt: skip
+        if manifest:
+            write_json(FIGURES / "manifest.json", manifest)
+
+

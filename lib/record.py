@@ -1,0 +1,95 @@
+"""What a notebook reports: numbers, figures and claims, shown as they come and written together at the end.
+
+Run by the runner (``make nb-02``), everything is written into the run's folder; opened in JupyterLab, the same cells show
+the same figures and write nothing, so that trying a parameter never overwrites a result.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import HTML, display
+
+from lib import figures
+from lib.claims import HEADER, Condition, Record, decide, table
+from lib.errors import UserError
+from lib.files import write_json, write_text
+
+OUT = "COMPANION_OUT"  # the staging folder, set by the runner for the kernels it starts
+
+
+class Recorder:
+    """Collects one notebook's output. `model` and `evidence` go onto every figure and into every claim."""
+
+    def __init__(self, model: str, paper: str, evidence: str):
+        self.model, self.paper, self.evidence = model, paper, evidence
+        self.metrics: dict = {}
+        self.claims: list[Record] = []
+        self.figures: dict = {}
+        self.out = Path(os.environ[OUT]) if os.environ.get(OUT) else None
+
+    def metric(self, name: str, value, ci95=None, n: int | None = None) -> None:
+        """Report a number or a list of them, its interval beside it. `value` may be a dict of `lib.stats` ({value, ci95, n})."""
+        if isinstance(value, dict):
+            value, ci95, n = value["value"], value["ci95"], value["n"]
+        self.metrics[name] = _plain(value)
+        if ci95 is not None:
+            self.metrics[f"{name}/ci95"] = _plain(ci95)
+        if n is not None:
+            self.metrics[f"{name}/n"] = int(n)
+
+    def figure(self, name: str, kind: str, data: pd.DataFrame, *, title: str, xlabel: str, ylabel: str, note: str, **options):
+        """Draw a figure of `lib.figures`, show it, and keep its data and labels. Raises UserError for an empty table."""
+        if data.empty:
+            raise UserError(f"figure {name} has no data")
+        made = " (constructed model)" if self.evidence == "constructed" else ""
+        spec = {"kind": kind, "title": title, "xlabel": xlabel, "ylabel": ylabel, "note": note, "model": self.model + made, **options}
+        text = data.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+        self.figures[name] = spec
+        if self.out:
+            write_text(self.out / "data" / f"{name}.csv", text)
+        from io import StringIO
+
+        fig = figures.draw(spec, pd.read_csv(StringIO(text)))  # from the saved digits, as `make figures` will
+        if self.out:
+            figures.save(fig, self.out / "figures" / name)
+        display(fig)
+        figures.plt.close(fig)
+
+    def claim(self, id: str, *, source: str, statement: str, metric: str, measured: dict, controls: dict, rule: Condition, expected: str,
+              paper_value: dict | None = None, paper: str | None = None, precondition: str | None = None) -> None:  # fmt: skip
+        """Judge one claim by its rule, show the verdict and enter it into the ledger. `measured` is a dict of `lib.stats`."""
+        value, ci95, n = measured["value"], measured["ci95"], measured["n"]
+        controls = {k: _plain(v) for k, v in controls.items()}
+        verdict, reason = decide(rule, value, ci95, n, controls, precondition)
+        record = Record(id=id, paper=paper or self.paper, source=source, statement=statement, metric=metric, value=_plain(value), ci95=_plain(ci95), n=n,
+                        controls=controls, paper_value=paper_value, evidence=self.evidence, expected=expected, verdict=verdict, reason=reason)  # fmt: skip
+        self.claims.append(record)
+        display(HTML(f"<b>{record.id}</b> {statement}: <b>{verdict}</b> ({reason})"))
+
+    def ledger(self) -> pd.DataFrame:
+        """This notebook's part of the ledger as a table."""
+        return pd.DataFrame(table(self.claims), columns=HEADER)
+
+    def finish(self) -> None:
+        """Write everything. Raises UserError when the notebook reported no number, no figure or no claim."""
+        for what in ("metrics", "figures", "claims"):
+            if not getattr(self, what):
+                raise UserError(f"the notebook reported no {what}")
+        if self.out:
+            write_json(self.out / "metrics.json", self.metrics)
+            write_json(self.out / "figures.json", self.figures)
+            write_json(self.out / "claims.json", [json.loads(c.model_dump_json()) for c in self.claims])
+
+
+def _plain(x):
+    """Python numbers, None for what is not finite, lists for arrays."""
+    if hasattr(x, "tolist"):
+        x = x.tolist()
+    if isinstance(x, (list, tuple)):
+        return [_plain(v) for v in x]
+    if isinstance(x, float):
+        return x if math.isfinite(x) else None
+    return x
