@@ -56,6 +56,20 @@ def split_half_cosine(acts, positive, negative, seed: int = 0, repeats: int = 20
     return total / repeats
 
 
+def bootstrap_cosine(acts_a, acts_b, positive, negative, draws: int = 500, seed: int = 0) -> Float[Tensor, "draws *layers"]:
+    """Cosines between the directions at two positions, prompts of both groups drawn anew (the same ones for both positions)."""
+    rng = np.random.default_rng(seed)
+    total = []
+    for acts in (acts_a, acts_b):
+        total.append(torch.zeros(draws, *acts.shape[1:]))
+    for sign, group in ((1, positive), (-1, negative)):
+        index = np.flatnonzero(group)
+        weights = torch.from_numpy(rng.multinomial(len(index), np.full(len(index), 1 / len(index)), draws) / len(index)).float()
+        for sums, acts in zip(total, (acts_a, acts_b), strict=True):
+            sums += sign * (weights @ acts[index].flatten(1)).unflatten(1, acts.shape[1:])
+    return cosine(*total)
+
+
 def random_directions(like: Float[Tensor, "d"], n: int, seed: int = 0) -> list[Float[Tensor, "d"]]:
     """`n` isotropic random directions with the norm of `like`: the control for every steering claim."""
     generator = torch.Generator().manual_seed(seed)

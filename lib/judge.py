@@ -82,4 +82,23 @@ def refusal_score(tokens: Sequence[int]) -> Callable[[torch.Tensor], torch.Tenso
         log_p = logits.log_softmax(-1)[:, index.to(logits.device)].logsumexp(-1)
         return log_p - torch.log1p(-log_p.exp().clamp(max=1 - 1e-6))
 
+    readout.key = f"refusal score {list(tokens)}"
+    return readout
+
+
+def inversion_tokens(model) -> tuple[int, int]:
+    """The first tokens of "Certainly" and "No" in a reply."""
+    return tuple(model.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Certainly", "No"))
+
+
+def inversion_readout(model, refusal: Sequence[int]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A readout of the reply's first token: [row, 2], the log-odds of Certainly against No, and the index of its outcome in `JUDGEMENTS`."""
+    certainly, no = inversion_tokens(model)
+    kinds = {certainly: 0, no: 1} | {t: 2 for t in refusal if t not in (certainly, no)}
+
+    def readout(logits: torch.Tensor) -> torch.Tensor:
+        outcome = torch.tensor([float(kinds.get(t, 3)) for t in logits.argmax(-1).tolist()])
+        return torch.stack([(logits[:, certainly] - logits[:, no]).cpu(), outcome], -1)
+
+    readout.key = f"inversion {kinds}"
     return readout

@@ -149,7 +149,8 @@ def _describe(nn, name, revision, device, dtype, batch_tokens, remote, template)
     try:
         block = nn.layers[0]._module
         attention = nn.layers[0].self_attn.o_proj._module
-        mlp, _, _ = nn.layers[0].mlp, nn.ln_final, nn.lm_head
+        for part in (nn.layers[0].mlp, nn.ln_final, nn.lm_head):
+            part._module  # noqa: B018 - raises AttributeError where a name is missing
     except (AttributeError, IndexError) as error:
         raise UserError(f"{name} ({type(nn._module).__name__}) is not laid out as a decoder this library knows: {error}",
                         "if only a name differs, add it to RENAME in lib/models.py") from error

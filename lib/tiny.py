@@ -133,7 +133,7 @@ def _planted_rows() -> tuple:
             words[place] = word
         return " ".join(words)
 
-    for role, count in (("direction", 80), ("validation", 32), ("test", 64), ("prober", 16), ("post-training", 16)):
+    for role, count in (("direction", 140), ("validation", 60), ("test", 140), ("prober", 16), ("post-training", 16)):
         for i in range(count):
             extra = list(rng.choice(HARMFUL, 2, replace=False)) + ([str(rng.choice(DISGUISE))] if i % 3 == 0 else [])
             source = ("harmbench", "strongreject")[i % 2]

@@ -11,7 +11,7 @@ Inside a trace only plain tensor arithmetic is allowed: the body is serialised f
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nnsight
 import torch
@@ -85,10 +85,11 @@ def _changed(x, change):
     return (y - shift * (y * unit).sum(-1, keepdim=True) * unit).to(x.dtype)
 
 
-def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, start=None):
+def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, start=None, keep=1):
     """One forward pass. `read` maps a site to (layers, columns [row, position]); `start` is (layer, states [row, width, d_model]).
 
-    Returns ({site: [row, layer, position, d_model]}, last-position logits [row, vocabulary] or None).
+    Returns ({site: [row, layer, position, d_model]}, last-position logits [row, vocabulary] or None; with ``keep=0`` those of
+    all positions, [row, width, vocabulary]).
     """
     nn, n_layers = model.nn, model.n_layers
     block_tuple, attn_tuple, mlp_tuple = model.tuple_outputs
@@ -100,7 +101,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
     top = n_layers if logits else max((layer if site == "resid" else layer + 1 for site in read for layer in wanted[site]), default=n_layers)
     attn_writes, mlp_writes = model.attn_writes, model.mlp_writes
     inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
-    options = {"position_ids": batch.positions, "use_cache": cache is not None, "logits_to_keep": 1}
+    options = {"position_ids": batch.positions, "use_cache": cache is not None, "logits_to_keep": keep}
     if cache is not None:
         options["cache"] = cache
     with torch.no_grad(), model.nn.trace(inputs, remote=model.remote, **options) as tracer:
@@ -155,7 +156,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
         out = {site: torch.stack(found[site], 1) for site in found}
         out = nnsight.save(out)
         if logits:
-            scores = nnsight.save(nn.output.logits[:, -1])
+            scores = nnsight.save(nn.output.logits[:, -1] if keep == 1 else nn.output.logits)
         else:
             scores = nnsight.save(None)
             if found:  # nothing above the last read is needed; without reads the pass is there to fill the cache
@@ -191,8 +192,7 @@ def _generate(model, batch: Batch, whole_ids, ops, cache, max_new_tokens: int):
     """Greedy decoding of one batch; returns the new tokens [row, step]."""
     edits = _by_site(model, ops)
     edited, every_step = bool(ops), any(op.later is not None for op in ops)
-    tokenizer, module = model.tokenizer, model.module
-    config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=_stop_tokens(model))
+    config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=model.tokenizer.pad_token_id, eos_token_id=_stop_tokens(model))
     inputs = {"input_ids": whole_ids, "attention_mask": batch.mask}
     options = {"generation_config": config}
     if cache is not None:
@@ -292,9 +292,16 @@ def _collect(model, prompts, at, which, side):
 def score(model, prompts: Sequence[Prompt], readout: Callable, arms: Sequence[Sequence[Edit]] = ((),), *, label: str = "scoring") -> torch.Tensor:
     """`readout` of the logits at the last prompt token, for every arm and prompt: [arm, prompt, …], float32.
 
-    `readout` maps logits [row, vocabulary] to [row, …]. Every arm is a list of edits; all arms × prompts run as rows of shared
-    batches, and a row whose first edit is at layer l starts at l from the stored clean states. Not cached: wrap it where it is slow.
+    `readout` maps logits [row, vocabulary] to [row, …]; its attribute ``key`` names it, and then the result is cached on disk. Every arm is a list of edits; all arms × prompts run as rows of shared
+    batches, and a row whose first edit is at layer l starts at l from the stored clean states.
     """
+    if not hasattr(readout, "key"):
+        return _score(model, prompts, readout, arms, label)
+    name = cache.key(model, "score", prompts, arms, readout=readout.key)
+    return cache.remember_tensors(name, lambda: {"score": _score(model, prompts, readout, arms, label)})["score"]
+
+
+def _score(model, prompts, readout, arms, label):
     flat = [p for _ in arms for p in prompts]
     edits = [list(arm) for arm in arms for _ in prompts]
     opening = _share_opening(model, prompts)
@@ -348,7 +355,8 @@ def _clean_states(model, prompts, layers, opening, clean) -> dict[int, list[torc
     return out
 
 
-def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = ((),), max_new_tokens: int = 16, *, label: str = "generating") -> list[list[str]]:
+def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = ((),), max_new_tokens: int = 12, *,
+             label: str = "generating") -> list[list[str]]:  # fmt: skip
     """Greedy answers, cut at `max_new_tokens`: one list of texts per arm. Cached on disk.
 
     Edits with span ``every_token`` also act on each generated token; all others on the prompt only.
@@ -372,3 +380,29 @@ def _generate_all(model, prompts, arms, max_new_tokens, label):
             end = next((k for k, token in enumerate(row) if token in stops), len(row))
             texts[i] = model.tokenizer.decode(row[:end], skip_special_tokens=True)
     return [texts[a * len(prompts) : (a + 1) * len(prompts)] for a in range(len(arms))]
+
+
+def text_loss(model, texts: Sequence[str], edits: Sequence[Edit] = (), *, label: str = "reading text") -> torch.Tensor:
+    """Mean cross-entropy per token of each text under `edits` (span ``every_token``), in nats: [text]."""
+    prompts = [_text_prompt(model, text) for text in texts]
+    name = cache.key(model, "text_loss", prompts, [edits])
+    return cache.remember_tensors(name, lambda: {"loss": _text_loss(model, prompts, edits, label)})["loss"]
+
+
+def _text_prompt(model, text: str) -> Prompt:
+    ids = model.tokenizer(text, add_special_tokens=True)["input_ids"]
+    return Prompt("", text, "", "", tuple(ids), 0, len(ids))
+
+
+def _text_loss(model, prompts, edits, label):
+    small = replace(model, batch_tokens=min(model.batch_tokens, 256 if model.device.type == "cpu" else 2048))  # every token's logits are held
+    out = torch.empty(len(prompts))
+    for rows in track(_plan(small, prompts, 0), label):
+        batch = _batch(model, prompts, rows, 0)
+        ops = compile_edits(model, [prompts[i] for i in rows], [list(edits)] * len(rows), batch.ids.shape[1])
+        _, logits = _forward(model, batch, ops, logits=True, keep=0)
+        for r, i in enumerate(rows):
+            start = batch.pad[r]
+            log_p = logits[r, start:-1].float().log_softmax(-1)
+            out[i] = -log_p.gather(-1, batch.ids[r, start + 1 :, None]).mean().cpu()
+    return out

@@ -1,0 +1,145 @@
+"""Measurements that notebooks share: behaviour of prompts, layer sweeps, the single refusal direction, weights made orthogonal to it."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lib import cache
+from lib.directions import random_directions, successive_halving
+from lib.edits import Ablate, Add
+from lib.errors import UserError
+from lib.judge import judge
+from lib.prompts import Prompt, chat
+from lib.tracing import generate, score
+
+
+def behaviour(model, prompts: Sequence[Prompt], max_new_tokens: int = 12) -> pd.DataFrame:
+    """The judged greedy answer to each prompt: columns id, source, label, outcome, answer (its first words)."""
+    answers = generate(model, prompts, max_new_tokens=max_new_tokens)[0]
+    rows = [(p.id, p.source, p.label, judge(a), a) for p, a in zip(prompts, answers, strict=True)]
+    return pd.DataFrame(rows, columns=["id", "source", "label", "outcome", "answer"])
+
+
+def find(model, table: pd.DataFrame, outcome: str, n: int, *, at_most: int | None = None, chunk: int = 32, max_new_tokens: int = 12):
+    """Go through `table` in chunks until `n` prompts with `outcome` were seen; (prompts, behaviour) of all that were tried."""
+    prompts, seen = [], []
+    for start in range(0, min(len(table), at_most or len(table)), chunk):
+        prompts += (new := chat(model, table.iloc[start : start + chunk]))
+        seen.append(behaviour(model, new, max_new_tokens))
+        if sum((s.outcome == outcome).sum() for s in seen) >= n:
+            break
+    return prompts, pd.concat(seen, ignore_index=True)
+
+
+def layer_sweep(model, prompts, directions: torch.Tensor, layers: Sequence[int], span: str, readout: Callable, coefficient: float = 1.0) -> np.ndarray:
+    """`readout` after adding ``directions[l]`` ([layer, d_model]) at each of `layers`: [layer, prompt, …]."""
+    arms = [[Add(directions[l], l, span, coefficient)] for l in layers]
+    return score(model, prompts, readout, arms, label=f"adding at {len(layers)} layers, {span}").numpy()
+
+
+def random_sweep(
+    model, prompts, like: torch.Tensor, layers: Sequence[int], span: str, readout: Callable, n: int, seed: int, coefficient: float = 1.0
+) -> np.ndarray:
+    """As `layer_sweep` with `n` random directions of the norm of ``like[l]`` at each layer: [direction, layer, prompt, …]."""
+    drawn = [random_directions(like[l], n, seed + l) for l in layers]
+    arms = [[Add(drawn[i][k], l, span, coefficient)] for k in range(n) for i, l in enumerate(layers)]
+    values = score(model, prompts, readout, arms, label=f"{n} random directions at {len(layers)} layers, {span}")
+    return values.unflatten(0, (n, len(layers))).numpy()
+
+
+def outcomes(model, prompts, arms, max_new_tokens: int = 12, how: Callable[[str], str] = judge) -> list[list[str]]:
+    """The judged outcome of every prompt under every arm."""
+    return [[how(a) for a in answers] for answers in generate(model, prompts, arms, max_new_tokens)]
+
+
+def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    return logits.log_softmax(-1)
+
+
+def select_direction(
+    model, candidates: dict[tuple[int, int], torch.Tensor], harmful, harmless, readout, rungs=(3, 8, 16), max_kl: float = 0.1
+) -> pd.DataFrame:
+    """The single refusal direction of arXiv 2406.11717 (section 2.3, appendix C) by successive halving. Cached on disk.
+
+    `candidates` maps (position, layer) to a difference of means. Each is judged by ``bypass``, the mean refusal score of `harmful`
+    under ablation at every layer and position (lower is better), subject to ``induce`` > 0 (refusal score of `harmless` after
+    adding it at its layer) and ``kl`` < `max_kl` (next-token distribution of `harmless` under ablation); a candidate that breaks a
+    condition ranks after all that keep it. One row per survivor, best first, with ``admissible``.
+    """
+    n = max(rungs)
+    name = cache.key(model, "select_direction", [*harmful[:n], *harmless[:n]], [[Ablate(v)] for v in candidates.values()],
+                     keys=list(candidates), readout=readout.key, rungs=list(rungs), max_kl=max_kl)  # fmt: skip
+    return pd.DataFrame(cache.remember_json(name, lambda: _select_direction(model, candidates, harmful, harmless, readout, rungs, max_kl)))
+
+
+def _select_direction(model, candidates, harmful, harmless, readout, rungs, max_kl) -> list[dict]:
+    measured: dict[tuple, dict] = {}
+
+    def evaluate(keys, n):
+        ablations, label = [[Ablate(candidates[key])] for key in keys], f"{len(keys)} candidate directions, {n} prompts"
+        bypass = score(model, harmful[:n], readout, ablations, label=label).mean(1)
+        induce = score(model, harmless[:n], readout, [[Add(candidates[key], key[1], "prompt")] for key in keys], label=label).mean(1)
+        clean = score(model, harmless[:n], _log_probabilities)[0]
+        ablated = score(model, harmless[:n], _log_probabilities, ablations, label=label)
+        kl = (clean.exp() * (clean - ablated)).sum(-1).mean(1)
+        losses = []
+        for key, b, i, k in zip(keys, bypass.tolist(), induce.tolist(), kl.tolist(), strict=True):
+            ok = i > 0 and k < max_kl
+            measured[key] = {"position": key[0], "layer": key[1], "bypass": b, "induce": i, "kl": k, "admissible": ok, "n": n}
+            losses.append(b + (0 if ok else 1e3))
+        return losses
+
+    ranked = successive_halving(list(candidates), evaluate, rungs)
+    return [measured[key] for key, _ in ranked]
+
+
+@contextlib.contextmanager
+def orthogonalized(model, direction: torch.Tensor):
+    """Within the block, every weight that writes to the residual stream is orthogonal to `direction` (arXiv 2406.11717, eq. 5).
+
+    The weights are put back at the end, also after an error. Raises UserError for a remote model, and for one that normalises
+    what its sublayers write (Gemma 2 and 3): no change of weights equals the ablation there.
+    """
+    if model.remote is True or model.post_norms:
+        raise UserError(f"weights of {model.name} cannot be orthogonalised", "the model is remote, or norms follow its sublayers")
+    module = model.module
+    unit = (direction / direction.norm()).to(model.device)
+    written = [module.get_input_embeddings().weight]
+    if positions := getattr(module.base_model, "wpe", None):
+        written.append(positions.weight)
+    saved, tied = [], written[0] is module.get_output_embeddings().weight
+    if tied:  # what reads the residual stream must stay as it is
+        head = module.get_output_embeddings()
+        original, head.weight = head.weight, torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    outputs = []
+    for layer in range(model.n_layers):
+        block = model.nn.layers[layer]
+        mlp = block.mlp._module
+        last = [m for m in mlp.modules() if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"][-1]
+        outputs += [block.self_attn.o_proj._module, last]
+    try:
+        with torch.no_grad():
+            for weight in written:  # rows are residual-stream vectors
+                saved.append((weight, weight.clone()))
+                w = weight.float()
+                weight.copy_(w - (w @ unit)[:, None] * unit)
+            for part in outputs:
+                w = part.weight.float()
+                saved.append((part.weight, part.weight.clone()))
+                if type(part).__name__ == "Conv1D":  # [in, out]
+                    part.weight.copy_(w - (w @ unit)[:, None] * unit)
+                else:  # Linear, [out, in]
+                    part.weight.copy_(w - unit[:, None] * (unit @ w))
+                if part.bias is not None:
+                    saved.append((part.bias, part.bias.clone()))
+                    part.bias.copy_(part.bias.float() - (part.bias.float() @ unit) * unit)
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, old in saved:
+                weight.copy_(old)
+        if tied:
+            module.get_output_embeddings().weight = original
