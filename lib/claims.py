@@ -72,7 +72,7 @@ def _compare(bar, margin, of, sign) -> Condition:
         side = "above" if sign > 0 else "below"
         against = f"{bar} " if isinstance(bar, str) else ""
         text = f"{name} {measured:.3g} [{interval[0]:.3g}, {interval[1]:.3g}] {{}} {side} {against}{level:.3g}"
-        low, high = (interval if sign > 0 else (-interval[1], -interval[0]))
+        low, high = interval if sign > 0 else (-interval[1], -interval[0])
         if low > sign * level:
             return "yes", text.format("is")
         return ("no", text.format("is not")) if high <= sign * level else ("unclear", text.format("is not clearly"))
@@ -138,3 +138,23 @@ def markdown(records: list[Record]) -> str:
     """The ledger as a Markdown table."""
     lines = ["| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
     return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in table(records)])
+
+
+BEGIN, END = "<!-- results: written by `make readme` from the ledger -->", "<!-- end of results -->"
+
+
+def readme_with_results(text: str) -> str:
+    """`text` with the part between its two markers made anew from the committed ledger, what disagrees with a paper first."""
+    from lib.files import RESULTS
+
+    order = ["not replicated", "underpowered", "uninformative", "replicated"]
+    parts = []
+    for tier, model in dict.fromkeys((t, m) for t, m, r in read_ledger(RESULTS) if r.evidence == "natural" and t != "smoke" and m in QUOTED):
+        records = [r for t, m, r in read_ledger(RESULTS) if (t, m) == (tier, model)]
+        records.sort(key=lambda r: order.index(r.verdict))
+        parts.append(f"**{model}** (tier `{tier}`)\n\n{markdown(records)}")
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + rest.split(END)[1]
+
+
+QUOTED = ("qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct")  # the runs that are committed and quoted

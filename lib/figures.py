@@ -49,7 +49,9 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
     note = textwrap.fill(f"{spec['model']} · {spec['note']}", 62 * columns + 26)
     fig.tight_layout(rect=(0, 0.035 * (note.count("\n") + 1) / rows + (0.075 / rows if handles else 0), 1, 1))
     if handles:
-        fig.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(4, len(handles)), bbox_to_anchor=(0.5, 0.032 * (note.count("\n") + 1) / rows))
+        fig.legend(
+            handles.values(), handles.keys(), loc="lower center", ncols=min(4, len(handles)), bbox_to_anchor=(0.5, 0.032 * (note.count("\n") + 1) / rows)
+        )
     fig.text(0.01, 0.008, note, fontsize=7, color="0.35", va="bottom")
     return fig
 
@@ -104,7 +106,9 @@ def _scatter(ax, data, spec, colours, series):
     ax.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     for name in [s for s in series if s in set(data["series"])]:
         part = data[data["series"] == name]
-        ax.scatter(part["x"], part["y"], s=16, alpha=0.75, color=colours[name], marker=MARKERS[series.index(name)], linewidths=0.3, edgecolors="white", label=name)
+        ax.scatter(
+            part["x"], part["y"], s=16, alpha=0.75, color=colours[name], marker=MARKERS[series.index(name)], linewidths=0.3, edgecolors="white", label=name
+        )
 
 
 def _grid(ax, data, spec, colours, series):
@@ -154,5 +158,3 @@ def update_manifest() -> None:
                 }  # fmt: skip
         if manifest:
             write_json(FIGURES / "manifest.json", manifest)
-
-

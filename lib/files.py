@@ -54,8 +54,10 @@ def writing(path: Path):
         os.replace(temporary, path)
     except OSError as error:
         if error.errno == 28:
-            raise UserError(f"no space left on the disk while writing {path}", "free some space (`make clean` removes results "
-                            "and computed caches) and run the same command again") from error
+            raise UserError(
+                f"no space left on the disk while writing {path}",
+                "free some space (`make clean` removes results and computed caches) and run the same command again",
+            ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -88,8 +90,10 @@ def need_space(folder: Path, size: int, what: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise UserError(f"{what} needs {size / 1e9:.1f} GB in {folder}, which has {free / 1e9:.1f} GB left",
-                        "free some space, or set XDG_CACHE_HOME to a folder on a larger disk")
+        raise UserError(
+            f"{what} needs {size / 1e9:.1f} GB in {folder}, which has {free / 1e9:.1f} GB left",
+            "free some space, or set XDG_CACHE_HOME to a folder on a larger disk",
+        )
 
 
 @contextlib.contextmanager

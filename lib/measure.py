@@ -59,9 +59,7 @@ def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
     return logits.log_softmax(-1)
 
 
-def select_direction(
-    model, candidates: dict[tuple[int, int], torch.Tensor], harmful, harmless, readout, rungs=(3, 8, 16), max_kl: float = 0.1
-) -> pd.DataFrame:
+def select_direction(model, candidates: dict[tuple[int, int], torch.Tensor], harmful, harmless, readout, rungs=(3, 8, 16), max_kl: float = 0.1) -> pd.DataFrame:
     """The single refusal direction of arXiv 2406.11717 (section 2.3, appendix C) by successive halving. Cached on disk.
 
     `candidates` maps (position, layer) to a difference of means. Each is judged by ``bypass``, the mean refusal score of `harmful`

@@ -101,10 +101,10 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", batch_tokens: 
     if remote is True and kind != "hub":
         raise ParameterError(f"REMOTE=1 runs hub models on NDIF; {name} is not a hub id", "use REMOTE=local, or give a hub id")
     if kind == "tiny":
-        from lib.tiny import planted_model
+        from lib.tiny import planted_model, planted_revision
 
-        module, tokenizer, revision = *planted_model(), "planted"
-        return wrap(module.to(where), tokenizer, name=TINY, revision=revision, batch_tokens=batch_tokens, remote=remote, template=template)
+        module, tokenizer = planted_model()
+        return wrap(module.to(where), tokenizer, name=TINY, revision=planted_revision(), batch_tokens=batch_tokens, remote=remote, template=template)
     if remote is True:
         nn = TransformersModel(name, task="text-generation", rename=RENAME)
         return _describe(nn, name, name, torch.device("meta"), nn._module.dtype, batch_tokens, remote, template)
@@ -152,8 +152,10 @@ def _describe(nn, name, revision, device, dtype, batch_tokens, remote, template)
         for part in (nn.layers[0].mlp, nn.ln_final, nn.lm_head):
             part._module  # noqa: B018 - raises AttributeError where a name is missing
     except (AttributeError, IndexError) as error:
-        raise UserError(f"{name} ({type(nn._module).__name__}) is not laid out as a decoder this library knows: {error}",
-                        "if only a name differs, add it to RENAME in lib/models.py") from error
+        raise UserError(
+            f"{name} ({type(nn._module).__name__}) is not laid out as a decoder this library knows: {error}",
+            "if only a name differs, add it to RENAME in lib/models.py",
+        ) from error
     n_heads = config.num_attention_heads
     width = getattr(attention, "in_features", None) or attention.weight.shape[0]
     post_norms = hasattr(block, "post_feedforward_layernorm")
@@ -196,6 +198,9 @@ def _checked(model: Model) -> Model:
     squares = h_last.float().square().mean((0, 1))
     share = float(squares.max() / squares.sum())
     if share > LOUD:
-        warnings.warn(f"{model.name}: one coordinate holds {share:.0%} of the last residual stream's squared norm; "
-                      "raw differences of means mostly measure that coordinate", stacklevel=2)
+        warnings.warn(
+            f"{model.name}: one coordinate holds {share:.0%} of the last residual stream's squared norm; "
+            "raw differences of means mostly measure that coordinate",
+            stacklevel=2,
+        )
     return replace(model, tuple_outputs=tuples, loudest_share=share)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 PROGRESS_FILE = "COMPANION_PROGRESS"  # set by the runner for the kernels it starts
 

@@ -99,8 +99,10 @@ def _tokenize(model, opening: str, text: str, closing: str, row) -> Prompt:
     prompt = Prompt(str(row.id), text, row.source, row.label, tuple(ids), start, stop)
     tail = model.tokenizer.decode(ids[start:stop]).strip()
     if "".join(text.split())[-8:] not in "".join(tail.split()) and model.tokenizer.unk_token_id not in ids:
-        raise UserError(f"prompt {row.id}: the tokens at t_inst decode to {tail[-20:]!r}, not to the end of the instruction",
-                        "the tokenizer changes the text; give a plain TEMPLATE=")
+        raise UserError(
+            f"prompt {row.id}: the tokens at t_inst decode to {tail[-20:]!r}, not to the end of the instruction",
+            "the tokenizer changes the text; give a plain TEMPLATE=",
+        )
     return prompt
 
 

@@ -21,9 +21,9 @@ OUT = "COMPANION_OUT"  # the staging folder, set by the runner for the kernels i
 
 
 class Recorder:
-    """Collects one notebook's output. `model` and `evidence` go onto every figure and into every claim."""
+    """Collects one notebook's output. The name of `model` (a `lib.models.Model`) goes onto every figure, `evidence` into every claim."""
 
-    def __init__(self, model: str, paper: str, evidence: str):
+    def __init__(self, model, paper: str, evidence: str):
         self.model, self.paper, self.evidence = model, paper, evidence
         self.metrics: dict = {}
         self.claims: list[Record] = []
@@ -45,7 +45,7 @@ class Recorder:
         if data.empty:
             raise UserError(f"figure {name} has no data")
         made = " (constructed model)" if self.evidence == "constructed" else ""
-        spec = {"kind": kind, "title": title, "xlabel": xlabel, "ylabel": ylabel, "note": note, "model": self.model + made, **options}
+        spec = {"kind": kind, "title": title, "xlabel": xlabel, "ylabel": ylabel, "note": note, "model": self.model.name + made, **options}
         text = data.to_csv(index=False, lineterminator="\n", float_format="%.6g")
         self.figures[name] = spec
         if self.out:
@@ -81,7 +81,28 @@ class Recorder:
         if self.out:
             write_json(self.out / "metrics.json", self.metrics)
             write_json(self.out / "figures.json", self.figures)
+            write_json(self.out / "usage.json", {
+                "device": str(self.model.device), "dtype": str(self.model.dtype).removeprefix("torch."), "batch_tokens": self.model.batch_tokens,
+                "peak_memory_bytes": _peak_memory(self.model.device),
+            })  # fmt: skip
             write_json(self.out / "claims.json", [json.loads(c.model_dump_json()) for c in self.claims])
+
+
+def _peak_memory(device) -> dict:
+    """Peak memory of this process, and of the GPU where one is used, in bytes."""
+    peak = {}
+    try:
+        import resource
+        import sys
+
+        peak["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    except ImportError:  # Windows has no resource module
+        pass
+    if device.type == "cuda":
+        import torch
+
+        peak["gpu"] = torch.cuda.max_memory_allocated()
+    return peak
 
 
 def _plain(x):

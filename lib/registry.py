@@ -5,7 +5,7 @@ Each file is fetched along a *route* and accepted only if its SHA-256 is the pub
 index is reachable where a model hub often is not; they are never installed or imported.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ModelEntry:
     about: str
     disk_gb: float  # download + converted copy
     convert_s: int  # one-time conversion on two cores, seconds
-    hub_id: str = field(default="")
+    run_minutes: int  # notebook 02 on two cores, nothing cached
 
 
 _QWEN_HALF = File(
@@ -60,12 +60,9 @@ _SMOL = File(
 MODELS = {
     m.name: m
     for m in (
-        ModelEntry("smollm2-135m-instruct", _SMOL, "30 layers; hardly ever refuses; the fast real model", 0.5, 20,
-                   "HuggingFaceTB/SmolLM2-135M-Instruct"),
-        ModelEntry("qwen2.5-coder-0.5b-instruct", _QWEN_HALF, "24 layers; refuses about half of harmful prompts; the default", 1.8, 45,
-                   "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
-        ModelEntry("qwen2.5-coder-1.5b-instruct", _QWEN_ONE_AND_HALF, "28 layers; refuses most harmful prompts, judges harm in words", 4.7, 120,
-                   "Qwen/Qwen2.5-Coder-1.5B-Instruct"),
+        ModelEntry("smollm2-135m-instruct", _SMOL, "30 layers; hardly ever refuses; the fast real model", 0.5, 20, 3),
+        ModelEntry("qwen2.5-coder-0.5b-instruct", _QWEN_HALF, "24 layers; refuses about half of harmful prompts; the default", 1.8, 45, 8),
+        ModelEntry("qwen2.5-coder-1.5b-instruct", _QWEN_ONE_AND_HALF, "28 layers; refuses most harmful prompts, judges harm in words", 4.7, 120, 25),
     )
 }
 

@@ -10,12 +10,15 @@ It serves `TIER=smoke` and the tests; nothing measured on it says anything about
 
 import functools
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from lib.files import sha256
 
 N_LAYERS, D_MODEL, D_HEAD = 6, 128, 16
 HARM_LAYER, REFUSAL_LAYER = 1, 3  # the blocks that write the two directions: visible in h[2] and h[4] first
@@ -57,6 +60,11 @@ def planted_direction(which: str) -> torch.Tensor:
     return rotation()[{"harm": HARM, "refusal": REFUSE}[which]]
 
 
+def planted_revision() -> str:
+    """What identifies the planted model: the hash of the code that writes it."""
+    return "planted-" + sha256(Path(__file__))[:12]
+
+
 def planted_model(seed: int = 0) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """The planted model and its tokenizer, in float32."""
     tokenizer = tiny_tokenizer()
@@ -78,10 +86,10 @@ def planted_model(seed: int = 0) -> tuple[LlamaForCausalLM, PreTrainedTokenizerF
         for words, coordinate in ((HARMFUL, HARM_WORD), (ALARM, ALARM_WORD), (DISGUISE, DISGUISE_WORD), (["cause"], QUESTION_WORD),
                                   (["<end>", "<assistant>"], CLOSING), (["<s>"], SINK)):  # fmt: skip
             for word in words:
-                embedding[vocabulary[word], coordinate] = 1.0
+                embedding[vocabulary[word], coordinate] = 8.0 if coordinate in (ALARM_WORD, DISGUISE_WORD, QUESTION_WORD) else 1.0
         _head(model, HARM_LAYER, 0, {HARM_WORD: [(HARM, 2.0)]}, off={CLOSING: 1.0})
-        _head(model, REFUSAL_LAYER, 1, {HARM: [(REFUSE, 6.0), (JUDGED, 6.0)], ALARM_WORD: [(REFUSE, 12.0)], DISGUISE_WORD: [(REFUSE, -18.0)],
-                                        QUESTION_WORD: [(QUESTION, 30.0)]}, off={CONST: 1 / _CONST, CLOSING: -1.0})  # fmt: skip
+        _head(model, REFUSAL_LAYER, 1, {HARM: [(REFUSE, 6.0), (JUDGED, 0.6)], ALARM_WORD: [(REFUSE, 2.5)], DISGUISE_WORD: [(REFUSE, -3.5)],
+                                        QUESTION_WORD: [(QUESTION, 6.0)]}, off={CONST: 1 / _CONST, CLOSING: -1.0})  # fmt: skip
         head = torch.zeros(len(vocabulary), D_MODEL)
         for words in ANSWERS:
             for before, after in itertools.pairwise(words):
@@ -90,7 +98,7 @@ def planted_model(seed: int = 0) -> tuple[LlamaForCausalLM, PreTrainedTokenizerF
         head[vocabulary["Sure"], CONST] += 3.0
         for word, sign in (("Certainly", 1), ("No", -1)):
             head[vocabulary[word], QUESTION] += 60.0
-            head[vocabulary[word], JUDGED] += sign * 8.0
+            head[vocabulary[word], JUDGED] += sign * 80.0
             head[vocabulary[word], CONST] -= sign * 2.0
         model.model.embed_tokens.weight.copy_(embedding @ rotation())
         model.lm_head.weight.copy_(head @ rotation())

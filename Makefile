@@ -1,0 +1,56 @@
+# Every target brings up what it needs. `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help hello reproduce figures claims readme test lint bench lab clean distclean environment FORCE
+.SUFFIXES:
+
+PYTHON ?= python3
+VENV ?= .venv
+PY ?= $(VENV)/bin/python
+
+# Parameters travel in the environment, so that no shell has to quote them.
+export COMPANION_OVERRIDES := $(value MAKEOVERRIDES)
+NAMES := MODEL BASE POST REASONER TIER N SEED DEVICE DTYPE BATCH_TOKENS REMOTE TEMPLATE P
+$(foreach n,$(NAMES),$(eval export COMPANION_PARAM_$(n) = $$(value $(n))))
+
+READY := $(if $(filter $(VENV)/bin/python,$(PY)),$(VENV)/.ready)
+environment: $(READY)
+
+$(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: Python 3.11 to 3.13 is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); set PYTHON=python3.12, say" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "error: $(PYTHON) has no venv module; install it (Debian and Ubuntu: apt install python3-venv)" >&2; exit 2; }
+	@echo "setting up $(VENV): about 2.4 GB, a few minutes, once"
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+help: $(READY)
+	@$(PY) -m lib.cli help
+
+hello reproduce figures claims readme: $(READY)
+	@$(PY) -m lib.cli $@
+
+nb-%: $(READY) FORCE
+	@$(PY) -m lib.cli nb $*
+
+test: $(READY)
+	@$(PY) -m pytest
+
+lint: $(READY)
+	@$(PY) -m ruff check .
+	@$(PY) -m nbstripout --verify notebooks/*.ipynb
+
+bench: $(READY)
+	@$(PY) -m lib.bench
+
+lab: $(READY)
+	@$(PY) -m jupyterlab --ip 127.0.0.1 --notebook-dir notebooks
+
+clean: $(READY)
+	@$(PY) -m lib.cli clean
+
+distclean: clean
+	@$(PY) -c 'import shutil; from lib.files import cache_dir; shutil.rmtree(cache_dir(), ignore_errors=True)'
+	rm -rf $(VENV)

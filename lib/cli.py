@@ -1,0 +1,194 @@
+"""What the Makefile's targets call: ``python -m lib.cli TARGET``. Parameters come as make variables, through the environment."""
+
+import os
+import shlex
+import sys
+import textwrap
+
+from lib.errors import ParameterError, UserError, nearest
+
+PARAMETERS = {
+    "MODEL": "a registered name, a hub id, or a path to a folder or .gguf file",
+    "BASE": "the first model of notebook 01",
+    "POST": "the second model of notebook 01",
+    "REASONER": "the model of notebook 03",
+    "TIER": "smoke, embedded or paper",
+    "N": "prompts per class",
+    "SEED": "draws prompts, random directions and bootstraps",
+    "DEVICE": "auto, cpu, cuda or mps",
+    "DTYPE": "auto, bfloat16, float16 or float32",
+    "BATCH_TOKENS": "tokens per forward pass, auto or a number",
+    "REMOTE": "0 here, 1 on NDIF, a URL on that host, local: the remote path run here",
+    "TEMPLATE": "text with {x}, for tokenizers without a chat template",
+    "P": 'further notebook parameters: P="alpha=2 layer_step=1"',
+}
+MAKE_ONLY = ("PYTHON", "PY", "VENV")
+PREFIX = "COMPANION_PARAM_"
+
+
+def given_parameters() -> dict[str, str]:
+    """The parameters that the user set. Raises ParameterError for a make variable that is none, with the nearest name."""
+    for word in shlex.split(os.environ.get("COMPANION_OVERRIDES", "")):
+        name = word.partition("=")[0]
+        if name not in PARAMETERS and name not in MAKE_ONLY:
+            raise ParameterError(f"unknown parameter {name!r}", nearest(name.upper(), PARAMETERS) + '; a notebook\'s further parameters go into P="…"')
+    values = {name: os.environ[PREFIX + name] for name in PARAMETERS if os.environ.get(PREFIX + name, "") != ""}
+    from lib.params import parse_further
+
+    return {k: v for k, v in values.items() if k != "P"} | parse_further(values.get("P", ""))
+
+
+def reproduce(only: str | None = None) -> None:
+    """Every notebook, or one, with what was given; then the ledger and the figures."""
+    from lib import params, runner
+
+    books = runner.notebooks()
+    if only is not None and only not in books:
+        raise ParameterError(f"there is no notebook {only}", nearest(only, books))
+    chosen = {only: books[only]} if only else books
+    given = given_parameters()
+    known = {name for path in chosen.values() for name in params.parameters_of(path)}
+    for name in given:
+        if name not in known:
+            raise ParameterError(f"no notebook of this run has a parameter {name!r}", nearest(name, known))
+    plan = []
+    for path in chosen.values():
+        own = params.parameters_of(path)
+        plan.append((path, params.resolve(path, {k: v for k, v in given.items() if k in own})))
+    for path, values in plan:  # all parameters are checked before the first notebook starts
+        runner.run(path, values)
+    if only is None:
+        claims(tier=plan[0][1]["TIER"])
+
+
+def claims(tier: str | None = None) -> None:
+    """Print the ledger of every run that is here, or of one tier."""
+    from lib.claims import read_ledger, table
+    from lib.files import RESULTS
+
+    ledger = [entry for entry in read_ledger(RESULTS) if tier in (None, entry[0])]
+    if not ledger:
+        raise UserError("the ledger is empty", "run `make reproduce` first")
+    width = min(120, max(60, os.get_terminal_size().columns if sys.stdout.isatty() else 120))
+    for group in dict.fromkeys((tier, model) for tier, model, _ in ledger):
+        records = [r for tier, model, r in ledger if (tier, model) == group]
+        made = " (constructed model: tests the instrument, says nothing about a paper)" if records[0].evidence == "constructed" else ""
+        print(f"\n{group[1]} · tier {group[0]}{made}")
+        for record, (claim, paper, here, controls, verdict) in zip(records, table(records), strict=True):
+            print("\n".join(textwrap.wrap(f"{verdict.upper():<15} {claim}", width, subsequent_indent=" " * 16)))
+            for line in (f"paper: {paper}  |  here: {here}  |  controls: {controls}", record.reason):
+                print("\n".join(textwrap.wrap(line, width, initial_indent=" " * 16, subsequent_indent=" " * 16)))
+    verdicts = [r.verdict for _, _, r in ledger]
+    print("\n" + ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts)))
+
+
+def figures() -> None:
+    """Redraw every figure from saved results."""
+    from lib.figures import redraw, update_manifest
+    from lib.files import FIGURES, RESULTS
+
+    runs = sorted(path.parent for path in RESULTS.glob("*/*/*/figures.json"))
+    if not runs:
+        raise UserError("there are no results to draw", "run `make reproduce` first")
+    for run in runs:
+        into = FIGURES / run.relative_to(RESULTS)
+        print(f"{into.relative_to(FIGURES.parent)}: {', '.join(redraw(run, into))}", flush=True)
+    update_manifest()
+
+
+def readme() -> None:
+    """Write the results tables of README.md from the ledger."""
+    from lib.claims import readme_with_results
+    from lib.files import ROOT, write_text
+
+    path = ROOT / "README.md"
+    write_text(path, readme_with_results(path.read_text(encoding="utf-8")))
+
+
+def help_() -> None:
+    """One line per target, then the parameters with their defaults."""
+    from lib.params import parameters_of
+    from lib.registry import MODELS, TIERS
+    from lib.runner import notebooks
+
+    print(textwrap.dedent("""\
+        Results
+          make hello        a first figure and a few judged answers on the 135M model, in three minutes
+          make reproduce    every notebook, end to end; then the ledger and the figures
+          make nb-02        one notebook (its number)
+          make claims       print the ledger: claim, paper's value, value here, controls, verdict
+          make figures      redraw every figure from saved results; no model, no network
+          make lab          JupyterLab on the notebooks
+        Development
+          make test         the whole test suite        make lint    ruff, and no outputs in notebooks
+          make bench        costs as ratios, measured side by side
+          make clean        remove results and computed caches
+          make distclean    also the environment and downloaded files
+
+        Parameters, for every target that runs notebooks: make reproduce MODEL=… SEED=…"""))  # fmt: skip
+    books = notebooks()
+    defaults = {}
+    for path in books.values():
+        for name, p in parameters_of(path).items():
+            defaults.setdefault(name, p.default)
+    for name, about in PARAMETERS.items():
+        print(f"  {name:<13} {about}" + (f" [{defaults[name]}]" if str(defaults.get(name, "")) else ""))
+    for number, path in books.items():
+        further = {n: p for n, p in parameters_of(path).items() if n not in PARAMETERS}
+        print(f'  further parameters of notebook {number}, in P="…":')
+        for name, p in further.items():
+            print(f"    {name:<17} {p.help} [{p.default}]")
+    print("Models")
+    for entry in MODELS.values():
+        print(f"  {entry.name:<29} {entry.about}; {entry.disk_gb} GB on disk, notebook 02 in about {entry.run_minutes} min on two cores")
+    print("Tiers")
+    for name, tier in TIERS.items():
+        print(f"  {name:<13} {tier.about} [{tier.model}]")
+
+
+def clean() -> None:
+    """Remove results, figures that are not committed, and what was computed; committed files stay as they are."""
+    import shutil
+    import subprocess
+
+    from lib.files import ROOT, cache_dir
+
+    subprocess.run(["git", "clean", "-qfdX", "results", "figures"], cwd=ROOT, check=True)
+    shutil.rmtree(cache_dir() / "computed", ignore_errors=True)
+
+
+def hello() -> None:
+    """The newcomer's first three minutes."""
+    from lib.hello import main
+
+    main()
+
+
+TARGETS = {"reproduce": reproduce, "nb": reproduce, "claims": claims, "figures": figures, "readme": readme, "help": help_, "clean": clean, "hello": hello}
+
+
+def main(argv: list[str]) -> int:
+    """Run one target; a UserError becomes a message and an exit status, without a traceback."""
+    try:
+        target, *rest = argv
+        if target in ("claims", "figures", "hello", "clean", "readme"):
+            given_parameters()
+            TARGETS[target]()
+        else:
+            TARGETS[target](*rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("\nstopped; what was computed is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno == 28:
+            print(f"error: no space left on the disk ({error.filename or error})\n  free some space and run the same command again", file=sys.stderr)
+            return 1
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,231 @@
+"""Run notebooks: papermill underneath, checked parameters, progress per cell, provenance, up-to-date runs skipped.
+
+A run happens in a staging folder; its files move into place one by one when it ended well, ``run.json`` last, and that file
+names them with their hashes. So a run that was interrupted at any moment is seen as not up to date, and loses nothing.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from lib import data
+from lib.assets import locate
+from lib.errors import UserError
+from lib.figures import update_manifest
+from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json
+from lib.progress import PROGRESS_FILE
+from lib.record import OUT
+from lib.registry import MODELS
+
+PACKAGES = ("torch", "transformers", "nnsight", "papermill", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "seaborn")
+
+
+def notebooks() -> dict[str, Path]:
+    """Every numbered notebook: {"02": path}."""
+    return {path.stem.split("_")[0]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb"))}
+
+
+def fingerprint(notebook: Path, parameters: dict, revision: str) -> str:
+    """A SHA-256 over all that a run depends on: notebook, library, data, pinned requirements, parameters, model."""
+    digest = hashlib.sha256(notebook.read_bytes())
+    for path in [*sorted((ROOT / "lib").glob("*.py")), ROOT / "requirements.txt", ROOT / "constraints.txt"]:
+        digest.update(path.read_bytes())
+    digest.update(json.dumps([parameters, revision, data.hashes(parameters["TIER"])], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def up_to_date(folder: Path, mark: str) -> bool:
+    """Whether the last run in `folder` was this one, and every file it wrote stands as it was."""
+    try:
+        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return about["fingerprint"] == mark and all(sha256(ROOT / name) == h for name, h in about["outputs"].items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def run(notebook: Path, parameters: dict) -> str:
+    """Run one notebook with resolved parameters unless it is up to date; returns ``ran`` or ``up to date``.
+
+    Raises UserError when a cell fails, when the notebook reported no figure or metric, or when something it needs cannot be had.
+    """
+    tier, name = parameters["TIER"], parameters["MODEL"]
+    folder = RESULTS / tier / folder_name(name) / notebook.stem
+    with lock(cache_dir() / "locks" / hashlib.sha256(str(folder).encode()).hexdigest()[:16], f"{notebook.stem} on {name}"):
+        if name in MODELS:
+            entry = MODELS[name]
+            if not (cache_dir() / "models" / f"{name}-{entry.file.sha256[:12]}" / "source.json").exists():
+                print(
+                    f"{name}: {entry.file.bytes / 1e9:.2f} GB to download, {entry.disk_gb} GB on disk, then about {entry.convert_s} s of conversion, once",
+                    flush=True,
+                )
+        remote = parameters.get("REMOTE", "0") not in ("0", "local")
+        revision = name if remote else locate(name).revision
+        if tier == "smoke":
+            from lib.tiny import planted_revision
+
+            revision = planted_revision()
+        mark = fingerprint(notebook, parameters, revision)
+        if up_to_date(folder, mark):
+            print(f"{notebook.stem} on {name}: up to date")
+            return "up to date"
+        if name in MODELS:
+            print(f"{notebook.stem} on {name}: about {MODELS[name].run_minutes} minutes on two cores if nothing is cached", flush=True)
+        need_space(RESULTS, 200_000_000, f"the results of {notebook.stem}")
+        for left in folder.parent.glob(f".{notebook.stem}.*"):  # of a run that was killed; the lock says that none is at work
+            shutil.rmtree(left, ignore_errors=True)
+        staging = folder.parent / f".{notebook.stem}.{os.getpid()}"
+        staging.mkdir(parents=True)
+        try:
+            started = time.monotonic()
+            _execute(notebook, parameters, staging, folder)
+            _publish(notebook, parameters, revision, mark, staging, folder, time.monotonic() - started)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    if tier != "smoke":
+        update_manifest()
+    return "ran"
+
+
+def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> None:
+    import papermill
+    from papermill.engines import NBClientEngine, papermill_engines
+    from papermill.exceptions import PapermillExecutionError
+
+    progress = staging / "progress.json"
+    screen = _Screen(notebook.stem, progress)
+
+    class Engine(NBClientEngine):
+        """papermill's own engine, telling the screen which cell is at work."""
+
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, **options):
+            start, complete = nb_man.cell_start, nb_man.cell_complete
+
+            def cell_start(cell, cell_index=None, **kwargs):
+                screen.cell(nb_man.nb, cell_index)
+                return start(cell, cell_index, **kwargs)
+
+            def cell_complete(cell, cell_index=None, **kwargs):
+                screen.done()
+                return complete(cell, cell_index, **kwargs)
+
+            nb_man.cell_start, nb_man.cell_complete = cell_start, cell_complete
+            return super().execute_managed_notebook(nb_man, kernel_name, **options)
+
+    papermill_engines.register("companion", Engine)
+    executed = staging / "executed.ipynb"
+    saved = {k: os.environ.get(k) for k in (OUT, PROGRESS_FILE, "TQDM_DISABLE")}
+    os.environ |= {OUT: str(staging), PROGRESS_FILE: str(progress), "TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+                   "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # fmt: skip
+    try:
+        papermill.execute_notebook(str(notebook), str(executed), parameters, engine_name="companion", kernel_name="python3", cwd=str(NOTEBOOKS),
+                                   progress_bar=False, log_output=False, start_timeout=120)  # fmt: skip
+    except PapermillExecutionError as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.replace(executed, folder / "failed.ipynb")
+        raise UserError(
+            f"{notebook.stem} failed in cell {error.cell_index}: {error.ename}: {error.evalue}",
+            f"the notebook up to there, with the whole traceback: {(folder / 'failed.ipynb').relative_to(ROOT)}",
+        ) from None
+    finally:
+        screen.close()
+        for k, v in saved.items():
+            os.environ.pop(k) if v is None else os.environ.__setitem__(k, v)
+
+
+class _Screen:
+    """Lines about the cell at work; between them, on a terminal, the progress of the loop inside it."""
+
+    def __init__(self, title: str, progress: Path):
+        self.title, self.progress, self.live = title, progress, sys.stdout.isatty()
+        self.label, self.since, self.closed = "", time.monotonic(), threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def cell(self, nb, index) -> None:
+        heading = next((line.lstrip("# ") for cell in reversed(nb.cells[: index + 1]) if cell.cell_type == "markdown"
+                        for line in cell.source.splitlines() if line.startswith("#")), "")  # fmt: skip
+        code = [i for i, cell in enumerate(nb.cells) if cell.cell_type == "code"]
+        self.label = f"[{self.title}] cell {code.index(index) + 1}/{len(code)} · {heading}" if index in code else ""
+        self.since = time.monotonic()
+
+    def done(self) -> None:
+        if self.label and (seconds := time.monotonic() - self.since) > 0.5:
+            print(("\r\033[K" if self.live else "") + f"{self.label} · {seconds:.0f} s", flush=True)
+        self.label = ""
+
+    def _watch(self) -> None:
+        spoke = time.monotonic()
+        while not self.closed.wait(0.5 if self.live else 5):
+            try:
+                p = json.loads(self.progress.read_text())
+                inner = f" · {p['label']} {p['done']}/{p['total']}"
+            except (OSError, ValueError):
+                inner = ""
+            if self.label and self.live:
+                print(f"\r\033[K{self.label}{inner} · {time.monotonic() - self.since:.0f} s", end="", flush=True)
+            elif self.label and time.monotonic() - spoke > 30:
+                spoke = time.monotonic()
+                print(f"{self.label}{inner} · {time.monotonic() - self.since:.0f} s so far", flush=True)
+
+    def close(self) -> None:
+        self.closed.set()
+        self.thread.join()
+        if self.live:
+            print("\r\033[K", end="")
+
+
+def _publish(notebook, parameters, revision, mark, staging: Path, folder: Path, duration: float) -> None:
+    """Move a finished run into place and write its provenance. Raises UserError when it reported nothing."""
+    for needed in ("metrics.json", "claims.json", "figures.json", "usage.json"):
+        if not (staging / needed).exists():
+            raise UserError(f"{notebook.stem} ended without writing {needed}", "its last cell must call run.finish()")
+    for name in json.loads((staging / "figures.json").read_text()):
+        for path in (staging / "data" / f"{name}.csv", staging / "figures" / f"{name}.svg", staging / "figures" / f"{name}.png"):
+            if not path.exists():
+                raise UserError(f"{notebook.stem} declared the figure {name} but did not write {path.name}")
+    usage = json.loads((staging / "usage.json").read_text())
+    drawn = FIGURES / folder.relative_to(RESULTS)
+    (folder / "run.json").unlink(missing_ok=True)
+    outputs = {}
+    moves = [(staging / "data", folder / "data"), (staging / "figures", drawn)]
+    for source, target in moves:
+        target.mkdir(parents=True, exist_ok=True)
+        new = {path.name for path in source.iterdir()}
+        for path in target.iterdir():
+            if path.name not in new:
+                path.unlink()
+        for path in sorted(source.iterdir()):
+            os.replace(path, target / path.name)
+            outputs[(target / path.name).relative_to(ROOT).as_posix()] = sha256(target / path.name)
+    for name in ("metrics.json", "figures.json", "claims.json", "executed.ipynb"):
+        os.replace(staging / name, folder / name)
+        outputs[(folder / name).relative_to(ROOT).as_posix()] = sha256(folder / name)
+    (folder / "failed.ipynb").unlink(missing_ok=True)
+    write_json(folder / "run.json", {
+        "notebook": notebook.name, "parameters": parameters, "model": {"name": parameters["MODEL"], "revision": revision},
+        "data": data.hashes(parameters["TIER"]), "seed": parameters["SEED"], **usage,
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "git_commit": _commit(), "duration_s": round(duration, 1), "fingerprint": mark, "outputs": outputs,
+    })  # fmt: skip
+
+
+def _commit() -> str | None:
+    """The commit of the working tree, with ``+changes`` where tracked files differ from it; None outside git."""
+
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no", "--", "lib", "notebooks", "data") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
