@@ -18,7 +18,7 @@ def difference_of_means(
 
     Raises ValueError when a group is empty.
     """
-    positive, negative = np.asarray(positive, bool), np.asarray(negative, bool)
+    positive, negative = np.array(positive, bool), np.array(negative, bool)
     if not positive.any() or not negative.any():
         raise ValueError(f"difference of means over an empty group ({positive.sum()} and {negative.sum()} prompts)")
     return (acts[positive].double().mean(0) - acts[negative].double().mean(0)).float()

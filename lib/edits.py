@@ -82,12 +82,11 @@ def compile_edits(model, prompts, edits_by_row, width: int, skip: int = 0) -> li
         rank: dict[tuple, int] = {}
         for edit in edits:
             for site, layer in _sites(model, edit):
-                key = (layer, site, type(edit))
-                rank[key] = rank.get(key, -1) + 1
-                groups.setdefault((*key, rank[key]), {})[row] = edit
+                rank[layer, site] = rank.get((layer, site), -1) + 1  # edits of one place act in the order in which they are given
+                groups.setdefault((layer, site, rank[layer, site], type(edit)), {})[row] = edit
     ops, shared = [], {}
     order = {"resid": 0, "heads": 1, "attn": 2, "mlp": 3}
-    for (layer, site, kind, _), by_row in sorted(groups.items(), key=lambda g: (g[0][0], order[g[0][1]], g[0][3])):
+    for (layer, site, _, kind), by_row in sorted(groups.items(), key=lambda g: (g[0][0], order[g[0][1]], g[0][2])):
         same = (kind, tuple((row, id(edit)) for row, edit in by_row.items()))
         if kind is Ablate and same in shared:  # one direction at all sites: build the tensors once
             ops.append(Op(site, layer, *shared[same]))

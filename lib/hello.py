@@ -25,12 +25,11 @@ def main(n: int = 24) -> None:
     rows = []
     for label, prompts in tests.items():
         s = directions.cluster_score(tracing.collect(model, prompts, at=["t_inst"])["resid"][:, :, 0], *centres)[:, 1:].numpy()
+        name = f"{label} (n {len(s)})"
         half = 1.96 * s.std(0) / len(s) ** 0.5
-        rows += [
-            {"series": f"{label} (n {len(s)})", "x": l + 1, "value": m, "low": m - h, "high": m + h}
-            for l, (m, h) in enumerate(zip(s.mean(0), half, strict=True))
-        ]
-    spec = {"kind": "layers", "title": "A 135M model tells harmful from harmless, though it hardly ever refuses", "xlabel": "layer", "ylabel": "cluster score at t_inst",
+        rows += [{"series": name, "x": l + 1, "value": m, "low": m - h, "high": m + h} for l, (m, h) in enumerate(zip(s.mean(0), half, strict=True))]
+    spec = {"kind": "layers", "title": "A 135M model tells harmful from harmless, though it hardly ever refuses",
+            "xlabel": "layer", "ylabel": "cluster score at t_inst",
             "baseline": 0, "model": MODEL, "note": "held-out prompts; above 0: nearer the harmful; 95 % intervals of the mean"}  # fmt: skip
     stem = FIGURES / "embedded" / MODEL / "hello" / "clusters"
     figures.save(figures.draw(spec, pd.DataFrame(rows)), stem)

@@ -293,7 +293,8 @@ def score(model, prompts: Sequence[Prompt], readout: Callable, arms: Sequence[Se
     """`readout` of the logits at the last prompt token, for every arm and prompt: [arm, prompt, …], float32.
 
     `readout` maps logits [row, vocabulary] to [row, …]; its attribute ``key`` names it, and then the result is cached on disk.
-    Every arm is a list of edits; all arms × prompts run as rows of shared batches, and a row whose first edit is at layer l starts at l from the stored clean states.
+    Every arm is a list of edits; all arms × prompts run as rows of shared batches, and a row whose first edit is at
+    layer l starts at l from the stored clean states.
     """
     if not hasattr(readout, "key"):
         return _score(model, prompts, readout, arms, label)

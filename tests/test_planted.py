@@ -1,0 +1,94 @@
+"""On the planted model everything is known: the directions, where they appear, and what steering along them does."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import Plain
+
+from lib import data, directions, measure, tracing
+from lib.edits import Ablate, Add
+from lib.errors import UserError
+from lib.judge import refusal_score
+from lib.prompts import chat
+from lib.tiny import HARM_LAYER, REFUSAL_LAYER, planted_direction
+
+
+@pytest.fixture(scope="module")
+def found(planted):
+    prompts = chat(planted, data.prompts("direction", tier="smoke"))
+    seen = measure.behaviour(planted, prompts)
+    acts = tracing.collect(planted, prompts)["resid"]
+    refused = ((seen.label == "harmful") & (seen.outcome == "refusal")).to_numpy()
+    answered = ((seen.label == "harmless") & (seen.outcome == "answer")).to_numpy()
+    return {name: directions.difference_of_means(acts[:, :, k], refused, answered) for name, k in (("harm", 0), ("refusal", 1))}
+
+
+def test_the_planted_directions_are_found_where_they_were_planted(found):
+    for name, layer in (("harm", HARM_LAYER), ("refusal", REFUSAL_LAYER)):
+        v = found[name]
+        cosines = directions.cosine(v, planted_direction(name).expand_as(v))
+        assert (cosines[layer + 1 :] > 0.99).all(), name
+        assert (v[: layer + 1].norm(dim=-1) < 0.05 * v[layer + 1].norm()).all(), name
+    assert abs(directions.cosine(found["harm"][5], found["refusal"][5])) < 0.05
+
+
+def test_behaviour_is_as_planted(planted):
+    for source, expected in (("pseudo_harmful", "refusal"), ("pseudo_twin", "answer")):
+        seen = measure.behaviour(planted, chat(planted, data.prompts("test", source=source, tier="smoke")))
+        assert set(seen.outcome) == {expected}
+    harmful = data.prompts("test", label="harmful", tier="smoke")
+    seen = measure.behaviour(planted, chat(planted, harmful))
+    disguised = harmful.text.str.contains("pretend|story|novel")
+    assert set(seen.outcome[disguised]) == {"answer"} and set(seen.outcome[~disguised]) == {"refusal"}
+
+
+def test_steering_works_below_the_block_that_reads_and_not_above(planted, found):
+    harmless = chat(planted, data.prompts("test", source="pseudo_twin", tier="smoke"))[:8]
+    refused = lambda edit: np.mean([o == "refusal" for o in measure.outcomes(planted, harmless, [[edit]])[0]])  # noqa: E731
+    harm, refusal = found["harm"], found["refusal"]
+    assert refused(Add(harm[2], 2, "instruction")) == 1 and refused(Add(harm[5], 5, "instruction")) == 0
+    assert refused(Add(refusal[5], 5, "prompt")) == 1 and refused(Add(refusal[5], 5, "instruction")) == 0
+    for noise in directions.random_directions(refusal[5], 5):
+        assert refused(Add(noise, 5, "prompt")) < 0.5
+
+
+def test_ablation_removes_refusal_and_random_ablation_does_not(planted, found):
+    harmful = chat(planted, data.prompts("test", label="harmful", tier="smoke"))
+    harmful = [p for p, o in zip(harmful, measure.behaviour(planted, harmful).outcome, strict=True) if o == "refusal"][:8]
+    arms = [[Ablate(found["refusal"][5])]] + [[Ablate(v)] for v in directions.random_directions(found["refusal"][5], 3)]
+    real, *random = measure.outcomes(planted, harmful, arms)
+    assert real.count("refusal") == 0 and all(r.count("refusal") == 8 for r in random)
+
+
+def test_the_search_selects_the_planted_refusal_direction(planted, found):
+    tokens = [planted.tokenizer.get_vocab()["Sorry"]]
+    noise = directions.random_directions(found["refusal"][5], 6)
+    candidates = {(1, layer): noise[layer - 1] for layer in range(1, 5)} | {(2, 4): found["refusal"][4]}
+    harmful = chat(planted, data.prompts("validation", label="harmful", tier="smoke"))
+    harmless = chat(planted, data.prompts("validation", source="pseudo_twin", tier="smoke"))
+    best = measure.select_direction(planted, candidates, harmful, harmless, refusal_score(tokens), rungs=(2, 4)).iloc[0]
+    assert (best.position, best.layer) == (2, 4) and best.admissible and best.induce > 0 > best.bypass
+
+
+def test_finding_stops_when_enough_were_seen(planted):
+    table = data.prompts("direction", label="harmful", tier="smoke")
+    prompts, seen = measure.find(planted, table, "refusal", 10, chunk=16)
+    assert len(prompts) == len(seen) == 16 and (seen.outcome == "refusal").sum() >= 10
+    assert list(seen.id) == list(table.id[:16])
+
+
+def test_orthogonal_weights_equal_ablation_and_are_put_back(tiny, five):
+    v = torch.randn(32, generator=torch.Generator().manual_seed(5))
+    before = {k: p.clone() for k, p in tiny.module.named_parameters()}
+    if tiny.post_norms:
+        with pytest.raises(UserError, match="cannot be orthogonalised"), measure.orthogonalized(tiny, v):
+            pass
+        return
+    ablated = tracing.score(tiny, five, lambda x: x, [[Ablate(v)]])[0]
+    with measure.orthogonalized(tiny, v):
+        written = torch.stack([Plain(tiny.module, tiny.name).run(p.ids)[0][-1] for p in five])
+    torch.testing.assert_close(written, ablated, rtol=1e-3, atol=1e-3)
+    assert all(torch.equal(p, before[k]) for k, p in tiny.module.named_parameters())
+    with pytest.raises(RuntimeError, match="inside"), measure.orthogonalized(tiny, v):
+        raise RuntimeError("inside")
+    assert all(torch.equal(p, before[k]) for k, p in tiny.module.named_parameters())

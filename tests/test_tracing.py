@@ -1,0 +1,181 @@
+"""Reading, editing and generating against plain hooks, one prompt at a time; and properties that must not matter."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import TEXTS, Plain, table
+
+from lib import tracing
+from lib.edits import Ablate, Add, Patch, ScaleHead
+from lib.errors import ParameterError
+from lib.prompts import chat, without_closing
+
+torch.manual_seed(0)
+V, W = torch.randn(32), torch.randn(32) * 2
+
+
+def arms():
+    return [
+        [],
+        [Add(V, 1, "instruction", 1.5)],
+        [Add(V, 2, "prompt")],
+        [Add(V, 3, "t_post"), Add(W, 0, "closing")],
+        [Ablate(V)],
+        [Ablate(W, layers=(1, 3), span="t_inst")],
+        [ScaleHead(1, 2, 0.0), ScaleHead(2, 0, 3.0, "instruction")],
+        [Patch(W, 1, "t_inst"), Add(V, 1, "every_token")],
+    ]
+
+
+def plain_edit(model, prompt, arm, length):
+    """What an arm does, written again without the library: a function for `Plain.run` on a sequence of `length` tokens."""
+
+    def edit(site, layer, x):
+        x = x.clone()
+        for e in arm:
+            columns = list(prompt.span(e.span)) + (list(range(len(prompt.ids), length)) if e.span == "every_token" else [])
+            for c in columns:
+                if isinstance(e, Add) and site == "resid" and layer == e.layer:
+                    x[0, c] += e.coefficient * e.vector
+                elif isinstance(e, Patch) and site == "resid" and layer == e.layer:
+                    x[0, c] = e.values
+                elif isinstance(e, ScaleHead) and site == "heads" and layer == e.layer:
+                    x[0, c, e.head * model.d_head : (e.head + 1) * model.d_head] *= e.factor
+                elif isinstance(e, Ablate) and ((e.layers is None and site != "heads") or (e.layers and site == "resid" and layer in e.layers)):
+                    u = e.vector / e.vector.norm()
+                    x[0, c] -= (x[0, c] @ u) * u
+        return x
+
+    return edit
+
+
+@pytest.mark.parametrize("batch_tokens", [30, 4000])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_collect_equals_plain_hooks(tiny, five, batch_tokens, side):
+    plain = Plain(tiny.module, tiny.name)
+    got = tracing._collect(replace(tiny, batch_tokens=batch_tokens), five, ["t_inst", 1, "t_post"],
+                           {s: list(range(3 + (s == "resid"))) for s in tracing.SITES}, side)  # fmt: skip
+    for i, p in enumerate(five):
+        _, seen = plain.run(p.ids)
+        places = [p.t_inst, p.t_inst + 1, p.t_post]
+        for site in tracing.SITES:
+            torch.testing.assert_close(got[site][i], seen[site][:, places], rtol=1e-4, atol=2e-5)
+
+
+def test_scores_under_every_edit_equal_plain_hooks(tiny, five):
+    plain = Plain(tiny.module, tiny.name)
+    got = tracing.score(tiny, five, lambda logits: logits, arms())
+    for a, arm in enumerate(arms()):
+        for i, p in enumerate(five):
+            logits, _ = plain.run(p.ids, plain_edit(tiny, p, arm, len(p.ids)))
+            torch.testing.assert_close(got[a, i], logits[-1], rtol=1e-3, atol=2e-4, msg=f"arm {a}, prompt {i}")
+    changed = (got[1:] - got[:1]).abs().amax((1, 2))
+    assert (changed > 1e-3).all(), changed  # every edit does something
+
+
+def test_generation_under_edits_equals_plain_hooks(tiny, five):
+    plain = Plain(tiny.module, tiny.name)
+    some = [[], [Add(V, 1, "instruction", 1.5)], [Ablate(V)], [Add(W, 2, "every_token")], [ScaleHead(1, 2, 0.0)], [Add(V, 2, "prompt")]]
+    got = tracing._generate_all(tiny, five, some, 6, "")
+    stops = tracing._stop_tokens(tiny)
+    for a, arm in enumerate(some):
+        for i, p in enumerate(five):
+            ids = list(p.ids)
+            for _ in range(6):
+                logits, _ = plain.run(ids, plain_edit(tiny, p, arm, len(ids)))
+                ids.append(int(logits[-1].argmax()))
+                if ids[-1] in stops:
+                    ids.pop()
+                    break
+            assert got[a][i] == tiny.tokenizer.decode(ids[len(p.ids) :], skip_special_tokens=True), (a, i)
+
+
+def test_remote_path_run_here_gives_the_same(llama):
+    prompts = chat(llama, table())
+    remote = replace(llama, remote="local")
+    some = [[], [Add(V, 1, "instruction")], [Ablate(V)]]
+    which = {"resid": [0, 2, 3], "heads": [1]}
+    for site, values in tracing._collect(remote, prompts, ["t_inst", "t_post"], which, "left").items():
+        torch.testing.assert_close(values, tracing._collect(llama, prompts, ["t_inst", "t_post"], which, "left")[site], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tracing.score(remote, prompts, lambda x: x, some), tracing.score(llama, prompts, lambda x: x, some), rtol=1e-3, atol=1e-4)
+    assert tracing._generate_all(remote, prompts, some, 5, "") == tracing._generate_all(llama, prompts, some, 5, "")
+
+
+def test_text_loss_equals_plain_cross_entropy(llama):
+    texts = ["please paint the table with the brush now", "the river and the song of the stone"]
+    for edits in ([], [Ablate(V)]):
+        for text, loss in zip(texts, tracing.text_loss(llama, texts, edits), strict=True):
+            ids = llama.tokenizer(text)["input_ids"]
+            prompt = tracing._text_prompt(llama, text)
+            logits, _ = Plain(llama.module, "llama").run(ids, plain_edit(llama, prompt, edits, len(ids)))
+            torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:])), rtol=1e-4, atol=1e-5)
+
+
+def test_order_and_repetition_of_prompts_do_not_matter(llama):
+    prompts = chat(llama, table())
+    a = tracing.collect(llama, prompts)["resid"]
+    b = tracing.collect(llama, prompts[::-1])["resid"].flip(0)
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_or_head_that_does_not_exist_is_an_error(llama):
+    prompts = chat(llama, table())
+    for edit, message in ((Add(V, 4, "prompt"), "layer 4"), (ScaleHead(0, 9, 0.0), "head 9"), (ScaleHead(3, 0, 0.0), "layer 3")):
+        with pytest.raises(ParameterError, match=message):
+            tracing.score(llama, prompts, lambda x: x, [[edit]])
+    with pytest.raises(ParameterError, match="span"):
+        tracing.score(llama, prompts, lambda x: x, [[Add(V, 1, "nowhere")]])
+
+
+def test_results_are_read_from_the_cache_and_follow_what_they_depend_on(llama, monkeypatch):
+    prompts = chat(llama, table())
+    first = tracing.generate(llama, prompts, [[Add(V, 1, "prompt")]], 4)
+    monkeypatch.setattr(tracing, "_generate_all", lambda *a: pytest.fail("computed again"))
+    assert tracing.generate(llama, prompts, [[Add(V.clone(), 1, "prompt")]], 4) == first
+    monkeypatch.setattr(tracing, "_generate_all", lambda *a: "computed")
+    for changed in (
+        lambda: tracing.generate(llama, prompts, [[Add(V + 1e-3, 1, "prompt")]], 4),
+        lambda: tracing.generate(llama, prompts, [[Add(V, 1, "instruction")]], 4),
+        lambda: tracing.generate(llama, prompts[:4], [[Add(V, 1, "prompt")]], 4),
+        lambda: tracing.generate(replace(llama, revision="another"), prompts, [[Add(V, 1, "prompt")]], 4),
+        lambda: tracing.generate(replace(llama, batch_tokens=100), prompts, [[Add(V, 1, "prompt")]], 4),
+    ):
+        assert changed() == "computed"
+
+
+def real_prompts(real):
+    texts = ["What is the capital of France?", "Write a short poem about the sea, the moon and a dog.", "Hi", "How do I kill a Python process?"]
+    return chat(real, table(texts))
+
+
+def test_real_model_equals_transformers(real):
+    prompts = real_prompts(real)
+    got = tracing.collect(real, prompts)["resid"]
+    for i, p in enumerate(prompts):
+        with torch.no_grad():
+            out = real.module(input_ids=torch.tensor([p.ids]), output_hidden_states=True)
+        hidden = torch.stack(out.hidden_states[:-1])[:, 0]  # the last entry is after the final norm
+        torch.testing.assert_close(got[i, :-1], hidden[:, [p.t_inst, p.t_post]], rtol=1e-3, atol=1e-3)
+    texts = tracing.generate(real, prompts, max_new_tokens=8)[0]
+    for text, p in zip(texts, prompts, strict=True):
+        with torch.no_grad():
+            ids = real.module.generate(
+                input_ids=torch.tensor([p.ids]), attention_mask=torch.ones(1, len(p.ids), dtype=torch.long), max_new_tokens=8, do_sample=False
+            )
+        assert text == real.tokenizer.decode(ids[0, len(p.ids) :], skip_special_tokens=True)
+    assert "Paris" in texts[0]
+
+
+def test_on_a_real_model_batch_padding_and_order_change_nothing(real):
+    prompts = real_prompts(real) + without_closing(real_prompts(real))
+    which = {"resid": list(range(real.n_layers + 1))}
+    reference = tracing._collect(real, prompts, ["t_inst", "t_post"], which, "left")["resid"]
+    for model, order, side in ((replace(real, batch_tokens=60), 1, "left"), (real, 1, "right"), (real, -1, "left")):
+        other = tracing._collect(model, prompts[::order], ["t_inst", "t_post"], which, side)["resid"][::1]
+        other = other.flip(0) if order < 0 else other
+        assert ((other - reference).norm(dim=-1) <= 1e-4 * reference.norm(dim=-1) + 1e-4).all()
+
+
+def test_texts_have_unequal_lengths():
+    assert len({len(t.split()) for t in TEXTS}) > 3  # else padding would not be tested
