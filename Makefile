@@ -8,7 +8,7 @@ VENV ?= .venv
 PY ?= $(VENV)/bin/python
 
 # Parameters travel in the environment, so that no shell has to quote them.
-export COMPANION_OVERRIDES := $(value MAKEOVERRIDES)
+export COMPANION_OVERRIDES := $(MAKEOVERRIDES)
 NAMES := MODEL BASE POST REASONER TIER N SEED DEVICE DTYPE BATCH_TOKENS REMOTE TEMPLATE P
 $(foreach n,$(NAMES),$(eval export COMPANION_PARAM_$(n) = $$(value $(n))))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lib.errors import ParameterError, UserError, nearest
-from lib.files import cache_dir, folder_name, lock, need_space, sha256, write_json, writing
+from lib.files import ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json, writing
 from lib.registry import MODELS, TINY, File
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -184,7 +184,7 @@ def locate(name: str) -> Source:
     """
     kind = check_model(name)
     if kind == "tiny":
-        return Source(name, None, "planted")
+        return Source(name, None, "planted-" + sha256(ROOT / "lib" / "tiny.py")[:12])  # its weights are in its code
     if kind == "registry":
         file = MODELS[name].file
         return Source(name, _converted(name, lambda: fetch(file), file.sha256), file.sha256)

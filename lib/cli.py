@@ -31,7 +31,7 @@ def given_parameters() -> dict[str, str]:
     for word in shlex.split(os.environ.get("COMPANION_OVERRIDES", "")):
         name = word.partition("=")[0]
         if name not in PARAMETERS and name not in MAKE_ONLY:
-            raise ParameterError(f"unknown parameter {name!r}", nearest(name.upper(), PARAMETERS) + '; a notebook\'s further parameters go into P="…"')
+            raise ParameterError(f"unknown parameter {name!r}", nearest(name, PARAMETERS) + '; a notebook\'s further parameters go into P="…"')
     values = {name: os.environ[PREFIX + name] for name in PARAMETERS if os.environ.get(PREFIX + name, "") != ""}
     from lib.params import parse_further
 

@@ -21,5 +21,6 @@ class ParameterError(UserError):
 def nearest(word: str, choices) -> str:
     """A sentence that names the nearest valid choice, and all of them."""
     choices = sorted(choices)
-    close = difflib.get_close_matches(word.lower(), choices, n=1, cutoff=0.4)
-    return (f"did you mean {close[0]!r}? " if close else "") + "valid: " + ", ".join(choices)
+    folded = {c.lower(): c for c in choices}
+    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.4)
+    return (f"did you mean {folded[close[0]]!r}? " if close else "") + "valid: " + ", ".join(choices)

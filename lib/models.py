@@ -101,10 +101,10 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", batch_tokens: 
     if remote is True and kind != "hub":
         raise ParameterError(f"REMOTE=1 runs hub models on NDIF; {name} is not a hub id", "use REMOTE=local, or give a hub id")
     if kind == "tiny":
-        from lib.tiny import planted_model, planted_revision
+        from lib.tiny import planted_model
 
         module, tokenizer = planted_model()
-        return wrap(module.to(where), tokenizer, name=TINY, revision=planted_revision(), batch_tokens=batch_tokens, remote=remote, template=template)
+        return wrap(module.to(where), tokenizer, name=TINY, revision=locate(name).revision, batch_tokens=batch_tokens, remote=remote, template=template)
     if remote is True:
         nn = TransformersModel(name, task="text-generation", rename=RENAME)
         return _describe(nn, name, name, torch.device("meta"), nn._module.dtype, batch_tokens, remote, template)

@@ -68,10 +68,6 @@ def run(notebook: Path, parameters: dict) -> str:
                 )
         remote = parameters.get("REMOTE", "0") not in ("0", "local")
         revision = name if remote else locate(name).revision
-        if tier == "smoke":
-            from lib.tiny import planted_revision
-
-            revision = planted_revision()
         mark = fingerprint(notebook, parameters, revision)
         if up_to_date(folder, mark):
             print(f"{notebook.stem} on {name}: up to date")

@@ -10,15 +10,12 @@ It serves `TIER=smoke` and the tests; nothing measured on it says anything about
 
 import functools
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from lib.files import sha256
 
 N_LAYERS, D_MODEL, D_HEAD = 6, 128, 16
 HARM_LAYER, REFUSAL_LAYER = 1, 3  # the blocks that write the two directions: visible in h[2] and h[4] first
@@ -58,11 +55,6 @@ def rotation() -> torch.Tensor:
 def planted_direction(which: str) -> torch.Tensor:
     """The planted unit direction [d_model]: ``harm`` or ``refusal``."""
     return rotation()[{"harm": HARM, "refusal": REFUSE}[which]]
-
-
-def planted_revision() -> str:
-    """What identifies the planted model: the hash of the code that writes it."""
-    return "planted-" + sha256(Path(__file__))[:12]
 
 
 def planted_model(seed: int = 0) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
