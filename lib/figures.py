@@ -17,6 +17,7 @@ matplotlib.use("Agg", force=False)
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.ticker import MaxNLocator
 
 from lib.files import FIGURES, NOTEBOOKS, RESULTS, lock, sha256, write_json, writing
 
@@ -45,13 +46,15 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
     for ax in axes.flat[len(panels) :]:
         ax.remove()
     handles = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    fig.suptitle(textwrap.fill(spec["title"], 44 * columns + 20), fontsize=11, x=0.01, ha="left", weight="bold")
-    note = textwrap.fill(f"{spec['model']} · {spec['note']}", 62 * columns + 26)
-    fig.tight_layout(rect=(0, 0.035 * (note.count("\n") + 1) / rows + (0.075 / rows if handles else 0), 1, 1))
+    fig.suptitle(textwrap.fill(spec["title"], 50 * columns + 4), fontsize=11, x=0.01, ha="left", weight="bold")
+    note = textwrap.fill(f"{spec['model']} · {spec['note']}", 70 * columns + 8)
+    inches = fig.get_figheight()
+    below = 0.14 * (note.count("\n") + 1) + 0.08  # of the note, in inches
+    legend = 0.2 * -(-len(handles) // min(2 * columns, max(1, len(handles)))) + 0.05 if handles else 0
+    fig.tight_layout(rect=(0, (below + legend) / inches, 1, 1))
     if handles:
-        fig.legend(
-            handles.values(), handles.keys(), loc="lower center", ncols=min(4, len(handles)), bbox_to_anchor=(0.5, 0.032 * (note.count("\n") + 1) / rows)
-        )
+        at = (0.5, below / inches)
+        fig.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(2 * columns, len(handles)), bbox_to_anchor=at, borderaxespad=0)
     fig.text(0.01, 0.008, note, fontsize=7, color="0.35", va="bottom")
     return fig
 
@@ -74,6 +77,7 @@ def _layers(ax, data, spec, colours, series):
         ax.plot(part["x"], part["value"], label=name, linewidth=1.4, **look)
         if part["low"].notna().any():
             ax.fill_between(part["x"], part["low"], part["high"], color=look["color"], alpha=0.18, linewidth=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _lines(ax, spec)
 
 

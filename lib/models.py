@@ -121,7 +121,7 @@ def wrap(module, tokenizer, *, name: str, revision: str = "", batch_tokens="auto
     """A transformers model and its tokenizer as a Model, checked. Raises UserError when the layout is not understood."""
     module.eval().requires_grad_(False)
     # the last position's states are a slice; multiplied as it is, torch copies a frozen vocabulary matrix once per row (15 x slower)
-    module.get_output_embeddings().register_forward_pre_hook(lambda _m, args: (args[0].contiguous(), *args[1:]))
+    module.get_output_embeddings().register_forward_pre_hook(lambda _m, args: (args[0].clone(memory_format=torch.contiguous_format), *args[1:]))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     nn = TransformersModel(module, tokenizer=tokenizer, task="text-generation", rename=RENAME)
