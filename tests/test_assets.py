@@ -49,8 +49,8 @@ def index(tmp_path, monkeypatch):
     return asked, index_fails
 
 
-def wanted(sha=hashlib.sha256(b"".join(BODY)).hexdigest(), hub=None):
-    return File("whole.bin", sha, 23, tuple((f"part{n}", "1.0", f"pkg/part{n}.bin") for n in (1, 2)), hub)
+def wanted(sha=None, hub=None):
+    return File("whole.bin", sha or hashlib.sha256(b"".join(BODY)).hexdigest(), 23, tuple((f"part{n}", "1.0", f"pkg/part{n}.bin") for n in (1, 2)), hub)
 
 
 def left(folder):

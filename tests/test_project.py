@@ -1,0 +1,84 @@
+"""The repository holds together: pins, README, notebooks, committed results."""
+
+import json
+import re
+import subprocess
+
+import nbformat
+import pytest
+
+from lib.claims import Record, readme_with_results
+from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, sha256
+
+
+def pins(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^([\w.-]+)==([\w.]+)", text, re.M))
+
+
+def test_environment_yml_reads_the_same_pins():
+    text = (ROOT / "environment.yml").read_text()
+    assert "- -r requirements.txt" in text and "==" not in text.split("pip:")[1]  # no second place for a version
+
+
+def test_constraints_agree_with_requirements_and_pin_everything():
+    direct, all_pins = pins((ROOT / "requirements.txt").read_text()), pins((ROOT / "constraints.txt").read_text())
+    assert direct and direct.items() <= all_pins.items() and len(all_pins) > 100
+
+
+def test_every_import_is_required():
+    names = {"sklearn": "scikit-learn", "IPython": "ipykernel", "matplotlib": "matplotlib", "tokenizers": "transformers"}
+    direct = pins((ROOT / "requirements.txt").read_text())
+    for path in (ROOT / "lib").glob("*.py"):
+        for module in re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.M):
+            from sys import stdlib_module_names
+
+            if module not in stdlib_module_names and module != "lib":
+                assert names.get(module, module) in direct, (path.name, module)
+
+
+def test_notebooks_hold_no_outputs_and_state_their_question():
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        nb = nbformat.read(path, 4)
+        assert nb.cells[0].cell_type == "markdown" and nb.cells[0].source.startswith("# ")
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in nb.cells)
+
+
+def tracked(*patterns):
+    return subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True).stdout.split()
+
+
+def test_the_readme_tables_are_the_committed_ledger():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme_with_results(text) == text, "run `make readme`"
+
+
+def test_committed_claims_are_records_with_verdicts_by_rule():
+    files = tracked("results/**/claims.json")
+    assert files
+    for name in files:
+        records = [Record(**r) for r in json.loads((ROOT / name).read_text())]
+        assert len({r.id for r in records}) == len(records) and all(r.reason for r in records)
+
+
+def test_the_manifest_is_current():
+    manifest = json.loads((FIGURES / "manifest.json").read_text())
+    assert manifest
+    for name, entry in manifest.items():
+        assert sha256(ROOT / entry["data"]) == entry["data_sha256"], name
+        assert (FIGURES / f"{name}.png").exists() and (FIGURES / f"{name}.svg").exists()
+
+
+def test_no_answers_are_committed():
+    """Committed results hold numbers and labels, never generated text: no CSV column and no metric is an answer."""
+    for name in tracked("results/**/*.csv"):
+        header = (ROOT / name).read_text().splitlines()[0].split(",")
+        assert set(header) <= {"panel", "series", "role", "group", "x", "y", "value", "low", "high", "n", "row", "column"}, name
+    for name in tracked("results/**/metrics.json"):
+        assert not any(isinstance(v, str) for v in json.loads((ROOT / name).read_text()).values())
+    assert not tracked("results/**/*.ipynb")
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "data/README.md", "Makefile", "environment.yml"])
+def test_the_files_of_the_repository_are_there(name):
+    assert (ROOT / name).stat().st_size > 200
+    assert RESULTS.exists()

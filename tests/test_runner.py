@@ -1,0 +1,225 @@
+"""Parameters, the runner, the command line: end to end on the smoke tier, and what is said when something is wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+from lib import cli, params, runner
+from lib.errors import ParameterError, UserError
+from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT
+
+BOOK = NOTEBOOKS / "02_harmfulness_vs_refusal.ipynb"
+OUTPUTS = ("run.json", "metrics.json", "claims.json", "figures.json", "executed.ipynb")
+
+
+def make(*words, timeout=300, **env):
+    return subprocess.run(["make", "--no-print-directory", f"PY={sys.executable}", *words], cwd=ROOT, capture_output=True, text=True, timeout=timeout,
+                          env=os.environ | env)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def smoke():
+    """One smoke run from nothing."""
+    shutil.rmtree(RESULTS / "smoke", ignore_errors=True)
+    done = make("reproduce", "TIER=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return RESULTS / "smoke" / "tiny" / BOOK.stem, done.stdout
+
+
+def test_a_run_leaves_what_the_contract_names(smoke):
+    folder, printed = smoke
+    assert all((folder / name).exists() for name in OUTPUTS)
+    about = json.loads((folder / "run.json").read_text())
+    assert {"parameters", "model", "data", "seed", "dtype", "device", "batch_tokens", "versions", "git_commit", "duration_s", "peak_memory_bytes"} <= set(about)
+    figures = json.loads((folder / "figures.json").read_text())
+    drawn = FIGURES / "smoke" / "tiny" / BOOK.stem
+    assert figures and all((folder / "data" / f"{n}.csv").exists() and (drawn / f"{n}.png").exists() and (drawn / f"{n}.svg").exists() for n in figures)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert all(value is None or isinstance(value, (int, float, list)) for value in metrics.values())
+    assert "cell 4/" in printed and "REPLICATED" in printed
+
+
+def test_smoke_stays_out_of_tracked_files(smoke):
+    status = subprocess.run(["git", "status", "--porcelain", "results", "figures"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert "smoke" not in status
+    manifest = FIGURES / "manifest.json"
+    assert not manifest.exists() or "smoke" not in manifest.read_text()
+
+
+def test_the_constructed_model_never_speaks_for_a_paper(smoke):
+    claims = json.loads((smoke[0] / "claims.json").read_text())
+    assert claims and {c["evidence"] for c in claims} == {"constructed"}
+
+
+def test_a_second_call_does_no_work(smoke):
+    before = {name: (smoke[0] / name).stat().st_mtime_ns for name in OUTPUTS}
+    done = make("nb-02", "TIER=smoke")
+    assert done.returncode == 0 and "up to date" in done.stdout
+    assert before == {name: (smoke[0] / name).stat().st_mtime_ns for name in OUTPUTS}
+
+
+def test_a_changed_output_is_noticed_and_the_same_numbers_come_back(smoke):
+    metrics = smoke[0] / "metrics.json"
+    old = metrics.read_text()
+    metrics.write_text("{}")
+    done = make("nb-02", "TIER=smoke")
+    assert done.returncode == 0 and metrics.read_text() == old  # same seed, same machine, same numbers
+
+
+def test_figures_are_redrawn_from_saved_data_without_torch(smoke):
+    picture = FIGURES / "smoke" / "tiny" / BOOK.stem / "cosines.svg"
+    old = picture.read_bytes()
+    picture.unlink()
+    code = "import sys; from lib.cli import main; status = main(['figures']); assert 'torch' not in sys.modules; sys.exit(status)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr
+    assert picture.read_bytes() == old
+
+
+def test_killed_at_work_then_run_again(smoke):
+    """kill -9 in the middle: the old results stand until the next run, which cleans up and ends well."""
+    old = (smoke[0] / "claims.json").read_text()
+    process = subprocess.Popen([sys.executable, "-m", "lib.cli", "nb", "02"], cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, text=True,
+                               env=os.environ | {"COMPANION_PARAM_TIER": "smoke", "COMPANION_PARAM_SEED": "1"})  # fmt: skip
+    time.sleep(6)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (smoke[0] / "claims.json").read_text() == old
+    assert make("nb-02", "TIER=smoke").returncode == 0
+    assert not list(smoke[0].parent.glob(f".{BOOK.stem}.*"))
+
+
+def test_ctrl_c_says_that_nothing_is_lost(smoke):
+    process = subprocess.Popen([sys.executable, "-m", "lib.cli", "nb", "02"], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL, text=True, env=os.environ | {"COMPANION_PARAM_TIER": "smoke", "COMPANION_PARAM_SEED": "2"})  # fmt: skip
+    time.sleep(8)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "what was computed is kept" in errors and "Traceback" not in errors.split("stopped;")[-1]
+    assert not list(smoke[0].parent.glob(f".{BOOK.stem}.*"))
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["MDOEL=x"], "did you mean 'MODEL'"),
+        (["TIER=smal"], "did you mean 'smoke'"),
+        (["MODEL=qwen2.5-coder-0.5b"], "did you mean 'qwen2.5-coder-0.5b-instruct'"),
+        (["DTYPE=bf16"], "did you mean 'bfloat16'"),
+        (["DEVICE=gpu"], "valid: auto, cpu, cuda, mps"),
+        (["N=0"], "choose from 4 to 128"),
+        (["N=-5"], "choose from 4 to 128"),
+        (["N=100000"], "choose from 4 to 128"),
+        (["N=many"], "is not of type int"),
+        (["SEED=1.5"], "is not of type int"),
+        (["BATCH_TOKENS=-1"], "neither auto nor a positive number"),
+        (["REMOTE=yes"], "REMOTE=yes is not known"),
+        (["REMOTE=1"], "needs a hub id"),
+        (["TIER=smoke", "MODEL=smollm2-135m-instruct"], "TIER=smoke takes no MODEL"),
+        (["MODEL=./nowhere"], "no such file or folder"),
+        ([f"MODEL={ROOT / 'lib'}"], "without config.json"),
+        (["TEMPLATE=nothing"], "{x} once"),
+        (["P=alfa=2"], "did you mean 'alpha'"),
+        (["P=alpha"], "not name=value"),
+        (["P=alpha=100"], "choose from 0.1 to 10"),
+        (["BASE=x"], "has a parameter 'BASE'"),
+    ],
+)
+def test_a_bad_parameter_ends_with_status_2_before_anything_runs(words, message):
+    done = make("nb-02", *words, timeout=60)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert "about" not in done.stdout  # nothing was announced or started
+
+
+def test_an_unknown_notebook_is_an_error():
+    done = make("nb-99", timeout=60)
+    assert done.returncode == 2 and "there is no notebook 99" in done.stderr
+
+
+def test_parameters_are_read_from_the_notebook_with_types_and_bounds():
+    found = params.parameters_of(BOOK)
+    assert found["N"].type is int and (found["N"].low, found["N"].high) == (4, 128) and found["alpha"].type is float
+    assert all(p.help for p in found.values())
+    values = params.resolve(BOOK, {"alpha": "2", "TIER": "smoke"})
+    assert values["alpha"] == 2.0 and isinstance(values["alpha"], float) and values["MODEL"] == "tiny"
+    assert params.resolve(BOOK, {"TIER": "paper"})["MODEL"] == "Qwen/Qwen2.5-1.5B-Instruct"
+
+
+def test_bounds_are_those_of_the_data():
+    from lib import data
+
+    found = params.parameters_of(BOOK)
+    for tier in ("smoke", "embedded"):
+        assert found["N"].high <= min((data.prompts("direction", label=label, tier=tier).shape[0]) for label in ("harmful", "harmless"))
+        for label, source in (("harmful", None), ("harmless", "harmless")):
+            assert found["n_test"].high <= len(data.prompts("test", label=label, source=source, tier=tier))
+
+
+def test_further_parameters_are_split_as_written():
+    assert params.parse_further('alpha=2 layers=[8, 9] name="x y"') == {"alpha": "2", "layers": "[8, 9]", "name": "x y"}
+
+
+def book(tmp_path, *sources):
+    cells = [nbformat.v4.new_code_cell('MODEL: str = "tiny"  # model\nTIER: str = "smoke"  # tier\nSEED: int = 0  # seed', metadata={"tags": ["parameters"]})]
+    nb = nbformat.v4.new_notebook(cells=cells + [nbformat.v4.new_code_cell(s) for s in sources])
+    nb.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path = tmp_path / "99_broken.ipynb"
+    nbformat.write(nb, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "sources, message",
+    [
+        (["x = 1", "raise ValueError('no such thing')"], "failed in cell 3: ValueError: no such thing"),
+        (["x = 1"], "ended without writing metrics.json"),
+    ],
+)
+def test_a_notebook_that_fails_or_reports_nothing_is_an_error(tmp_path, sources, message):
+    with pytest.raises(UserError, match=message):
+        runner.run(book(tmp_path, *sources), {"MODEL": "tiny", "TIER": "smoke", "SEED": 0})
+    shutil.rmtree(RESULTS / "smoke" / "tiny" / "99_broken", ignore_errors=True)
+
+
+def test_a_declared_figure_that_was_not_written_is_an_error(tmp_path):
+    code = """import os, json, pathlib
+for name in ("metrics", "claims", "usage", "figures"):
+    (pathlib.Path(os.environ["COMPANION_OUT"]) / f"{name}.json").write_text(json.dumps({"ghost": {}}))"""
+    with pytest.raises(UserError, match="declared the figure ghost"):
+        runner.run(book(tmp_path, code), {"MODEL": "tiny", "TIER": "smoke", "SEED": 0})
+
+
+def test_help_names_every_target_and_parameter():
+    done = make("help", timeout=60)
+    targets = ("hello", "reproduce", "nb-02", "claims", "figures", "lab", "test", "lint", "bench", "clean", "distclean")
+    assert all(f"make {t}" in done.stdout for t in targets) and all(name in done.stdout for name in cli.PARAMETERS)
+
+
+def test_a_full_disk_is_one_line(monkeypatch, capsys):
+    def full():
+        raise OSError(28, "No space left on device", "x.json")
+
+    monkeypatch.setitem(cli.TARGETS, "figures", full)
+    assert cli.main(["figures"]) == 1 and "no space left" in capsys.readouterr().err
+
+
+def test_remote_path_of_the_whole_notebook(smoke):
+    """REMOTE=local: everything is serialised as for NDIF and run here; the verdicts are the same."""
+    old = {c["id"]: c["verdict"] for c in json.loads((smoke[0] / "claims.json").read_text())}
+    done = make("nb-02", "TIER=smoke", "REMOTE=local")
+    assert done.returncode == 0, done.stdout + done.stderr
+    new = {c["id"]: c["verdict"] for c in json.loads((smoke[0] / "claims.json").read_text())}
+    assert new == old
+
+
+def test_unknown_parameters_raise_before_make(monkeypatch):
+    monkeypatch.setenv("COMPANION_OVERRIDES", "TEIR=smoke")
+    with pytest.raises(ParameterError, match="TIER"):
+        cli.given_parameters()
