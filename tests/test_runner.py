@@ -98,7 +98,8 @@ def test_killed_at_work_then_run_again(smoke):
 
 def test_ctrl_c_says_that_nothing_is_lost(smoke):
     process = subprocess.Popen([sys.executable, "-m", "lib.cli", "nb", "02"], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE,
-                               stdout=subprocess.DEVNULL, text=True, env=os.environ | {"COMPANION_PARAM_TIER": "smoke", "COMPANION_PARAM_SEED": "2"})  # fmt: skip
+                               stdout=subprocess.DEVNULL, text=True,
+                               env=os.environ | {"COMPANION_PARAM_TIER": "smoke", "COMPANION_PARAM_SEED": "2"})  # fmt: skip
     time.sleep(8)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
