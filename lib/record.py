@@ -7,6 +7,8 @@ the same figures and write nothing, so that trying a parameter never overwrites 
 import json
 import math
 import os
+import threading
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +20,7 @@ from lib.errors import UserError
 from lib.files import write_json, write_text
 
 OUT = "COMPANION_OUT"  # the staging folder, set by the runner for the kernels it starts
+RUNNER = "COMPANION_RUNNER"  # the runner's process id
 
 
 class Recorder:
@@ -29,6 +32,8 @@ class Recorder:
         self.claims: list[Record] = []
         self.figures: dict = {}
         self.out = Path(os.environ[OUT]) if os.environ.get(OUT) else None
+        if self.out:
+            threading.Thread(target=_end_with_runner, args=(int(os.environ[RUNNER]),), daemon=True).start()
 
     def metric(self, name: str, value, ci95=None, n: int | None = None) -> None:
         """Report a number or a list of them, its interval beside it. `value` may be a dict of `lib.stats` ({value, ci95, n})."""
@@ -86,6 +91,16 @@ class Recorder:
                 "peak_memory_bytes": _peak_memory(self.model.device),
             })  # fmt: skip
             write_json(self.out / "claims.json", [json.loads(c.model_dump_json()) for c in self.claims])
+
+
+def _end_with_runner(pid: int) -> None:
+    """End this kernel when the runner is gone (kill -9 reaches the runner only): it would go on for nobody, on all cores."""
+    while True:
+        time.sleep(1)
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            os._exit(1)
 
 
 def _peak_memory(device) -> dict:

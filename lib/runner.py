@@ -22,7 +22,7 @@ from lib.errors import UserError
 from lib.figures import update_manifest
 from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json
 from lib.progress import PROGRESS_FILE
-from lib.record import OUT
+from lib.record import OUT, RUNNER
 from lib.registry import MODELS
 
 PACKAGES = ("torch", "transformers", "nnsight", "papermill", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "seaborn")
@@ -59,6 +59,8 @@ def run(notebook: Path, parameters: dict) -> str:
     tier, name = parameters["TIER"], parameters["MODEL"]
     folder = RESULTS / tier / folder_name(name) / notebook.stem
     with lock(cache_dir() / "locks" / hashlib.sha256(str(folder).encode()).hexdigest()[:16], f"{notebook.stem} on {name}"):
+        for left in folder.parent.glob(f".{notebook.stem}.*"):  # of a run that was killed; the lock says that none is at work
+            shutil.rmtree(left, ignore_errors=True)
         if name in MODELS:
             entry = MODELS[name]
             if not (cache_dir() / "models" / f"{name}-{entry.file.sha256[:12]}" / "source.json").exists():
@@ -75,8 +77,6 @@ def run(notebook: Path, parameters: dict) -> str:
         if name in MODELS:
             print(f"{notebook.stem} on {name}: about {MODELS[name].run_minutes} minutes on two cores if nothing is cached", flush=True)
         need_space(RESULTS, 200_000_000, f"the results of {notebook.stem}")
-        for left in folder.parent.glob(f".{notebook.stem}.*"):  # of a run that was killed; the lock says that none is at work
-            shutil.rmtree(left, ignore_errors=True)
         staging = folder.parent / f".{notebook.stem}.{os.getpid()}"
         staging.mkdir(parents=True)
         try:
@@ -118,8 +118,9 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
 
     papermill_engines.register("companion", Engine)
     executed = staging / "executed.ipynb"
-    saved = {k: os.environ.get(k) for k in (OUT, PROGRESS_FILE, "TQDM_DISABLE")}
-    os.environ |= {OUT: str(staging), PROGRESS_FILE: str(progress), "TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    saved = {k: os.environ.get(k) for k in (OUT, RUNNER, PROGRESS_FILE, "TQDM_DISABLE")}
+    os.environ |= {OUT: str(staging),
+        RUNNER: str(os.getpid()), PROGRESS_FILE: str(progress), "TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
                    "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # fmt: skip
     try:
         papermill.execute_notebook(str(notebook), str(executed), parameters, engine_name="companion", kernel_name="python3", cwd=str(NOTEBOOKS),

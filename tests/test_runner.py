@@ -86,7 +86,7 @@ def test_figures_are_redrawn_from_saved_data_without_torch(smoke):
 def test_killed_at_work_then_run_again(smoke):
     """kill -9 in the middle: the old results stand until the next run, which cleans up and ends well."""
     old = (smoke[0] / "claims.json").read_text()
-    process = subprocess.Popen([sys.executable, "-m", "lib.cli", "nb", "02"], cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, text=True,
+    process = subprocess.Popen([sys.executable, "-m", "lib.cli", "nb", "02"], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
                                env=os.environ | {"COMPANION_PARAM_TIER": "smoke", "COMPANION_PARAM_SEED": "1"})  # fmt: skip
     time.sleep(6)
     os.killpg(process.pid, signal.SIGKILL)
