@@ -17,13 +17,20 @@ def rate(hits: Sequence[bool]) -> dict:
     return {"value": float(hits.mean()), "ci95": [float(interval.low), float(interval.high)], "n": len(hits)}
 
 
+def bounds(measured: dict) -> dict:
+    """{value, low, high, n}: a measured value as a figure's table holds it; None where nothing was measured."""
+    low, high = measured["ci95"] or (None, None)
+    return {"value": measured["value"], "low": low, "high": high, "n": measured["n"]}
+
+
 def bootstrap(statistic: Callable, *groups: Sequence, seed: int = 0, paired: bool = False) -> dict:
     """{value, ci95, n} of ``statistic(*groups)`` with a percentile bootstrap over items; `paired` resamples all groups together.
 
-    n is the size of the smallest group. Groups may have trailing axes, and the statistic may return an array: then so are the bounds.
+    n is the size of the smallest group; an empty or all-NaN group gives value None.
+    Groups may have trailing axes, and the statistic may return an array: then so are the bounds.
     """
     groups = [np.asarray(g, float) for g in groups]
-    if min(len(g) for g in groups) == 0:
+    if min(len(g) for g in groups) == 0 or any(np.isnan(g).all() for g in groups):
         return {"value": None, "ci95": None, "n": 0}
     rng = np.random.default_rng(seed)
     draws = []

@@ -224,3 +224,26 @@ def test_unknown_parameters_raise_before_make(monkeypatch):
     monkeypatch.setenv("COMPANION_OVERRIDES", "TEIR=smoke")
     with pytest.raises(ParameterError, match="TIER"):
         cli.given_parameters()
+
+
+def test_a_model_that_never_refuses_is_uninformative_not_a_crash(tmp_path):
+    """A random model in a local folder, on the real prompts: every claim that needs refusals says why it cannot be judged."""
+    from conftest import tiny_module
+
+    from lib.figures import update_manifest
+    from lib.tiny import tiny_tokenizer
+
+    folder = tmp_path / "never-refuses"
+    tiny_module("llama").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    places = [base / "embedded" / folder.name for base in (RESULTS, FIGURES)]
+    try:
+        done = make("nb-02", f"MODEL={folder}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        claims = json.loads((places[0] / BOOK.stem / "claims.json").read_text())
+        assert {c["verdict"] for c in claims} == {"uninformative"}
+        assert all("refuses" in c["reason"] for c in claims)
+    finally:
+        for place in places:
+            shutil.rmtree(place, ignore_errors=True)
+        update_manifest()
