@@ -119,12 +119,15 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
     papermill_engines.register("companion", Engine)
     executed = staging / "executed.ipynb"
     saved = {k: os.environ.get(k) for k in (OUT, RUNNER, PROGRESS_FILE, "TQDM_DISABLE")}
-    os.environ |= {OUT: str(staging),
-        RUNNER: str(os.getpid()), PROGRESS_FILE: str(progress), "TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-                   "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # fmt: skip
+    os.environ |= {
+        OUT: str(staging), RUNNER: str(os.getpid()), PROGRESS_FILE: str(progress), "TQDM_DISABLE": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }  # fmt: skip
     try:
-        papermill.execute_notebook(str(notebook), str(executed), parameters, engine_name="companion", kernel_name="python3", cwd=str(NOTEBOOKS),
-                                   progress_bar=False, log_output=False, start_timeout=120)  # fmt: skip
+        papermill.execute_notebook(
+            str(notebook), str(executed), parameters, engine_name="companion", kernel_name="python3", cwd=str(NOTEBOOKS), progress_bar=False,
+            log_output=False, start_timeout=120, extra_arguments=["--IPKernelApp.log_level=50"],
+        )  # fmt: skip
     except PapermillExecutionError as error:
         folder.mkdir(parents=True, exist_ok=True)
         os.replace(executed, folder / "failed.ipynb")
