@@ -107,8 +107,8 @@ def _head(model, layer: int, head: int, moves: dict, off: dict) -> None:
     q, k, v, o = (torch.zeros(D_HEAD, D_MODEL), torch.zeros(D_HEAD, D_MODEL), torch.zeros(D_HEAD, D_MODEL), torch.zeros(D_MODEL, D_HEAD))
     slowest = D_HEAD // 2 - 1  # the rotary pair that hardly turns
     for coordinate, weight in off.items():
-        q[slowest, coordinate] = 20.0 * weight
-    k[slowest, SINK] = 20.0
+        q[slowest, coordinate] = 5.0 * weight
+    k[slowest, SINK] = 5.0  # at a token that is off: about 20 to the first token, 0 to the others
     for i, (source, targets) in enumerate(moves.items()):
         v[i, source] = 1.0
         for target, gain in targets:
