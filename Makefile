@@ -46,7 +46,7 @@ bench: $(READY)
 	@$(PY) -m lib.bench
 
 lab: $(READY)
-	@$(PY) -m jupyterlab --ip 127.0.0.1 --notebook-dir notebooks
+	@$(PY) -m jupyterlab --ip 127.0.0.1 --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 clean: $(READY)
 	@$(PY) -m lib.cli clean
