@@ -4,6 +4,7 @@ The texts of harmful benchmark prompts are not in the repository; they are read 
 """
 
 import csv
+import json
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from lib.files import DATA, sha256
 from lib.registry import DATASETS
 
 ROLES = ("direction", "validation", "test", "post-training", "prober")
-SOURCES = ("harmbench", "strongreject", "harmless", "pseudo_harmful", "pseudo_twin")
+SOURCES = ("harmbench", "strongreject", "do_not_answer", "harmless", "pseudo_harmful", "pseudo_twin")
 
 
 def all_prompts(tier: str = "embedded") -> pd.DataFrame:
@@ -39,6 +40,8 @@ def _benchmark_texts() -> dict[str, str]:
             texts |= {f"harmbench:{row['BehaviorID']}": row["Behavior"] for row in csv.DictReader(f)}
     with fetch(DATASETS["strongreject"]).open(encoding="utf-8", newline="") as f:
         texts |= {f"strongreject:{i}": row["forbidden_prompt"] for i, row in enumerate(csv.DictReader(f))}
+    with fetch(DATASETS["do_not_answer"]).open(encoding="utf-8") as f:
+        texts |= {f"do_not_answer:{i}": json.loads(line)["prompt"] for i, line in enumerate(f)}
     return texts
 
 
@@ -63,6 +66,14 @@ def prompts(role: str, *, label: str | None = None, source: str | None = None, n
     share = pd.Series(range(len(table)), index=table.index[order])  # a random rank, made relative within each source
     rank = share.groupby(table.source.loc[share.index]).rank(pct=True)
     return table.loc[rank.sort_values(kind="stable").index[:n]].reset_index(drop=True)
+
+
+def without_final_punctuation(table: pd.DataFrame) -> pd.DataFrame:
+    """The same prompts without closing ``?``, ``.`` and ``!``, so that each one's last token is a word.
+
+    No HarmBench behaviour ends in punctuation and every pseudo-harmful prompt does: read at the last token, form would pass for harm.
+    """
+    return table.assign(text=table.text.str.strip().str.rstrip("?.!").str.rstrip())
 
 
 def neutral_text() -> list[str]:

@@ -4,11 +4,12 @@
 the same picture. Series in the role ``control`` are grey and dashed, so that the effect is told from its control in grey print.
 
 Columns by kind: ``layers``: panel, series, role, x, value, low, high. ``rates``: panel, series, role, group, value, low, high, n.
-``scatter``: panel, series, x, y. ``grid``: row, column, value.
+``scatter``: panel, series, role, x, y. ``grid``: row, column, value.
 """
 
 import json
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -32,8 +33,9 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
     panels = list(dict.fromkeys(data["panel"])) if "panel" in data else [""]
     columns = min(len(panels), spec.get("columns", 2))
     rows = -(-len(panels) // columns)
-    height = {"rates": 2.6, "grid": 3.2}.get(spec["kind"], 2.9)
-    fig, axes = plt.subplots(rows, columns, figsize=(max(5.2, 4.3 * columns), height * rows + 0.9), squeeze=False, sharey=spec.get("sharey", True))
+    height = {"rates": 2.6, "grid": 3.2, "scatter": 3.6}.get(spec["kind"], 2.9)
+    width = max(5.2, 4.3 * columns, 1.25 * columns * data["group"].nunique() if "group" in data else 0)
+    fig, axes = plt.subplots(rows, columns, figsize=(width, height * rows + 0.9), squeeze=False, sharey=spec.get("sharey", True))
     series = list(dict.fromkeys(data["series"])) if "series" in data else []
     colours = dict(zip([s for s in series if s not in _controls(data)], sns.color_palette("colorblind", 10), strict=False))
     for ax, panel in zip(axes.flat, panels, strict=False):
@@ -46,8 +48,8 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
     for ax in axes.flat[len(panels) :]:
         ax.remove()
     handles = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    fig.suptitle(textwrap.fill(spec["title"], 50 * columns + 4), fontsize=11, x=0.01, ha="left", weight="bold")
-    note = textwrap.fill(f"{spec['model']} · {spec['note']}", 70 * columns + 8)
+    fig.suptitle(textwrap.fill(spec["title"], int(10.5 * width)), fontsize=11, x=0.01, ha="left", weight="bold")
+    note = textwrap.fill(f"{spec['model']} · {spec['note']}", int(16.5 * width))
     inches = fig.get_figheight()
     below = 0.14 * (note.count("\n") + 1) + 0.08  # of the note, in inches
     legend = 0.2 * -(-len(handles) // min(2 * columns, max(1, len(handles)))) + 0.05 if handles else 0
@@ -57,6 +59,26 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
         fig.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(2 * columns, len(handles)), bbox_to_anchor=at, borderaxespad=0)
     fig.text(0.01, 0.008, note, fontsize=7, color="0.35", va="bottom")
     return fig
+
+
+def curve(x: Sequence[float], measured: dict, series: str, role: str = "effect", panel: str | None = None) -> list[dict]:
+    """Rows of a ``layers`` figure from a list measured along x ({value, ci95}; ci95 None: without a band)."""
+    bounds = measured["ci95"] if measured.get("ci95") is not None else [(None, None)] * len(x)
+    head = ({} if panel is None else {"panel": panel}) | {"series": series, "role": role}
+    return [head | {"x": a, "value": v, "low": lo, "high": hi} for a, v, (lo, hi) in zip(x, measured["value"], bounds, strict=True)]
+
+
+def random_curve(x: Sequence[float], draws, series: str, panel: str | None = None) -> list[dict]:
+    """Rows of a ``layers`` figure from random directions, `draws` [direction, x]: their mean and range, as a control."""
+    spread = {"value": draws.mean(0).tolist(), "ci95": list(zip(draws.min(0).tolist(), draws.max(0).tolist(), strict=True))}
+    return curve(x, spread, series, "control", panel)
+
+
+def point(group: str, measured: dict, series: str, role: str = "effect", panel: str | None = None) -> dict:
+    """One row of a ``rates`` figure from a measured value ({value, ci95, n})."""
+    low, high = measured["ci95"] or (None, None)
+    head = ({} if panel is None else {"panel": panel}) | {"series": series, "role": role, "group": group}
+    return head | {"value": measured["value"], "low": low, "high": high, "n": measured["n"]}
 
 
 def _controls(data) -> set:
@@ -109,10 +131,8 @@ def _scatter(ax, data, spec, colours, series):
     ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     ax.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     for name in [s for s in series if s in set(data["series"])]:
-        part = data[data["series"] == name]
-        ax.scatter(
-            part["x"], part["y"], s=16, alpha=0.75, color=colours[name], marker=MARKERS[series.index(name)], linewidths=0.3, edgecolors="white", label=name
-        )
+        part, colour = data[data["series"] == name], "0.6" if name in _controls(data) else colours[name]
+        ax.scatter(part["x"], part["y"], s=16, alpha=0.75, color=colour, marker=MARKERS[series.index(name)], linewidths=0.3, edgecolors="white", label=name)
 
 
 def _grid(ax, data, spec, colours, series):

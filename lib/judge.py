@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 OUTCOMES = ("refusal", "answer", "degenerate", "empty")
@@ -74,16 +75,34 @@ def refusal_tokens(model, texts: Sequence[str], outcomes: Sequence[str]) -> list
     return sorted(t for t, n in refused.items() if n / n_refused >= 0.05 and n / n_refused >= 4 * (answered[t] / max(1, n_answered)))
 
 
-def refusal_score(tokens: Sequence[int]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A readout for `lib.tracing.score`: log-odds that the first token is one of `tokens` (arXiv 2406.11717, appendix B)."""
+def refusal_score(tokens: Sequence[int], cut: float = 0.0) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A readout for `lib.tracing.score`: log-odds that the first token is one of `tokens`, minus `cut` (arXiv 2406.11717, appendix B).
+
+    The paper reads 0 as the line between answering and refusing; `refusal_cut` finds where that line is on a given model.
+    """
     index = torch.tensor(list(tokens))
 
     def readout(logits: torch.Tensor) -> torch.Tensor:
         log_p = logits.log_softmax(-1)[:, index.to(logits.device)].logsumexp(-1)
-        return log_p - torch.log1p(-log_p.exp().clamp(max=1 - 1e-6))
+        return log_p - torch.log1p(-log_p.exp().clamp(max=1 - 1e-6)) - cut
 
-    readout.key = f"refusal score {list(tokens)}"
+    readout.key = f"refusal score {list(tokens)} {cut:.6f}"
     return readout
+
+
+def refusal_cut(scores: Sequence[float], outcomes: Sequence[str]) -> float:
+    """The score that best tells refusals from answers by balanced accuracy (half way between its neighbours; the median of equals).
+
+    0 where one of the two outcomes is missing.
+    """
+    scores, refused = np.asarray(scores, float), np.asarray(outcomes) == "refusal"
+    answered = np.asarray(outcomes) == "answer"
+    if not refused.any() or not answered.any():
+        return 0.0
+    values = np.unique(scores)
+    cuts = np.concatenate([[values[0] - 1], (values[1:] + values[:-1]) / 2, [values[-1] + 1]])
+    accuracy = np.array([(scores[refused] > c).mean() + (scores[answered] <= c).mean() for c in cuts])
+    return float(np.median(cuts[accuracy > accuracy.max() - 1e-9]))
 
 
 def inversion_tokens(model) -> tuple[int, int]:

@@ -1,15 +1,17 @@
 """Measurements that notebooks share: behaviour of prompts, layer sweeps, the single refusal direction, weights made orthogonal to it."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 
-from lib import cache
+from lib import cache, stats
 from lib.directions import random_directions, successive_halving
-from lib.edits import Ablate, Add
+from lib.edits import Ablate, Add, Edit
 from lib.errors import UserError
 from lib.judge import judge
 from lib.prompts import Prompt, chat
@@ -34,6 +36,13 @@ def find(model, table: pd.DataFrame, outcome: str, n: int, *, at_most: int | Non
     return prompts, pd.concat(seen, ignore_index=True)
 
 
+def first(mask: Sequence[bool], n: int) -> np.ndarray:
+    """The mask with only its first `n` hits left."""
+    mask = np.array(mask, bool)
+    mask[np.flatnonzero(mask)[n:]] = False
+    return mask
+
+
 def layer_sweep(model, prompts, directions: torch.Tensor, layers: Sequence[int], span: str, readout: Callable, coefficient: float = 1.0) -> np.ndarray:
     """`readout` after adding ``directions[l]`` ([layer, d_model]) at each of `layers`: [layer, prompt, …]."""
     arms = [[Add(directions[l], l, span, coefficient)] for l in layers]
@@ -53,6 +62,40 @@ def random_sweep(
 def outcomes(model, prompts, arms, max_new_tokens: int = 12, how: Callable[[str], str] = judge) -> list[list[str]]:
     """The judged outcome of every prompt under every arm."""
     return [[how(a) for a in answers] for answers in generate(model, prompts, arms, max_new_tokens)]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What prompts did under an edit with a direction, and under the same edit with random directions of its norm."""
+
+    texts: list[str]
+    outcomes: list[str]
+    random: list[list[str]]  # [direction][prompt]
+
+    def rate(self, *kinds: str) -> dict:
+        """{value, ci95, n} of the share of answers that are one of `kinds`."""
+        return stats.rate([o in kinds for o in self.outcomes])
+
+    def random_rate(self, *kinds: str) -> dict:
+        """As `rate`, of all random directions' answers together."""
+        return stats.rate([o in kinds for arm in self.random for o in arm])
+
+    def band(self, *kinds: str) -> dict:
+        """`lib.stats.random_band` of the random directions: what an effect must exceed, or stay below."""
+        return stats.random_band([[o in kinds for o in arm] for arm in self.random])
+
+
+NO_ARM = Arm([], [], [])  # where an experiment could not be run: rates of nothing, with value None
+
+
+def against_random(
+    model, prompts, edit: Callable[[torch.Tensor], Edit], vector: torch.Tensor, n_random: int, n_prompts: int, seed: int,
+    max_new_tokens: int = 12, how: Callable[[str], str] = judge,
+) -> Arm:  # fmt: skip
+    """Answers of `prompts` under ``edit(vector)``, and of the first `n_prompts` of them under ``edit(r)`` for random r of equal norm."""
+    texts = generate(model, prompts, [[edit(vector)]], max_new_tokens)[0]
+    noise = [[edit(r)] for r in random_directions(vector, n_random, seed)]
+    return Arm(texts, [how(t) for t in texts], outcomes(model, prompts[:n_prompts], noise, max_new_tokens, how))
 
 
 def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
@@ -81,8 +124,11 @@ def _select_direction(model, candidates, harmful, harmless, readout, rungs, max_
         bypass = score(model, harmful[:n], readout, ablations, label=label).mean(1)
         induce = score(model, harmless[:n], readout, [[Add(candidates[key], key[1], "prompt")] for key in keys], label=label).mean(1)
         clean = score(model, harmless[:n], _log_probabilities)[0]
-        ablated = score(model, harmless[:n], _log_probabilities, ablations, label=label)
-        kl = (clean.exp() * (clean - ablated)).sum(-1).mean(1)
+        kl, at_once = [], max(1, 32 // n)  # whole next-token distributions are held: only of a few candidates at a time
+        for first in range(0, len(keys), at_once):
+            ablated = score(model, harmless[:n], _log_probabilities, ablations[first : first + at_once], label=label)
+            kl.append((clean.exp() * (clean - ablated)).sum(-1).mean(1))
+        kl = torch.cat(kl)
         losses = []
         for key, b, i, k in zip(keys, bypass.tolist(), induce.tolist(), kl.tolist(), strict=True):
             ok = i > 0 and k < max_kl
@@ -98,6 +144,7 @@ def _select_direction(model, candidates, harmful, harmless, readout, rungs, max_
 def orthogonalized(model, direction: torch.Tensor):
     """Within the block, every weight that writes to the residual stream is orthogonal to `direction` (arXiv 2406.11717, eq. 5).
 
+    Yields the changed model under a revision of its own, so that no cached result of one is taken for the other's; never saved.
     The weights are put back at the end, also after an error. Raises UserError for a remote model, and for one that normalises
     what its sublayers write (Gemma 2 and 3): no change of weights equals the ablation there.
     """
@@ -108,7 +155,7 @@ def orthogonalized(model, direction: torch.Tensor):
     written = [module.get_input_embeddings().weight]
     if positions := getattr(module.base_model, "wpe", None):
         written.append(positions.weight)
-    saved, tied = [], written[0] is module.get_output_embeddings().weight
+    saved, embeddings, tied = [], len(written), written[0] is module.get_output_embeddings().weight
     if tied:  # what reads the residual stream must stay as it is
         head = module.get_output_embeddings()
         original, head.weight = head.weight, torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
@@ -120,21 +167,19 @@ def orthogonalized(model, direction: torch.Tensor):
         outputs += [block.self_attn.o_proj._module, last]
     try:
         with torch.no_grad():
-            for weight in written:  # rows are residual-stream vectors
-                saved.append((weight, weight.clone()))
-                w = weight.float()
-                weight.copy_(w - (w @ unit)[:, None] * unit)
             for part in outputs:
-                w = part.weight.float()
                 saved.append((part.weight, part.weight.clone()))
-                if type(part).__name__ == "Conv1D":  # [in, out]
-                    part.weight.copy_(w - (w @ unit)[:, None] * unit)
-                else:  # Linear, [out, in]
-                    part.weight.copy_(w - unit[:, None] * (unit @ w))
+                written.append(part.weight if type(part).__name__ == "Conv1D" else part.weight.T)  # Conv1D is [in, out], Linear [out, in]
                 if part.bias is not None:
                     saved.append((part.bias, part.bias.clone()))
-                    part.bias.copy_(part.bias.float() - (part.bias.float() @ unit) * unit)
-        yield
+                    written.append(part.bias[None])
+            saved += [(weight, weight.clone()) for weight in written[:embeddings]]
+            for weight in written:  # rows are residual-stream vectors; a few thousand at a time, in float32
+                for rows in weight.split(8192):
+                    w = rows.float()
+                    rows.copy_(w.addr_(w @ unit, unit, alpha=-1))
+        digest = hashlib.sha256(unit.cpu().numpy().tobytes()).hexdigest()
+        yield replace(model, revision=f"{model.revision} orthogonal to {digest}")
     finally:
         with torch.no_grad():
             for weight, old in saved:

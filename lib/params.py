@@ -1,6 +1,6 @@
 """Notebook parameters: read from the notebook's own parameter cell, checked before anything is downloaded or run.
 
-A parameter is a line ``name: type = default  # what it is (low to high)`` of the cell tagged ``parameters``; the bounds are optional.
+A parameter is a line ``name: type = default  # what it is (low to high)``, or ``(one of a, b)``, of the cell tagged ``parameters``; both are optional.
 """
 
 import ast
@@ -24,6 +24,7 @@ class Parameter:
     help: str
     low: float | None = None
     high: float | None = None
+    choices: tuple[str, ...] = ()
 
 
 def parameters_of(notebook: Path) -> dict[str, Parameter]:
@@ -38,7 +39,9 @@ def parameters_of(notebook: Path) -> dict[str, Parameter]:
         text = lines[node.lineno - 1].partition("  # ")[2]
         bounds = re.search(r"\(([\d.]+) to ([\d.]+)\)", text)
         low, high = (float(bounds[1]), float(bounds[2])) if bounds else (None, None)
-        found[node.target.id] = Parameter(node.target.id, kind, ast.literal_eval(node.value), text, low, high)
+        listed = re.search(r"\(one of ([^)]+)\)", text)
+        choices = tuple(CHOICES.get(node.target.id, ())) or (tuple(re.split(r",\s*", listed[1])) if listed else ())
+        found[node.target.id] = Parameter(node.target.id, kind, ast.literal_eval(node.value), text, low, high, choices)
     return found
 
 
@@ -56,8 +59,8 @@ def parse_further(text: str) -> dict[str, str]:
 def check(parameter: Parameter, text: str):
     """`text` as a value of the parameter's type and range. Raises ParameterError."""
     name = parameter.name
-    if name in CHOICES and text not in CHOICES[name]:
-        raise ParameterError(f"{name}={text} is not known", nearest(text, CHOICES[name]))
+    if parameter.choices and text not in parameter.choices:
+        raise ParameterError(f"{name}={text} is not known", nearest(text, parameter.choices))
     if name == "BATCH_TOKENS" and text != "auto" and not (text.isdigit() and int(text) > 0):
         raise ParameterError(f"BATCH_TOKENS={text} is neither auto nor a positive number")
     if name == "REMOTE" and text not in ("0", "1", "local") and not text.startswith(("http://", "https://")):

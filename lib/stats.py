@@ -17,12 +17,6 @@ def rate(hits: Sequence[bool]) -> dict:
     return {"value": float(hits.mean()), "ci95": [float(interval.low), float(interval.high)], "n": len(hits)}
 
 
-def bounds(measured: dict) -> dict:
-    """{value, low, high, n}: a measured value as a figure's table holds it; None where nothing was measured."""
-    low, high = measured["ci95"] or (None, None)
-    return {"value": measured["value"], "low": low, "high": high, "n": measured["n"]}
-
-
 def bootstrap(statistic: Callable, *groups: Sequence, seed: int = 0, paired: bool = False) -> dict:
     """{value, ci95, n} of ``statistic(*groups)`` with a percentile bootstrap over items; `paired` resamples all groups together.
 
@@ -67,15 +61,19 @@ def auroc(positive: Sequence[float], negative: Sequence[float], seed: int = 0) -
 
 
 def random_band(hits_by_direction: Sequence[Sequence[bool]]) -> dict:
-    """Controls of a rate from random directions: mean, maximum, count, and `random_direction_high`, what an effect must exceed.
+    """Controls of a rate from random directions: mean, maximum, count, and the bars an effect must exceed or stay below.
 
-    The bar is the largest single direction's rate or the upper Wilson bound of all of them together, whichever is higher.
+    `random_direction_high` is the largest single direction's rate or the upper Wilson bound of all of them together, whichever is
+    higher; `random_direction_low` likewise. No directions give None.
     """
     rates = [float(np.mean(h)) for h in hits_by_direction]
+    if not rates:
+        return {"random_direction_low": None, "random_direction_high": None}
     pooled = rate(np.concatenate([np.asarray(h, bool) for h in hits_by_direction]))
     return {
         "random_direction_mean": pooled["value"],
         "random_direction_max": max(rates),
+        "random_direction_low": min(min(rates), pooled["ci95"][0]),
         "random_direction_high": max(max(rates), pooled["ci95"][1]),
         "random_directions": len(rates),
         "random_direction_n": pooled["n"],

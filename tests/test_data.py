@@ -29,7 +29,7 @@ def words(text: str) -> set[str]:
 def test_every_prompt_has_one_role_a_source_and_a_text(rows):
     assert rows.id.is_unique and set(rows.role) == set(data.ROLES) and set(rows.source) == set(data.SOURCES)
     assert (rows.text.str.len() > 5).all() and set(rows.label) == {"harmful", "harmless"}
-    assert ((rows.label == "harmful") == rows.source.isin(["harmbench", "strongreject"])).all()
+    assert ((rows.label == "harmful") == rows.source.isin(["harmbench", "strongreject", "do_not_answer"])).all()
 
 
 def test_no_harmful_text_is_in_the_repository():
