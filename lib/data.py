@@ -5,6 +5,7 @@ The texts of harmful benchmark prompts are not in the repository; they are read 
 
 import csv
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from lib.files import DATA, sha256
 from lib.registry import DATASETS
 
 ROLES = ("direction", "validation", "test", "post-training", "prober")
+STATEMENT_SETS = ("cities", "neg_cities", "larger_than", "smaller_than", "translations", "element_symbols", "animal_class")
 SOURCES = ("harmbench", "strongreject", "do_not_answer", "harmless", "pseudo_harmful", "pseudo_twin")
 
 
@@ -74,6 +76,34 @@ def without_final_punctuation(table: pd.DataFrame) -> pd.DataFrame:
     No HarmBench behaviour ends in punctuation and every pseudo-harmful prompt does: read at the last token, form would pass for harm.
     """
     return table.assign(text=table.text.str.strip().str.rstrip("?.!").str.rstrip())
+
+
+def statements(names: Sequence[str] = STATEMENT_SETS, *, pairs: int | None = None, seed: int = 0, tier: str = "embedded") -> pd.DataFrame:
+    """True and false statements: id, set, statement, label (bool), subject, object, pair; `pairs` of each set, drawn by `seed`.
+
+    The two statements of a pair share the object and differ in the subject; of a set, subjects occur as often true as false.
+    Raises ParameterError for an unknown set or more pairs than the smallest set has.
+    """
+    if unknown := set(names) - set(STATEMENT_SETS):
+        raise ParameterError(f"unknown statement set {min(unknown)!r}", nearest(min(unknown), STATEMENT_SETS))
+    if tier == "smoke":
+        from lib.tiny import planted_statements
+
+        table = planted_statements()
+    else:
+        table = pd.read_csv(DATA / "statements.csv", dtype=str, keep_default_na=False)
+    table = table.assign(label=table.label == "true")
+    chosen = []
+    for name in names:
+        part = table[table.set == name]
+        # pairs come in twos that exchange their subjects, so twos are drawn: then subjects stay balanced
+        order = list(dict.fromkeys(part.pair))
+        twos = [order[i : i + 2] for i in range(0, len(order), 2)]
+        if pairs is not None and not 1 <= pairs <= len(order):
+            raise ParameterError(f"{pairs} pairs of {name} were asked for", f"there are {len(order)}")
+        rank = [p for k in np.random.default_rng(seed).permutation(len(twos)) for p in twos[k]][:pairs]
+        chosen.append(part.set_index("pair").loc[rank].reset_index())
+    return pd.concat(chosen, ignore_index=True)
 
 
 def neutral_text() -> list[str]:

@@ -2,7 +2,7 @@
 
 An edit at layer l changes ``h[l]``, the input of block l (``h[n_layers]``: the last block's output). The span is explicit:
 ``instruction``, ``closing``, ``t_inst``, ``t_post`` and ``prompt`` act on the prompt only; ``every_token`` acts on the prompt
-and on every generated token, as directional ablation and orthogonalisation do.
+and on every generated token, as directional ablation and orthogonalisation do. A tuple lists the prompt's positions themselves.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Add:
 
     vector: torch.Tensor
     layer: int
-    span: str
+    span: str | tuple[int, ...]
     coefficient: float = 1.0
 
 
@@ -36,12 +36,17 @@ class Ablate:
 
 @dataclass(frozen=True, eq=False)
 class ScaleHead:
-    """Multiply one query head's output, before the output projection, by `factor`."""
+    """Multiply one query head's output, before the output projection, by `factor`.
+
+    With `rescale` what the attention then writes is brought back to its old norm, token by token (arXiv 2510.06036, section 4, where
+    it is done over the whole tensor and so depends on the batch).
+    """
 
     layer: int
     head: int
     factor: float
     span: str = "every_token"
+    rescale: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +55,7 @@ class Patch:
 
     values: torch.Tensor
     layer: int
-    span: str
+    span: str | tuple[int, ...]
 
 
 Edit = Add | Ablate | ScaleHead | Patch
@@ -67,6 +72,7 @@ class Op:
     layer: int
     prompt: tuple
     later: tuple | None
+    rescale: torch.Tensor | None = None  # [row, 1, 1], 1 where the attention's output keeps its norm
 
 
 def compile_edits(model, prompts, edits_by_row, width: int, skip: int = 0) -> list[Op]:
@@ -77,23 +83,31 @@ def compile_edits(model, prompts, edits_by_row, width: int, skip: int = 0) -> li
 
     Raises ParameterError for a layer or head that the model does not have.
     """
-    groups: dict[tuple, dict[int, Edit]] = {}
+    groups: dict[tuple, dict[int, list[Edit]]] = {}
     for row, edits in enumerate(edits_by_row):
         rank: dict[tuple, int] = {}
         for edit in edits:
             for site, layer in _sites(model, edit):
-                rank[layer, site] = rank.get((layer, site), -1) + 1  # edits of one place act in the order in which they are given
-                groups.setdefault((layer, site, rank[layer, site], type(edit)), {})[row] = edit
+                if isinstance(edit, ScaleHead):  # heads of one layer commute: one op for all of them
+                    key = (layer, site, 0, ScaleHead, edit.span)
+                else:
+                    rank[layer, site] = rank.get((layer, site), -1) + 1  # edits of one place act in the order in which they are given
+                    key = (layer, site, rank[layer, site], type(edit), None)
+                groups.setdefault(key, {}).setdefault(row, []).append(edit)
     ops, shared = [], {}
     order = {"resid": 0, "heads": 1, "attn": 2, "mlp": 3}
-    for (layer, site, _, kind), by_row in sorted(groups.items(), key=lambda g: (g[0][0], order[g[0][1]], g[0][2])):
-        same = (kind, tuple((row, id(edit)) for row, edit in by_row.items()))
+    for (layer, site, _, kind, _), by_row in sorted(groups.items(), key=lambda g: (g[0][0], order[g[0][1]], g[0][2])):
+        same = (kind, tuple((row, id(edits[0])) for row, edits in by_row.items()))
         if kind is Ablate and same in shared:  # one direction at all sites: build the tensors once
             ops.append(Op(site, layer, *shared[same]))
             continue
         tensors = _tensors(model, prompts, by_row, kind, width, skip)
         shared[same] = tensors
-        ops.append(Op(site, layer, *tensors))
+        rescale = None
+        if kind is ScaleHead and any(edit.rescale for edits in by_row.values() for edit in edits):
+            rescale = torch.zeros(len(prompts), 1, 1, device=model.device)
+            rescale[[row for row, edits in by_row.items() if edits[0].rescale]] = 1.0
+        ops.append(Op(site, layer, *tensors, rescale))
     return ops
 
 
@@ -123,7 +137,8 @@ def _tensors(model, prompts, by_row, kind, width, skip):
     d = model.n_heads * model.d_head if kind is ScaleHead else model.d_model
     vectors = torch.zeros(rows, 1, d)
     patch = torch.zeros(rows, width, d) if kind is Patch else None
-    for row, edit in by_row.items():
+    for row, edits in by_row.items():
+        edit = edits[0]
         span = prompts[row].span(edit.span)
         offset = width - (len(prompts[row].ids) - skip) - skip
         columns = [p + offset for p in span if p >= skip]
@@ -135,7 +150,8 @@ def _tensors(model, prompts, by_row, kind, width, skip):
             unit = edit.vector.float().cpu()
             vectors[row] = unit / unit.norm().clamp_min(1e-12)
         elif kind is ScaleHead:
-            vectors[row, 0, edit.head * model.d_head : (edit.head + 1) * model.d_head] = edit.factor - 1
+            for one in edits:
+                vectors[row, 0, one.head * model.d_head : (one.head + 1) * model.d_head] = one.factor - 1
         else:
             patch[row, columns] = edit.values.float().cpu()
     to = {"device": model.device if model.device.type != "meta" else "cpu", "dtype": model.dtype}

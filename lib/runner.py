@@ -14,16 +14,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lib import data
-from lib.assets import locate
+from lib.assets import locate, recipe_folder
 from lib.errors import UserError
 from lib.figures import update_manifest
 from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json
 from lib.progress import PROGRESS_FILE
 from lib.record import OUT, RUNNER
-from lib.registry import MODELS
+from lib.registry import MODELS, RECIPES
 
 PACKAGES = ("torch", "transformers", "nnsight", "papermill", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "seaborn")
 
@@ -42,6 +43,34 @@ def fingerprint(notebook: Path, parameters: dict, revision: str) -> str:
     return digest.hexdigest()
 
 
+def models_of(parameters: dict) -> list[str]:
+    """The names of the models that a run is about."""
+    return [parameters[key] for key in ("MODEL", "BASE", "POST", "REASONER") if key in parameters]
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """One line for each registered model or recipe of `names` that is not in the cache yet: what it takes to get it."""
+    lines = []
+    for name in names:
+        if name in RECIPES:
+            recipe = RECIPES[name]
+            if not recipe_folder(name).exists():
+                lines += missing([recipe.base])
+                lines.append(f"{name}: about {recipe.minutes} minutes of post-training from {recipe.base}, {recipe.disk_gb} GB on disk, once")
+        elif name in MODELS:
+            entry = MODELS[name]
+            if not (cache_dir() / "models" / f"{name}-{entry.file.sha256[:12]}" / "source.json").exists():
+                size = f"{entry.file.bytes / 1e9:.2f} GB to download, {entry.disk_gb} GB on disk"
+                lines.append(f"{name}: {size}, then about {entry.convert_s} s of conversion, once")
+    return list(dict.fromkeys(lines))
+
+
+def about_minutes(notebook: Path, names: Sequence[str]) -> int | None:
+    """Minutes that a run takes on two cores with nothing cached, from what was measured (`lib.registry`); None where nobody knows."""
+    known = [MODELS[RECIPES[n].base if n in RECIPES else n].run_minutes.get(notebook.stem[:2]) for n in names if n in MODELS or n in RECIPES]
+    return max(known) if known and None not in known else None
+
+
 def up_to_date(folder: Path, mark: str) -> bool:
     """Whether the last run in `folder` was this one, and every file it wrote stands as it was."""
     try:
@@ -56,26 +85,22 @@ def run(notebook: Path, parameters: dict) -> str:
 
     Raises UserError when a cell fails, when the notebook reported no figure or metric, or when something it needs cannot be had.
     """
-    tier, name = parameters["TIER"], parameters["MODEL"]
-    folder = RESULTS / tier / folder_name(name) / notebook.stem
+    tier, names = parameters["TIER"], models_of(parameters)
+    name = "--vs--".join(map(folder_name, names))
+    folder = RESULTS / tier / name / notebook.stem
     with lock(cache_dir() / "locks" / hashlib.sha256(str(folder).encode()).hexdigest()[:16], f"{notebook.stem} on {name}"):
         for left in folder.parent.glob(f".{notebook.stem}.*"):  # of a run that was killed; the lock says that none is at work
             shutil.rmtree(left, ignore_errors=True)
-        if name in MODELS:
-            entry = MODELS[name]
-            if not (cache_dir() / "models" / f"{name}-{entry.file.sha256[:12]}" / "source.json").exists():
-                print(
-                    f"{name}: {entry.file.bytes / 1e9:.2f} GB to download, {entry.disk_gb} GB on disk, then about {entry.convert_s} s of conversion, once",
-                    flush=True,
-                )
+        for needed in missing(names):
+            print(needed, flush=True)
         remote = parameters.get("REMOTE", "0") not in ("0", "local")
-        revision = name if remote else locate(name).revision
+        revision = " ".join(n if remote else locate(n).revision for n in names)
         mark = fingerprint(notebook, parameters, revision)
         if up_to_date(folder, mark):
             print(f"{notebook.stem} on {name}: up to date")
             return "up to date"
-        if name in MODELS:
-            print(f"{notebook.stem} on {name}: about {MODELS[name].run_minutes} minutes on two cores if nothing is cached", flush=True)
+        if minutes := about_minutes(notebook, names):
+            print(f"{notebook.stem} on {name}: about {minutes} minutes on two cores if nothing is cached", flush=True)
         need_space(RESULTS, 200_000_000, f"the results of {notebook.stem}")
         staging = folder.parent / f".{notebook.stem}.{os.getpid()}"
         staging.mkdir(parents=True)
@@ -211,7 +236,7 @@ def _publish(notebook, parameters, revision, mark, staging: Path, folder: Path, 
         outputs[(folder / name).relative_to(ROOT).as_posix()] = sha256(folder / name)
     (folder / "failed.ipynb").unlink(missing_ok=True)
     write_json(folder / "run.json", {
-        "notebook": notebook.name, "parameters": parameters, "model": {"name": parameters["MODEL"], "revision": revision},
+        "notebook": notebook.name, "parameters": parameters, "model": {"name": "--vs--".join(models_of(parameters)), "revision": revision},
         "data": data.hashes(parameters["TIER"]), "seed": parameters["SEED"], **usage,
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},

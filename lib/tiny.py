@@ -57,8 +57,8 @@ def planted_direction(which: str) -> torch.Tensor:
     return rotation()[{"harm": HARM, "refusal": REFUSE}[which]]
 
 
-def planted_model(seed: int = 0) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """The planted model and its tokenizer, in float32."""
+def planted_model(refuses: bool = True) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The planted model and its tokenizer, in float32. With `refuses` False nothing feeds refusal: the model before "post-training"."""
     tokenizer = tiny_tokenizer()
     vocabulary = tokenizer.get_vocab()
     config = LlamaConfig(
@@ -66,7 +66,7 @@ def planted_model(seed: int = 0) -> tuple[LlamaForCausalLM, PreTrainedTokenizerF
         head_dim=D_HEAD, max_position_embeddings=512, rope_parameters={"rope_theta": 1e8, "rope_type": "default"}, tie_word_embeddings=False,
         pad_token_id=vocabulary["<pad>"], bos_token_id=vocabulary["<s>"], eos_token_id=vocabulary["</s>"], dtype=torch.float32,
     )  # fmt: skip
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     model = LlamaForCausalLM(config)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -80,7 +80,8 @@ def planted_model(seed: int = 0) -> tuple[LlamaForCausalLM, PreTrainedTokenizerF
             for word in words:
                 embedding[vocabulary[word], coordinate] = 8.0 if coordinate in (ALARM_WORD, DISGUISE_WORD, QUESTION_WORD) else 1.0
         _head(model, HARM_LAYER, 0, {HARM_WORD: [(HARM, 2.0)]}, off={CLOSING: 1.0})
-        _head(model, REFUSAL_LAYER, 1, {HARM: [(REFUSE, 6.0), (JUDGED, 0.6)], ALARM_WORD: [(REFUSE, 2.5)], DISGUISE_WORD: [(REFUSE, -3.5)],
+        on = float(refuses)
+        _head(model, REFUSAL_LAYER, 1, {HARM: [(REFUSE, 6.0 * on), (JUDGED, 0.6)], ALARM_WORD: [(REFUSE, 2.5 * on)], DISGUISE_WORD: [(REFUSE, -3.5 * on)],
                                         QUESTION_WORD: [(QUESTION, 6.0)]}, off={CONST: 1 / _CONST, CLOSING: -1.0})  # fmt: skip
         head = torch.zeros(len(vocabulary), D_MODEL)
         for words in ANSWERS:
@@ -150,3 +151,17 @@ def planted_prompts() -> pd.DataFrame:
     table = pd.DataFrame(_planted_rows(), columns=["id", "source", "label", "role", "pair", "text"])
     table.insert(4, "category", "planted")
     return table
+
+
+def planted_statements() -> pd.DataFrame:
+    """The smoke tier's statements, with the columns and sets of ``data/statements.csv``. Nothing about them is true in this model."""
+    from lib.data import STATEMENT_SETS
+
+    rows = []
+    for k, name in enumerate(STATEMENT_SETS):
+        for i in range(40):
+            mine, other, thing = NOUNS[i % 12], NOUNS[(i ^ 1) % 12], TOOLS[(i + k) % 10]
+            for label, subject in (("true", mine), ("false", other)):
+                text = f"{VERBS[k]} {VERBS[(i // 12) % 12]} the {subject} with the {thing} ."
+                rows.append((f"{name}:{i}:{label}", name, text, label, subject, thing, f"{name}:{i}"))
+    return pd.DataFrame(rows, columns=["id", "set", "statement", "label", "subject", "object", "pair"])

@@ -9,6 +9,7 @@ Inside a trace only plain tensor arithmetic is allowed: the body is serialised f
 """
 
 import copy
+import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +20,9 @@ from transformers import DynamicCache, GenerationConfig
 
 from lib import cache
 from lib.edits import Ablate, Edit, compile_edits
+from lib.errors import UserError
 from lib.progress import track
-from lib.prompts import Prompt, opening_length
+from lib.prompts import Prompt, opening_length, plain
 
 SITES = ("resid", "attn", "mlp", "heads")
 
@@ -76,6 +78,23 @@ def _by_site(model, ops) -> dict[str, list[list]]:
     return table
 
 
+def _rescaled(model, ops) -> dict[int, torch.Tensor]:
+    """{layer: rows [row, 1, 1] whose attention output keeps its norm}. Raises UserError for a remote run, where the weights are not here."""
+    table: dict[int, torch.Tensor] = {}
+    for op in ops:
+        if op.rescale is not None:
+            table[op.layer] = torch.maximum(table[op.layer], op.rescale) if op.layer in table else op.rescale
+    if table and model.remote:
+        raise UserError("rescaling the attention's output needs the weights, which are remote", "use ScaleHead without rescale")
+    return table
+
+
+def _project(projection, z):
+    """What an attention's output projection makes of z, by its plain weights, so that no hook sees it."""
+    out = z @ projection.weight if type(projection).__name__ == "Conv1D" else z @ projection.weight.T
+    return out if projection.bias is None else out + projection.bias
+
+
 def _changed(x, change):
     """One compiled edit applied to x [row, position, width]: affine, or the projection off `unit`, in float32."""
     keep, shift, unit = change
@@ -93,7 +112,8 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
     """
     nn, n_layers = model.nn, model.n_layers
     block_tuple, attn_tuple, mlp_tuple = model.tuple_outputs
-    edits = _by_site(model, ops)
+    edits, rescaled = _by_site(model, ops), _rescaled(model, ops)
+    projections = {layer: nn.layers[layer].self_attn.o_proj._module for layer in rescaled}
     read = read or {}
     wanted = {site: set(read[site][0]) if site in read else set() for site in SITES}
     columns = {site: read[site][1].to(batch.ids.device)[..., None] for site in read}
@@ -120,11 +140,16 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
                 found["resid"].append(h.gather(1, columns["resid"].expand(-1, -1, h.shape[-1])))
             if layer == top:
                 break
+            whole = block.self_attn.o_proj.input if layer in rescaled else None
             for change, _ in edits["heads"][layer]:
                 block.self_attn.o_proj.input = _changed(block.self_attn.o_proj.input, change)
             if layer in wanted["heads"]:
                 h = block.self_attn.o_proj.input
                 found["heads"].append(h.gather(1, columns["heads"].expand(-1, -1, h.shape[-1])))
+            if layer in rescaled:
+                out = block.self_attn.o_proj.output
+                ratio = _project(projections[layer], whole).float().norm(dim=-1, keepdim=True) / out.float().norm(dim=-1, keepdim=True).clamp_min(1e-6)
+                block.self_attn.o_proj.output = out * (1 + rescaled[layer] * (ratio - 1)).to(out.dtype)
             attn = block.self_attn if attn_writes == "self_attn" else block.post_attention_layernorm
             for change, _ in edits["attn"][layer]:
                 if attn_tuple:
@@ -164,7 +189,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
     return out, scores
 
 
-def _edit_step(model, edits, step: int) -> None:
+def _edit_step(model, edits, rescaled, projections, step: int) -> None:
     """Inside a generation: the edits of one step, in the order in which the model reaches them; step 0 is the prompt."""
     nn, which = model.nn, min(step, 1)
     for layer in range(model.n_layers):
@@ -172,9 +197,14 @@ def _edit_step(model, edits, step: int) -> None:
         for change in edits["resid"][layer]:
             if change[which] is not None:
                 block.input = _changed(block.input, change[which])
-        for change in edits["heads"][layer]:
-            if change[which] is not None:
-                block.self_attn.o_proj.input = _changed(block.self_attn.o_proj.input, change[which])
+        acts = [change[which] for change in edits["heads"][layer] if change[which] is not None]
+        whole = block.self_attn.o_proj.input if acts and layer in rescaled else None
+        for change in acts:
+            block.self_attn.o_proj.input = _changed(block.self_attn.o_proj.input, change)
+        if acts and layer in rescaled:
+            out = block.self_attn.o_proj.output
+            ratio = _project(projections[layer], whole).float().norm(dim=-1, keepdim=True) / out.float().norm(dim=-1, keepdim=True).clamp_min(1e-6)
+            block.self_attn.o_proj.output = out * (1 + rescaled[layer] * (ratio - 1)).to(out.dtype)
         for site, writes, is_tuple in (("attn", model.attn_writes, model.tuple_outputs[1]), ("mlp", model.mlp_writes, model.tuple_outputs[2])):
             part = getattr(block, writes)
             for change in edits[site][layer]:
@@ -190,7 +220,8 @@ def _edit_step(model, edits, step: int) -> None:
 
 def _generate(model, batch: Batch, whole_ids, ops, cache, max_new_tokens: int):
     """Greedy decoding of one batch; returns the new tokens [row, step]."""
-    edits = _by_site(model, ops)
+    edits, rescaled = _by_site(model, ops), _rescaled(model, ops)
+    projections = {layer: model.nn.layers[layer].self_attn.o_proj._module for layer in rescaled}
     edited, every_step = bool(ops), any(op.later is not None for op in ops)
     config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=model.tokenizer.pad_token_id, eos_token_id=_stop_tokens(model))
     inputs = {"input_ids": whole_ids, "attention_mask": batch.mask}
@@ -203,9 +234,9 @@ def _generate(model, batch: Batch, whole_ids, ops, cache, max_new_tokens: int):
             with tracer.invoke(inputs):
                 if every_step:
                     for step in tracer.iter[:]:
-                        _edit_step(model, edits, step)
+                        _edit_step(model, edits, rescaled, projections, step)
                 elif edited:
-                    _edit_step(model, edits, 0)
+                    _edit_step(model, edits, rescaled, projections, 0)
             with tracer.invoke():
                 ids = nnsight.save(tracer.result)
     return ids[:, whole_ids.shape[1] :]
@@ -217,9 +248,15 @@ def _stop_tokens(model) -> list[int]:
     return sorted(ends)
 
 
-def _share_opening(model, prompts) -> int:
-    """Tokens of the common opening whose keys and values are computed once; 0 where everything runs remotely."""
-    return 0 if model.remote else opening_length(prompts)
+def _share_opening(model, prompts, arms=()) -> int:
+    """Tokens of the common opening whose keys and values are computed once; 0 where everything runs remotely.
+
+    Only edits of whole prompts may touch it; it ends before the first position that an edit lists itself.
+    """
+    if model.remote:
+        return 0
+    listed = {e.span for arm in arms for e in arm if isinstance(e.span, tuple)}
+    return min([opening_length(prompts), *(position for span in listed for p in prompts for position in p.span(span))])
 
 
 def _opening_cache(model, prompts, rows, arms, opening: int, clean: dict, first: int = 0):
@@ -262,30 +299,58 @@ def _opening_batch(model, ids, rows: int) -> Batch:
 
 
 def collect(model, prompts: Sequence[Prompt], at: Sequence[str | int] = ("t_inst", "t_post"), sites: Sequence[str] = ("resid",),
-            layers: Sequence[int] | None = None, *, side: str = "left") -> dict[str, torch.Tensor]:  # fmt: skip
+            layers: Sequence[int] | None = None, edits: Sequence[Edit] = (), *, side: str = "left") -> dict[str, torch.Tensor]:  # fmt: skip
     """Activations at the positions `at` of each prompt: {site: [prompt, layer, position, d_model]}, float32, on the CPU.
 
     Sites: ``resid`` (``h[l]``, n_layers + 1 of them), ``attn`` and ``mlp`` (what they write), ``heads`` (the output projection's
-    input, [… n_heads * d_head], by query head). `layers` None means all. Results are cached on disk; memory grows with what is
-    returned, not with the number of tokens. `side` is the padding side, which changes nothing beyond dtype noise.
+    input, [… n_heads * d_head], by query head). `layers` None means all; `edits` act on every prompt, before what they change is
+    read. Results are cached on disk; memory grows with what
+    is returned, not with the number of tokens. `side` is the padding side, which changes nothing beyond dtype noise.
     """
     which = {site: list(range(model.n_layers + (site == "resid"))) if layers is None else list(layers) for site in sites}
-    name = cache.key(model, "collect", prompts, at=list(at), which=which, side=side)
-    return cache.remember_tensors(name, lambda: _collect(model, prompts, at, which, side))
+    name = cache.key(model, "collect", prompts, [edits], at=list(at), which=which, side=side)
+    return cache.remember_tensors(name, lambda: _collect(model, prompts, at, which, side, edits))
 
 
-def _collect(model, prompts, at, which, side):
-    opening, clean = _share_opening(model, prompts), {}
+def _collect(model, prompts, at, which, side, edits=()):
+    opening, clean = _share_opening(model, prompts, [edits]), {}
+    if edits:
+        side = "left"  # edits are placed on left-padded rows
     out = {}
     for rows in track(_plan(model, prompts, opening), "reading activations"):
         batch = _batch(model, prompts, rows, opening, side)
         columns = torch.tensor([[prompts[i].position(w) - opening + pad for w in at] for i, pad in zip(rows, batch.pad, strict=True)])
-        opened = _opening_cache(model, prompts, range(len(rows)), [()] * len(rows), opening, clean)
-        read, _ = _forward(model, batch, read={site: (ls, columns) for site, ls in which.items()}, cache=opened)
+        arms = [list(edits)] * len(rows)
+        opened = _opening_cache(model, prompts, range(len(rows)), arms, opening, clean)
+        ops = compile_edits(model, [prompts[i] for i in rows], arms, batch.ids.shape[1], opening) if edits else ()
+        read, _ = _forward(model, batch, ops, read={site: (ls, columns) for site, ls in which.items()}, cache=opened)
         for site, values in read.items():
             if site not in out:
                 out[site] = torch.empty(len(prompts), *values.shape[1:])
             out[site][rows] = values.float().cpu()
+    return out
+
+
+def project(model, prompts: Sequence[Prompt], directions: torch.Tensor, *, label: str = "reading every token") -> list[torch.Tensor]:
+    """``h[l] · directions[l]`` at every token of each prompt: prompt → [layer, token], float32; directions [n_layers + 1, d_model].
+
+    States are projected batch by batch, so memory does not grow with prompts or layers. Cached on disk.
+    """
+    name = cache.key(model, "project", prompts, directions=[hashlib.sha256(directions.float().cpu().numpy().tobytes()).hexdigest()])
+    found = cache.remember_tensors(name, lambda: _project_all(model, prompts, directions, label))
+    return [found[str(i)] for i in range(len(prompts))]
+
+
+def _project_all(model, prompts, directions, label):
+    out, layers = {}, range(model.n_layers + 1)
+    directions = directions.float().to(model.device)
+    for rows in track(_plan(model, prompts, 0), label):
+        batch = _batch(model, prompts, rows, 0)
+        columns = torch.arange(batch.ids.shape[1]).expand(len(rows), -1)
+        read, _ = _forward(model, batch, read={"resid": (layers, columns)})
+        values = torch.einsum("rltd,ld->rlt", read["resid"].float(), directions).cpu()
+        for r, i in enumerate(rows):
+            out[str(i)] = values[r, :, batch.pad[r] :]
     return out
 
 
@@ -303,9 +368,19 @@ def score(model, prompts: Sequence[Prompt], readout: Callable, arms: Sequence[Se
 
 
 def _score(model, prompts, readout, arms, label):
-    flat = [p for _ in arms for p in prompts]
-    edits = [list(arm) for arm in arms for _ in prompts]
-    opening = _share_opening(model, prompts)
+    rows = [(i, arm) for arm in arms for i in range(len(prompts))]
+    return score_rows(model, prompts, readout, rows, label=label).unflatten(0, (len(arms), len(prompts)))
+
+
+def score_rows(model, prompts: Sequence[Prompt], readout: Callable, rows: Sequence[tuple[int, Sequence[Edit]]], *, of: str = "logits",
+               label: str = "scoring") -> torch.Tensor:  # fmt: skip
+    """As `score`, each row with edits of its own: rows of (index into `prompts`, edits) → [row, …]. Not cached.
+
+    With `of` ``state`` the readout gets the last block's output at the last token, [row, d_model], before the final norm.
+    """
+    flat = [prompts[i] for i, _ in rows]
+    edits = [list(arm) for _, arm in rows]
+    opening = _share_opening(model, prompts, edits)
     firsts = [0 if model.remote else _first_layer(model, arm) for arm in edits]
     groups: dict[int, list[int]] = {}
     for i, first in enumerate(firsts):
@@ -315,23 +390,27 @@ def _score(model, prompts, readout, arms, label):
     plan = [(first, [members[j] for j in rows]) for first, members in sorted(groups.items())
             for rows in _plan(model, [flat[i] for i in members], opening)]  # fmt: skip
     out = None
-    for first, rows in track(plan, label):
-        batch = _batch(model, flat, rows, opening)
+    for first, members in track(plan, label):
+        batch = _batch(model, flat, members, opening)
         width = batch.ids.shape[1]
-        ops = compile_edits(model, [flat[i] for i in rows], [edits[i] for i in rows], width, opening)
-        opened = _opening_cache(model, flat, rows, edits, opening, clean, first)
+        ops = compile_edits(model, [flat[i] for i in members], [edits[i] for i in members], width, opening)
+        opened = _opening_cache(model, flat, members, edits, opening, clean, first)
         start = None
         if first:
-            states = torch.zeros(len(rows), width, model.d_model, dtype=model.dtype, device=model.device)
-            for r, i in enumerate(rows):
-                states[r, batch.pad[r] :] = stored[first][i % len(prompts)]
+            states = torch.zeros(len(members), width, model.d_model, dtype=model.dtype, device=model.device)
+            for r, i in enumerate(members):
+                states[r, batch.pad[r] :] = stored[first][rows[i][0]]
             start = (first, states)
-        _, logits = _forward(model, batch, ops, cache=opened, logits=True, start=start)
-        values = readout(logits.float()).cpu()
+        if of == "logits":
+            _, read = _forward(model, batch, ops, cache=opened, logits=True, start=start)
+        else:
+            last = torch.full((len(members), 1), width - 1)
+            read = _forward(model, batch, ops, read={"resid": ([model.n_layers], last)}, cache=opened, start=start)[0]["resid"][:, 0, 0]
+        values = readout(read.float()).cpu()
         if out is None:
             out = torch.empty(len(flat), *values.shape[1:])
-        out[rows] = values.float()
-    return out.unflatten(0, (len(arms), len(prompts)))
+        out[members] = values.float()
+    return out
 
 
 def _first_layer(model, arm) -> int:
@@ -369,7 +448,7 @@ def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = 
 def _generate_all(model, prompts, arms, max_new_tokens, label):
     flat = [p for _ in arms for p in prompts]
     edits = [list(arm) for arm in arms for _ in prompts]
-    opening, clean = _share_opening(model, prompts), {}
+    opening, clean = _share_opening(model, prompts, arms), {}
     texts = [""] * len(flat)
     stops = set(_stop_tokens(model))
     for rows in track(_plan(model, flat, opening, max_new_tokens), label):
@@ -383,21 +462,17 @@ def _generate_all(model, prompts, arms, max_new_tokens, label):
     return [texts[a * len(prompts) : (a + 1) * len(prompts)] for a in range(len(arms))]
 
 
-def text_loss(model, texts: Sequence[str], edits: Sequence[Edit] = (), *, label: str = "reading text") -> torch.Tensor:
-    """Mean cross-entropy per token of each text under `edits` (span ``every_token``), in nats: [text]."""
-    prompts = [_text_prompt(model, text) for text in texts]
-    name = cache.key(model, "text_loss", prompts, [edits])
-    return cache.remember_tensors(name, lambda: {"loss": _text_loss(model, prompts, edits, label)})["loss"]
+def read_text(model, texts: Sequence[str], edits: Sequence[Edit] = (), *, label: str = "reading text") -> dict[str, torch.Tensor]:
+    """Per token of each text under `edits` (span ``every_token``), in nats: {"loss": mean cross-entropy [text], "entropy": mean entropy
+    of the next-token distribution [text]}."""
+    prompts = plain(model, texts)
+    name = cache.key(model, "read_text", prompts, [edits])
+    return cache.remember_tensors(name, lambda: _read_text(model, prompts, edits, label))
 
 
-def _text_prompt(model, text: str) -> Prompt:
-    ids = model.tokenizer(text, add_special_tokens=True)["input_ids"]
-    return Prompt("", text, "", "", tuple(ids), 0, len(ids))
-
-
-def _text_loss(model, prompts, edits, label):
+def _read_text(model, prompts, edits, label):
     small = replace(model, batch_tokens=min(model.batch_tokens, 256 if model.device.type == "cpu" else 2048))  # every token's logits are held
-    out = torch.empty(len(prompts))
+    out = {"loss": torch.empty(len(prompts)), "entropy": torch.empty(len(prompts))}
     for rows in track(_plan(small, prompts, 0), label):
         batch = _batch(model, prompts, rows, 0)
         ops = compile_edits(model, [prompts[i] for i in rows], [list(edits)] * len(rows), batch.ids.shape[1])
@@ -405,5 +480,6 @@ def _text_loss(model, prompts, edits, label):
         for r, i in enumerate(rows):
             start = batch.pad[r]
             log_p = logits[r, start:-1].float().log_softmax(-1)
-            out[i] = -log_p.gather(-1, batch.ids[r, start + 1 :, None]).mean().cpu()
+            out["loss"][i] = -log_p.gather(-1, batch.ids[r, start + 1 :, None]).mean().cpu()
+            out["entropy"][i] = -(log_p.exp() * log_p).sum(-1).mean().cpu()
     return out

@@ -9,7 +9,7 @@ from conftest import TEXTS, Plain, table
 from lib import tracing
 from lib.edits import Ablate, Add, Patch, ScaleHead
 from lib.errors import ParameterError
-from lib.prompts import chat, without_closing
+from lib.prompts import chat, plain, without_closing
 
 torch.manual_seed(0)
 V, W = torch.randn(32), torch.randn(32) * 2
@@ -25,6 +25,8 @@ def arms():
         [Ablate(W, layers=(1, 3), span="t_inst")],
         [ScaleHead(1, 2, 0.0), ScaleHead(2, 0, 3.0, "instruction")],
         [Patch(W, 1, "t_inst"), Add(V, 1, "every_token")],
+        [Add(V, 2, (-3, -1))],
+        [ScaleHead(1, 2, 0.0, rescale=True), ScaleHead(1, 0, 0.2, rescale=True)],
     ]
 
 
@@ -35,6 +37,8 @@ def plain_edit(model, prompt, arm, length):
         x = x.clone()
         for e in arm:
             columns = list(prompt.span(e.span)) + (list(range(len(prompt.ids), length)) if e.span == "every_token" else [])
+            if isinstance(e, ScaleHead) and e.rescale:
+                continue
             for c in columns:
                 if isinstance(e, Add) and site == "resid" and layer == e.layer:
                     x[0, c] += e.coefficient * e.vector
@@ -45,6 +49,14 @@ def plain_edit(model, prompt, arm, length):
                 elif isinstance(e, Ablate) and ((e.layers is None and site != "heads") or (e.layers and site == "resid" and layer in e.layers)):
                     u = e.vector / e.vector.norm()
                     x[0, c] -= (x[0, c] @ u) * u
+        keeping = [e for e in arm if isinstance(e, ScaleHead) and e.rescale and e.layer == layer] if site == "heads" else []
+        if keeping:  # no projection has a bias that is not zero here, so its input can be scaled instead of its output
+            projection = model.nn.layers[layer].self_attn.o_proj._module
+            weight = projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T
+            old = (x @ weight).norm(dim=-1, keepdim=True)
+            for e in keeping:
+                x[..., e.head * model.d_head : (e.head + 1) * model.d_head] *= e.factor
+            x = x * old / (x @ weight).norm(dim=-1, keepdim=True)
         return x
 
     return edit
@@ -74,9 +86,25 @@ def test_scores_under_every_edit_equal_plain_hooks(tiny, five):
     assert (changed > 1e-3).all(), changed  # every edit does something
 
 
+def test_states_of_rows_with_edits_of_their_own(tiny, five):
+    some = [(0, [Add(V, 1, "instruction")]), (2, []), (1, [ScaleHead(2, 1, 0.0)]), (0, [Patch(W, 3, "t_post")])]
+    got = tracing.score_rows(tiny, five, lambda h: h, some, of="state")
+    for (i, arm), state in zip(some, got, strict=True):
+        _, seen = Plain(tiny.module, tiny.name).run(five[i].ids, plain_edit(tiny, five[i], arm, len(five[i].ids)))
+        torch.testing.assert_close(state, seen["resid"][-1, -1], rtol=1e-3, atol=2e-4)
+
+
+def test_projections_at_every_token_equal_plain_hooks(tiny, five):
+    directions = torch.randn(4, 32, generator=torch.Generator().manual_seed(4))
+    for p, values in zip(five, tracing.project(tiny, five, directions), strict=True):
+        _, seen = Plain(tiny.module, tiny.name).run(p.ids)
+        torch.testing.assert_close(values, (seen["resid"] * directions[:, None]).sum(-1), rtol=1e-3, atol=1e-4)
+
+
 def test_generation_under_edits_equals_plain_hooks(tiny, five):
     plain = Plain(tiny.module, tiny.name)
-    some = [[], [Add(V, 1, "instruction", 1.5)], [Ablate(V)], [Add(W, 2, "every_token")], [ScaleHead(1, 2, 0.0)], [Add(V, 2, "prompt")]]
+    some = [[], [Add(V, 1, "instruction", 1.5)], [Ablate(V)], [Add(W, 2, "every_token")], [ScaleHead(1, 2, 0.0)], [Add(V, 2, "prompt")],
+            [ScaleHead(1, 2, 0.0, rescale=True)]]  # fmt: skip
     got = tracing._generate_all(tiny, five, some, 6, "")
     stops = tracing._stop_tokens(tiny)
     for a, arm in enumerate(some):
@@ -105,9 +133,9 @@ def test_remote_path_run_here_gives_the_same(llama):
 def test_text_loss_equals_plain_cross_entropy(llama):
     texts = ["please paint the table with the brush now", "the river and the song of the stone"]
     for edits in ([], [Ablate(V)]):
-        for text, loss in zip(texts, tracing.text_loss(llama, texts, edits), strict=True):
+        for text, loss in zip(texts, tracing.read_text(llama, texts, edits)["loss"], strict=True):
             ids = llama.tokenizer(text)["input_ids"]
-            prompt = tracing._text_prompt(llama, text)
+            prompt = plain(llama, [text])[0]
             logits, _ = Plain(llama.module, "llama").run(ids, plain_edit(llama, prompt, edits, len(ids)))
             torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:])), rtol=1e-4, atol=1e-5)
 

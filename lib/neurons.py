@@ -1,0 +1,142 @@
+"""Entropy neurons: last-block MLP neurons that scale confidence without moving the answer (arXiv 2504.02904, section 6; 2406.16254).
+
+Such a neuron has a large output weight that hardly changes any logit against another: it writes where the vocabulary matrix
+reads little, and acts through the final norm. Weights are read and, for the two interventions, changed in place and put back.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lib.edits import Add
+from lib.errors import UserError
+from lib.prompts import plain
+from lib.tracing import collect, read_text
+
+
+def _last_projection(model) -> torch.nn.Module:
+    mlp = model.nn.layers[model.n_layers - 1].mlp._module
+    return [m for m in mlp.modules() if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"][-1]
+
+
+def _rows(part: torch.nn.Module) -> Tensor:
+    """The weight of an output projection as [neuron, d_model], a view."""
+    return part.weight if type(part).__name__ == "Conv1D" else part.weight.T
+
+
+def output_weights(model) -> Float[Tensor, "neuron d_model"]:
+    """What each neuron of the last block's MLP writes, float32. Raises UserError for a remote model, whose weights are not here."""
+    if model.remote is True:
+        raise UserError(f"the weights of {model.name} are remote", "entropy neurons need them")
+    return _rows(_last_projection(model)).detach().float().cpu()
+
+
+def unembedding(model) -> Float[Tensor, "vocabulary d_model"]:
+    """The vocabulary matrix as the residual stream meets it: the final norm's scale folded in, the mean over the vocabulary removed; float32."""
+    norm = model.nn.ln_final._module.weight.detach().float().cpu()
+    if "Gemma" in type(model.nn.ln_final._module).__name__:
+        norm = norm + 1  # Gemma stores the scale minus one
+    weight = model.module.get_output_embeddings().weight.detach().float().cpu() * norm
+    return weight.sub_(weight.mean(0))
+
+
+def logit_variance(w: Float[Tensor, "neuron d_model"], unembed: Float[Tensor, "vocabulary d_model"]) -> Float[Tensor, "neuron"]:
+    """Variance over the vocabulary of cos(w, unembed[v]) (arXiv 2504.02904, eq. 7), the vocabulary taken a few thousand rows at a time."""
+    unit = w / w.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    total, squares = torch.zeros(len(w), dtype=torch.float64), torch.zeros(len(w), dtype=torch.float64)
+    for rows in unembed.split(8192):
+        cosines = (rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-12)) @ unit.T
+        total += cosines.double().sum(0)
+        squares += cosines.double().square().sum(0)
+    return (squares / len(unembed) - (total / len(unembed)).square()).float()
+
+
+def entropy_neurons(w: Tensor, variance: Tensor, n: int = 10, top_share: float = 0.25) -> list[int]:
+    """The `n` neurons of lowest logit variance among the `top_share` with the largest output weights."""
+    norms = w.norm(dim=-1)
+    large = norms.argsort(descending=True)[: max(n, round(top_share * len(norms)))]
+    return sorted(large[variance[large].argsort()[:n]].tolist())
+
+
+def overlap(a: Sequence[int], b: Sequence[int]) -> float:
+    """Intersection over union."""
+    return len(set(a) & set(b)) / len(set(a) | set(b))
+
+
+def overlap_by_chance(n: int, among: int, draws: int = 2000, seed: int = 0) -> list[float]:
+    """Overlaps of two random sets of `n` out of `among` neurons."""
+    rng = np.random.default_rng(seed)
+    return [overlap(*(rng.choice(among, n, replace=False).tolist() for _ in range(2))) for _ in range(draws)]
+
+
+def null_space_share(w: Float[Tensor, "neuron d_model"], unembed: Float[Tensor, "vocabulary d_model"], share: float = 0.01) -> Float[Tensor, "neuron"]:
+    """ρ: the share of each output weight's norm in the lowest `share` of the vocabulary matrix's singular directions (arXiv 2406.16254)."""
+    _, vectors = torch.linalg.eigh((unembed.T @ unembed).double())  # ascending eigenvalues, so the first columns are read least
+    low = vectors[:, : max(1, round(share * unembed.shape[1]))].float()
+    return (w @ low).norm(dim=-1) / w.norm(dim=-1).clamp_min(1e-12)
+
+
+@contextlib.contextmanager
+def _changed_rows(model, neurons: Sequence[int], change, how: str):
+    """Within the block `change(rows)` has replaced what `neurons` write; put back at the end, also after an error.
+
+    Yields the changed model under a revision of its own, so that no cached result of one is taken for the other's.
+    """
+    rows = _rows(_last_projection(model))
+    index = torch.tensor(list(neurons), device=rows.device)
+    saved = rows[index].clone()
+    try:
+        with torch.no_grad():
+            rows[index] = change(saved)
+        yield replace(model, revision=f"{model.revision} {how} {list(neurons)}")
+    finally:
+        with torch.no_grad():
+            rows[index] = saved
+
+
+def silenced(model, neurons: Sequence[int]):
+    """Context in which `neurons` of the last block write nothing."""
+    return _changed_rows(model, neurons, torch.zeros_like, "without neurons")
+
+
+def swapped(model, other, neurons: Sequence[int]):
+    """Context in which `neurons` write with the output weights that they have in `other`, a model of equal shape."""
+    theirs = _rows(_last_projection(other))[list(neurons)].detach()
+    return _changed_rows(model, neurons, lambda rows: theirs.to(rows), f"with neurons of {other.revision}")
+
+
+def overlap_interval(w: dict[str, Tensor], variance: dict[str, Tensor], seed: int = 0, draws: int = 500) -> list[float]:
+    """95 % interval of the overlap of two models' entropy neurons, the MLP's neurons drawn anew (the same ones in both models)."""
+    rng = np.random.default_rng(seed)
+    a, b = w
+    seen = []
+    for _ in range(draws):
+        pick = torch.from_numpy(np.unique(rng.integers(0, len(w[a]), len(w[a]))))
+        seen.append(overlap(*(entropy_neurons(w[m][pick], variance[m][pick]) for m in (a, b))))
+    return [float(x) for x in np.percentile(seen, [2.5, 97.5])]
+
+
+def gap_closed(base, post, chosen: Sequence[int], texts: Sequence[str], entropy: dict[str, np.ndarray], how: str) -> np.ndarray:
+    """By how much the entropy gap post − base shrinks on each text when the neurons `chosen` are ``swapped`` (base gets post's output weights)
+    or ``mean-ablated`` in both models: [text], nats per token. `entropy` holds both models' entropies, unchanged."""
+    if how == "swapped":
+        with swapped(base, post, chosen) as changed:
+            return read_text(changed, texts)["entropy"].numpy() - entropy["base"]
+    after = {name: _mean_ablated(model, chosen, texts) for name, model in (("base", base), ("post", post))}
+    return (entropy["post"] - entropy["base"]) - (after["post"] - after["base"])
+
+
+def _mean_ablated(model, chosen: Sequence[int], texts: Sequence[str]) -> np.ndarray:
+    """Entropy on each text with what `chosen` write replaced by its mean: the last block's output without them, plus the mean difference."""
+    prompts, top = plain(model, texts), [model.n_layers]
+    shortest = min(len(p.ids) for p in prompts)
+    at = list(range(-shortest + 1, 0, 2))
+    whole = collect(model, prompts, at=at, layers=top)["resid"][:, 0]  # [text, position, d_model]
+    with silenced(model, chosen) as changed:
+        mean = (whole - collect(changed, prompts, at=at, layers=top)["resid"][:, 0]).double().mean((0, 1)).float()
+        return read_text(changed, texts, [Add(mean, model.n_layers, "every_token")])["entropy"].numpy()
