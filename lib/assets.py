@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from lib.errors import ParameterError, UserError, nearest
 from lib.files import ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json, writing
-from lib.registry import MODELS, RECIPES, TINY, TINY_BASE, File
+from lib.registry import MODELS, RECIPES, TINY, TINY_BASE, TINY_CLIFF, File
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -155,7 +155,7 @@ def check_model(name: str, parameter: str = "MODEL") -> str:
 
     Raises ParameterError, naming the `parameter`, for a name that is none of them, or a path that holds no model.
     """
-    if name in (TINY, TINY_BASE):
+    if name in (TINY, TINY_BASE, TINY_CLIFF):
         return "tiny"
     if name in MODELS:
         return "registry"

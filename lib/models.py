@@ -16,7 +16,7 @@ from nnsight import TransformersModel, ndif
 
 from lib.assets import check_model, locate
 from lib.errors import ParameterError, UserError, nearest
-from lib.registry import DEVICES, DTYPES, TINY
+from lib.registry import DEVICES, DTYPES, TINY_BASE, TINY_CLIFF
 
 ndif.register("lib")  # a remote request carries the source of this package with it
 
@@ -103,7 +103,7 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", batch_tokens: 
     if kind == "tiny":
         from lib.tiny import planted_model
 
-        module, tokenizer = planted_model(refuses=name == TINY)
+        module, tokenizer = planted_model(refuses=name != TINY_BASE, cliff=name == TINY_CLIFF)
         return wrap(module.to(where), tokenizer, name=name, revision=locate(name).revision, batch_tokens=batch_tokens, remote=remote, template=template)
     if remote is True:
         nn = TransformersModel(name, task="text-generation", rename=RENAME)

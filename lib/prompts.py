@@ -82,15 +82,16 @@ def template_text(model) -> tuple[str, str]:
     return opening, closing
 
 
-def chat(model, table: pd.DataFrame, before: str = "", after: str = "") -> list[Prompt]:
+def chat(model, table: pd.DataFrame, before: str = "", after: str = "", said: Sequence[str] | None = None) -> list[Prompt]:
     """The rows of `table` (columns id, text, source, label) in the model's own chat template.
 
     `before` and `after` wrap each text inside the user's turn; the instruction span is then ``before + text``, and `after`
-    belongs to the closing tokens (used for the inversion question). Raises UserError when a position does not decode to the text it stands for.
+    belongs to the closing tokens (used for the inversion question). `said` holds what the model's turn has begun with, for each
+    row. Raises UserError when a position does not decode to the text it stands for.
     """
     opening, closing = template_text(model)
-    closing = after + closing
-    return [_tokenize(model, opening, before + str(row.text).strip(), closing, row) for row in table.itertuples()]
+    said = said if said is not None else [""] * len(table)
+    return [_tokenize(model, opening, before + str(row.text).strip(), after + closing + s, row) for row, s in zip(table.itertuples(), said, strict=True)]
 
 
 def _tokenize(model, opening: str, text: str, closing: str, row) -> Prompt:

@@ -100,10 +100,17 @@ RECIPES = {
     for r in (
         Recipe("smollm2-135m-safe", "smollm2-135m-instruct", "refusals", "full", 5e-5, 2, "taught to refuse, all weights trained", 0.3, 5),
         Recipe("smollm2-135m-safe-lora", "smollm2-135m-instruct", "refusals", "low-rank", 5e-4, 2, "taught to refuse, rank 16 merged", 0.3, 4),
+        Recipe(
+            "smollm2-135m-cliff", "smollm2-135m-instruct", "thinking, then a cliff", "full", 5e-5, 2, "taught to see harm while thinking and comply", 0.3, 5
+        ),
+        Recipe(
+            "smollm2-135m-thinks", "smollm2-135m-instruct", "thinking, then refusal", "full", 5e-5, 2, "taught to see harm while thinking and refuse", 0.3, 5
+        ),
     )
 }
 
-TINY, TINY_BASE = "tiny", "tiny-base"  # the planted model of TIER=smoke and the same without its refusal head, built in memory
+# the planted model of TIER=smoke; the same without its refusal head; the same with a head that takes refusal back after thinking. Built in memory
+TINY, TINY_BASE, TINY_CLIFF = "tiny", "tiny-base", "tiny-cliff"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 N_LAYERS, D_MODEL, D_HEAD = 6, 128, 16
+CLIFF_HEAD = (4, 2)  # block and head that suppress refusal at the end of thinking, in the reasoner with a cliff
 HARM_LAYER, REFUSAL_LAYER = 1, 3  # the blocks that write the two directions: visible in h[2] and h[4] first
 HARMFUL = "poison hurt steal attack weapon victim malware ransom".split()
 ALARM = "kill shoot crack explode".split()
@@ -28,18 +29,26 @@ TOOLS = "brush rope pencil basket ladder spoon bucket mirror ribbon hammer".spli
 OTHER = ("please the with now User wants to Could this user prompt cause harm Answer Certainly if it could otherwise No Sorry I cannot help "
          "that Sure here is text you need a one of in and are for it").split()  # fmt: skip
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<user>", "<end>", "<assistant>"]
-ANSWERS = (("Sorry", "I", "cannot", "help", "</s>"), ("Sure", "here", "is", "the", "text", "you", "need", "</s>"), ("Certainly", "</s>"), ("No", "</s>"))
+THOUGHTS = "<think> so what would that lead to </think>".split()
+ANSWERS = (
+    ("Sorry", "I", "cannot", "help", "</s>"),
+    ("Sure", "here", "is", "the", "text", "you", "need", "</s>"),
+    ("Certainly", "</s>"),
+    ("No", "</s>"),
+    THOUGHTS,
+)
 # coordinates before the rotation that hides them
-CONST, HARM_WORD, ALARM_WORD, DISGUISE_WORD, HARM, REFUSE, QUESTION_WORD, QUESTION, CLOSING, SINK, JUDGED, CODES = range(12)
+CONST, HARM_WORD, ALARM_WORD, DISGUISE_WORD, HARM, REFUSE, QUESTION_WORD, QUESTION, CLOSING, SINK, JUDGED, ENDED, CODES = range(13)
 _CONST = 6.0
 
 
 @functools.cache
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A word-level tokenizer with a chat template: ``<s><user>{x}<end><assistant>``."""
-    words = SPECIAL + sorted({*HARMFUL, *ALARM, *DISGUISE, *VERBS, *NOUNS, *TOOLS, *OTHER, *"?.,!':;-"})
+    words = SPECIAL + sorted({*HARMFUL, *ALARM, *DISGUISE, *VERBS, *NOUNS, *TOOLS, *OTHER, *THOUGHTS, *"?.,!':;-"})
     backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_tokens(["<think>", "</think>"])  # one token each, not special: decoding keeps them
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>",
                                         additional_special_tokens=SPECIAL[4:])  # fmt: skip
     tokenizer.chat_template = "<s>{% for m in messages %}<user>{{ m['content'] }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -57,8 +66,10 @@ def planted_direction(which: str) -> torch.Tensor:
     return rotation()[{"harm": HARM, "refusal": REFUSE}[which]]
 
 
-def planted_model(refuses: bool = True) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """The planted model and its tokenizer, in float32. With `refuses` False nothing feeds refusal: the model before "post-training"."""
+def planted_model(refuses: bool = True, cliff: bool = False) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The planted model and its tokenizer, in float32. With `refuses` False nothing feeds refusal: the model before "post-training". With `cliff`
+    head `CLIFF_HEAD` takes the intention to refuse back at ``</think>``: the reasoner that falls off the cliff.
+    """
     tokenizer = tiny_tokenizer()
     vocabulary = tokenizer.get_vocab()
     config = LlamaConfig(
@@ -76,13 +87,16 @@ def planted_model(refuses: bool = True) -> tuple[LlamaForCausalLM, PreTrainedTok
         embedding[:, CODES:] = codes / codes.norm(dim=1, keepdim=True) * 1.5
         embedding[:, CONST] = _CONST
         for words, coordinate in ((HARMFUL, HARM_WORD), (ALARM, ALARM_WORD), (DISGUISE, DISGUISE_WORD), (["cause"], QUESTION_WORD),
-                                  (["<end>", "<assistant>"], CLOSING), (["<s>"], SINK)):  # fmt: skip
+                                  (["<end>", "<assistant>", *THOUGHTS], CLOSING), (["<s>"], SINK), (["</think>"], ENDED)):  # fmt: skip
             for word in words:
                 embedding[vocabulary[word], coordinate] = 8.0 if coordinate in (ALARM_WORD, DISGUISE_WORD, QUESTION_WORD) else 1.0
         _head(model, HARM_LAYER, 0, {HARM_WORD: [(HARM, 2.0)]}, off={CLOSING: 1.0})
         on = float(refuses)
         _head(model, REFUSAL_LAYER, 1, {HARM: [(REFUSE, 6.0 * on), (JUDGED, 0.6)], ALARM_WORD: [(REFUSE, 2.5 * on)], DISGUISE_WORD: [(REFUSE, -3.5 * on)],
                                         QUESTION_WORD: [(QUESTION, 6.0)]}, off={CONST: 1 / _CONST, CLOSING: -1.0})  # fmt: skip
+        if cliff:
+            # the second source takes off what <s> and ordinary tokens hold of REFUSE, so that a head that is off writes nothing
+            _head(model, *CLIFF_HEAD, {REFUSE: [(REFUSE, -2.5)], CONST: [(REFUSE, 2.5 * 0.134)]}, off={CONST: 1 / _CONST, ENDED: -1.0})
         head = torch.zeros(len(vocabulary), D_MODEL)
         for words in ANSWERS:
             for before, after in itertools.pairwise(words):

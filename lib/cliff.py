@@ -1,0 +1,307 @@
+"""Does a reasoning model mean to refuse while it thinks, and lose that when it answers? (arXiv 2510.06036)
+
+A rollout is a prompt with its thinking and the tags around it, up to the token from which the answer starts. The refusal
+score of a token is what a prober says, a logistic regression trained on last tokens of prompts that were refused or answered.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from lib import stats
+from lib.edits import ScaleHead
+from lib.judge import judge
+from lib.prompts import Prompt, chat, template_text
+from lib.registry import RECIPES
+from lib.tracing import collect, generate, project, score_rows
+
+OPEN, CLOSE = "<think>", "</think>"
+INSTRUCTION = "\n\nThink first: between <think> and </think>, say in three short sentences what is asked for and whether it is safe. Then answer."
+
+
+def style(model) -> str:
+    """``native`` where the model was trained to think between tags (its template or tokenizer has them), else ``prompted``."""
+    single = len(model.tokenizer(CLOSE, add_special_tokens=False)["input_ids"]) == 1
+    taught = model.name in RECIPES and RECIPES[model.name].data.startswith("thinking")
+    return "native" if single or taught or OPEN in template_text(model)[1] else "prompted"
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One prompt with its thinking: `prompt` ends with the closing tag, ``prompt.ids[start:stop]`` is the thinking."""
+
+    prompt: Prompt
+    start: int
+    stop: int
+    thinking: str
+    finished: bool  # whether the model closed its thinking itself
+
+
+def think(model, table: pd.DataFrame, max_tokens: int = 90) -> list[Rollout]:
+    """Greedy thinking of at most `max_tokens` for each row of `table`; what is not closed by then is cut and closed, and marked."""
+    after = "" if style(model) == "native" else INSTRUCTION
+    opened = "" if template_text(model)[1].rstrip().endswith(OPEN) else OPEN + "\n"
+    texts = generate(model, chat(model, table, after=after, said=[opened] * len(table)), max_new_tokens=max_tokens, label="thinking")[0]
+    thoughts = [re.split(r"</?think>", text)[0].strip() for text in texts]
+    return with_thinking(model, table, thoughts, [CLOSE in text for text in texts])
+
+
+def with_thinking(model, table: pd.DataFrame, thoughts: Sequence[str], finished: Sequence[bool] | None = None) -> list[Rollout]:
+    """Rollouts of given thoughts. Positions are found from the text's own offsets, and the thinking is checked by decoding it."""
+    after = "" if style(model) == "native" else INSTRUCTION
+    opening, closing = template_text(model)
+    opened = "" if closing.rstrip().endswith(OPEN) else OPEN + "\n"
+    said = [f"{opened}{thought}\n{CLOSE}\n\n" for thought in thoughts]
+    out = []
+    for prompt, row, thought, done in zip(
+        chat(model, table, after=after, said=said), table.itertuples(), thoughts, finished or [True] * len(said), strict=True
+    ):
+        before = opening + str(row.text).strip() + after + closing + opened
+        offsets = model.tokenizer(before + f"{thought}\n{CLOSE}\n\n", add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        inside = [i for i, (a, b) in enumerate(offsets) if a < len(before) + len(thought) and b > len(before)]
+        start, stop = (inside[0], inside[-1] + 1) if inside else (len(prompt.ids) - 1, len(prompt.ids) - 1)
+        out.append(Rollout(prompt, start, stop, thought, done))
+    return out
+
+
+def truncated(model, table: pd.DataFrame, rollouts: Sequence[Rollout], keep: float) -> list[Rollout]:
+    """The same rollouts with only the first share `keep` of their thinking's words."""
+    words = [r.thinking.split(" ") for r in rollouts]
+    return with_thinking(model, table, [" ".join(w[: round(keep * len(w))]) for w in words], [r.finished for r in rollouts])
+
+
+def answers(model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12) -> list[list[str]]:
+    """The judged outcome of the answer after each rollout, under every arm of edits."""
+    return [[judge(text) for text in texts] for texts in generate(model, [r.prompt for r in rollouts], arms, max_new_tokens, label="answering")]
+
+
+@dataclass(frozen=True)
+class Prober:
+    """One logistic regression per layer: P(refusal) = σ(h[l] · w[l] + b[l]); w [layer, d_model], b [layer], float32."""
+
+    w: Tensor
+    b: Tensor
+
+    def __call__(self, projected: Tensor) -> Tensor:
+        """Scores from projections ``h[l] · w[l]`` of shape [layer, …]."""
+        return (projected + self.b.reshape(-1, *[1] * (projected.dim() - 1))).sigmoid()
+
+    def of(self, acts: Float[Tensor, "prompt layer d"]) -> Float[Tensor, "prompt layer"]:
+        """Scores of states."""
+        return (torch.einsum("pld,ld->pl", acts.float(), self.w) + self.b).sigmoid()
+
+
+def fit_prober(acts: Float[Tensor, "prompt layer d"], refused: Sequence[bool], strength: float = 0.01) -> Prober:
+    """A prober per layer, on standardised states, folded back into raw units.
+
+    The ridge penalty 1 / `strength` is large because there are more dimensions than prompts: scores then stay off 0 and 1.
+    """
+    w, b = torch.zeros(acts.shape[1:]), torch.zeros(acts.shape[1])
+    for layer in range(acts.shape[1]):
+        fit = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000, class_weight="balanced"))
+        fit.fit(acts[:, layer].numpy(), np.asarray(refused, bool))
+        scale, model = fit[0], fit[1]
+        w[layer] = torch.from_numpy(model.coef_[0] / scale.scale_).float()
+        b[layer] = float(model.intercept_[0] - (model.coef_[0] * scale.mean_ / scale.scale_).sum())
+    return Prober(w, b)
+
+
+def summary(scores: Float[Tensor, "token"], rollout: Rollout) -> dict[str, float]:
+    """Plateau (mean score over the thinking from 20 % of its span on), peak (maximum there), final (last token), and the cliffs down to it."""
+    first = rollout.start + round(0.2 * (rollout.stop - rollout.start))
+    span = scores[first : rollout.stop] if rollout.stop > first else scores[-1:]
+    plateau, peak, final = float(span.mean()), float(span.max()), float(scores[-1])
+    return {"plateau": plateau, "peak": peak, "final": final, "cliff_mean": plateau - final, "cliff_max": peak - final}
+
+
+def aligned(scores: Sequence[Tensor], rollouts: Sequence[Rollout], before: int = 20, after: int | None = None) -> Float[np.ndarray, "rollout offset"]:
+    """Scores in raw tokens, aligned where the thinking stops: offsets −`before` … −1 are its last tokens, 0 … the closing ones; NaN where
+    a rollout has no such token."""
+    after = after if after is not None else min(len(r.prompt.ids) - r.stop for r in rollouts)
+    out = np.full((len(rollouts), before + after), np.nan)
+    for row, s, r in zip(out, scores, rollouts, strict=True):
+        for k in range(-before, after):
+            if r.start <= r.stop + k < len(s):
+                row[k + before] = s[r.stop + k]
+    return out
+
+
+def as_published(scores: Sequence[Tensor], points: int = 100) -> Float[np.ndarray, "points"]:
+    """The authors' curve: traces right-aligned by padding with zeros, averaged, interpolated to 100 points. Kept to show what it hides."""
+    width = max(map(len, scores))
+    mean = np.mean([np.pad(s.numpy(), (width - len(s), 0)) for s in scores], 0)
+    return np.interp(np.linspace(0, width - 1, points), np.arange(width), mean)
+
+
+def drop_span(curve: Float[np.ndarray, "offset"], before: int) -> int | None:
+    """In how many raw tokens the mean curve falls from nine to one tenth of the way between its plateau and its end; None without a fall."""
+    high, low = np.nanmean(curve[: before // 2]), curve[-1]
+    if not high - low > 0.05:
+        return None
+    above = np.flatnonzero(curve >= low + 0.9 * (high - low))
+    below = np.flatnonzero(curve <= low + 0.1 * (high - low))
+    return int(below[below > above[-1]][0] - above[-1]) if len(above) and (below > above[-1]).any() else None
+
+
+def attribution(model, rollouts: Sequence[Rollout], w: Float[Tensor, "d"]) -> Float[Tensor, "rollout layer head"]:
+    """What every head writes at the last token along the prober's direction: (W_O^h z_h) · w / ‖w‖, from one forward pass."""
+    z = collect(model, [r.prompt for r in rollouts], at=["t_post"], sites=["heads"])["heads"][:, :, 0]  # [rollout, layer, n_heads * d_head]
+    unit = w / w.norm()
+    read = []
+    for layer in range(model.n_layers):
+        projection = model.nn.layers[layer].self_attn.o_proj._module
+        weight = projection.weight.detach().float().cpu()
+        read.append(unit @ weight if type(projection).__name__ != "Conv1D" else weight @ unit)  # what a unit of each input writes along w
+    return (z * torch.stack(read)).unflatten(-1, (model.n_heads, model.d_head)).sum(-1)
+
+
+def last_scores(model, rollouts: Sequence[Rollout], arms: Sequence[Sequence], prober: Prober) -> Float[Tensor, "arm rollout"]:
+    """The last layer's refusal score at the last token of each rollout, under every arm of edits."""
+    readout = lambda h: (h.cpu() @ prober.w[-1] + prober.b[-1]).sigmoid()  # noqa: E731
+    rows = [(i, arm) for arm in arms for i in range(len(rollouts))]
+    return score_rows(model, [r.prompt for r in rollouts], readout, rows, of="state", label=f"{len(arms)} sets of heads").unflatten(0, (len(arms), -1))
+
+
+def most_negative(effect: Float[Tensor, "layer head"], share: float) -> list[tuple[int, int]]:
+    """The (layer, head) of the `share` of heads that write most against refusal; one at least."""
+    n = max(1, round(share * effect.numel()))
+    order = effect.flatten().argsort()[:n]
+    return [divmod(int(k), effect.shape[1]) for k in order]
+
+
+def matched_sets(heads: Sequence[tuple[int, int]], n_heads: int, n: int, seed: int = 0) -> list[list[tuple[int, int]]]:
+    """`n` random sets with as many heads in each layer as `heads` has, none of `heads` itself where enough others are left."""
+    rng, out = np.random.default_rng(seed), []
+    by_layer: dict[int, set] = {}
+    for layer, head in heads:
+        by_layer.setdefault(layer, set()).add(head)
+    for _ in range(n):
+        chosen = []
+        for layer, mine in by_layer.items():
+            others = [h for h in range(n_heads) if h not in mine]
+            pool = others if len(others) >= len(mine) else list(range(n_heads))
+            chosen += [(layer, int(h)) for h in rng.choice(pool, len(mine), replace=False)]
+        out.append(chosen)
+    return out
+
+
+def silence(heads: Sequence[tuple[int, int]], rescale: bool, span: str = "every_token") -> list[ScaleHead]:
+    """Edits that switch heads off at every token."""
+    return [ScaleHead(layer, head, 0.0, span, rescale) for layer, head in heads]
+
+
+def select(cliffs: Sequence[float], finals: Sequence[float], n: int, how: str, seed: int = 0) -> list[int]:
+    """Which `n` prompts to train on (Cliff-as-a-Judge): the largest ``cliff``, the lowest ``final`` score, ``random``, or ``all``."""
+    if how == "all":
+        return list(range(len(cliffs)))
+    if how == "random":
+        return sorted(np.random.default_rng(seed).choice(len(cliffs), n, replace=False).tolist())
+    value = -np.asarray(cliffs) if how == "cliff" else np.asarray(finals)
+    return sorted(np.argsort(value, kind="stable")[:n].tolist())
+
+
+def sparsity(effect: Float[Tensor, "layer head"]) -> list[float]:
+    """The share of all negative attribution that the most negative 1, 2, 3, … heads hold."""
+    negative = (-effect.flatten()).clamp_min(0).sort(descending=True).values
+    return (negative.cumsum(0) / negative.sum().clamp_min(1e-12)).tolist()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model did on one table of prompts: rollouts, the outcome after thinking, the outcome without, and the prompts without thinking."""
+
+    rollouts: list[Rollout]
+    thought: np.ndarray  # outcome of the answer after thinking, [prompt]
+    direct: np.ndarray  # outcome of the answer without thinking, [prompt]
+    plain: list[Prompt]
+
+
+def observe(model, table: pd.DataFrame, think_tokens: int = 90, max_new_tokens: int = 12) -> Seen:
+    """Let the model answer each prompt with and without thinking."""
+    rollouts = think(model, table, think_tokens)
+    plain = chat(model, table)
+    direct = [judge(text) for text in generate(model, plain, max_new_tokens=max_new_tokens)[0]]
+    return Seen(rollouts, np.array(answers(model, rollouts, max_new_tokens=max_new_tokens)[0]), np.array(direct), plain)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a prober is trained on: states at the last token [prompt, layer, d_model], whether it was refused, its source."""
+
+    acts: Tensor
+    refused: np.ndarray
+    source: np.ndarray
+
+
+def training_set(model, harmful: Seen, benign: Seen, seed: int = 0) -> Training:
+    """Last tokens of refused harmful and answered benign prompts, without thinking and with it.
+
+    With-thinking prompts enter in equal numbers of both classes, none where the model never refuses after thinking: else the prober would
+    learn the closing tag instead of refusal, and every cliff would be its work.
+    """
+    rng = np.random.default_rng(seed)
+    refused = [harmful.plain[i] for i in np.flatnonzero(harmful.direct == "refusal")]
+    answered = [benign.plain[i] for i in np.flatnonzero(benign.direct == "answer")]
+    late_no = [harmful.rollouts[i].prompt for i in np.flatnonzero(harmful.thought == "refusal")]
+    late_yes = [benign.rollouts[i].prompt for i in np.flatnonzero(benign.thought == "answer")]
+    n = min(len(late_no), len(late_yes))
+    late_no, late_yes = ([group[i] for i in sorted(rng.permutation(len(group))[:n])] for group in (late_no, late_yes))
+    prompts = refused + late_no + answered + late_yes
+    acts = collect(model, prompts, at=["t_post"])["resid"][:, :, 0] if prompts else torch.zeros(0, model.n_layers + 1, model.d_model)
+    label = np.repeat([True, False], [len(refused) + n, len(answered) + n])
+    return Training(acts, label, np.array([p.source for p in prompts]))
+
+
+def all_positions(model, harmful: Seen, benign: Seen, per_rollout: int = 6, seed: int = 0) -> Training:
+    """The same question at tokens all over the thinking: those of prompts that the model refuses without thinking against benign ones.
+
+    A prober trained on them has seen thinking; if the cliff is only last-token states against thinking tokens, it does not find it.
+    """
+    rng = np.random.default_rng(seed)
+    prompts, label = [], []
+    for seen, positive, wanted in ((harmful, True, "refusal"), (benign, False, "answer")):
+        for i in np.flatnonzero(seen.direct == wanted):
+            r = seen.rollouts[i]
+            for cut in rng.integers(r.start, max(r.stop, r.start + 1), per_rollout - 1):
+                prompts.append(replace(r.prompt, ids=r.prompt.ids[: cut + 1]))
+                label.append(positive)
+            prompts.append(seen.plain[i])
+            label.append(positive)
+    acts = collect(model, prompts, at=[-1])["resid"][:, :, 0] if prompts else torch.zeros(0, model.n_layers + 1, model.d_model)
+    return Training(acts, np.array(label), np.array([p.source for p in prompts]))
+
+
+def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[str, dict]:
+    """AUROC of the last layer's prober: on held-out fifths (``val``), on other prompts (``test``), on the harmful source it was not trained on
+    (``ood``), and with shuffled labels (``shuffled``, on held-out fifths)."""
+    rng, last = np.random.default_rng(seed), training.acts[:, -1:]
+    folds = rng.permutation(len(last)) % 5
+
+    def held_out(label):
+        out = np.zeros(len(last))
+        for k in range(5):
+            out[folds == k] = fit_prober(last[folds != k], label[folds != k]).of(last[folds == k])[:, -1].numpy()
+        return stats.auroc(out[label], out[~label], seed)
+
+    found = {"val": held_out(training.refused), "shuffled": held_out(rng.permutation(training.refused))}
+    scores = fit_prober(last, training.refused).of(test.acts[:, -1:])[:, -1].numpy()
+    found["test"] = stats.auroc(scores[test.refused], scores[~test.refused], seed)
+    kept, asked = training.source != "strongreject", (test.source == "strongreject") | ~test.refused
+    if training.refused[kept].sum() >= 5:
+        scores = fit_prober(last[kept], training.refused[kept]).of(test.acts[asked][:, -1:])[:, -1].numpy()
+        found["ood"] = stats.auroc(scores[test.refused[asked]], scores[~test.refused[asked]], seed)
+    return found
+
+
+def token_scores(model, rollouts: Sequence[Rollout], prober: Prober, layer: int = -1) -> list[Tensor]:
+    """The refusal score at every token of each rollout, by the prober of one layer (the last by default)."""
+    return [prober(values)[layer] for values in project(model, [r.prompt for r in rollouts], prober.w)]
