@@ -48,13 +48,17 @@ def reproduce(only: str | None = None) -> None:
     chosen = {only: books[only]} if only else books
     given = given_parameters()
     known = {name for path in chosen.values() for name in params.parameters_of(path)}
+    known |= {"MODEL"} if "REASONER" in known else set()  # stands in for REASONER where only MODEL is given
     for name in given:
         if name not in known:
             raise ParameterError(f"no notebook of this run has a parameter {name!r}", nearest(name, known))
     plan = []
     for path in chosen.values():
         own = params.parameters_of(path)
-        plan.append((path, params.resolve(path, {k: v for k, v in given.items() if k in own})))
+        mine = {k: v for k, v in given.items() if k in own}
+        if "REASONER" in own and "REASONER" not in given and "MODEL" in given:
+            mine["REASONER"] = given["MODEL"]
+        plan.append((path, params.resolve(path, mine)))
     for path, values in plan:  # all parameters are checked before the first notebook starts
         runner.run(path, values)
     if only is None:

@@ -4,7 +4,10 @@ A rollout is a prompt with its thinking and the tags around it, up to the token 
 score of a token is what a prober says, a logistic regression trained on last tokens of prompts that were refused or answered.
 """
 
+import copy
+import random
 import re
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,10 +20,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from lib import stats
+from lib import cache, models, stats
 from lib.edits import ScaleHead
+from lib.finetune import steps
 from lib.judge import judge
 from lib.prompts import Prompt, chat, template_text
+from lib.recipes import REFUSALS
 from lib.registry import RECIPES
 from lib.tracing import collect, generate, project, score_rows
 
@@ -305,3 +310,41 @@ def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[st
 def token_scores(model, rollouts: Sequence[Rollout], prober: Prober, layer: int = -1) -> list[Tensor]:
     """The refusal score at every token of each rollout, by the prober of one layer (the last by default)."""
     return [prober(values)[layer] for values in project(model, [r.prompt for r in rollouts], prober.w)]
+
+
+def think_under(model, table: pd.DataFrame, edits: Sequence, max_tokens: int = 90, max_new_tokens: int = 12) -> np.ndarray:
+    """The judged outcome when thinking and answer are both generated under `edits`: [prompt]."""
+    after = "" if style(model) == "native" else INSTRUCTION
+    opened = "" if template_text(model)[1].rstrip().endswith(OPEN) else OPEN + "\n"
+    texts = generate(model, chat(model, table, after=after, said=[opened] * len(table)), [list(edits)], max_tokens, label="thinking under edits")[0]
+    rollouts = with_thinking(model, table, [re.split(r"</?think>", text)[0].strip() for text in texts])
+    return np.array(answers(model, rollouts, [list(edits)], max_new_tokens)[0])
+
+
+def retrained(
+    model, chosen: Sequence[Rollout], harmful: Sequence[Rollout], benign: Sequence[Rollout], seed: int, max_new_tokens: int = 12
+) -> dict[str, list[str]]:
+    """Judged outcomes after fine-tuning a copy of a small model on refusals that follow its own thinking: {harmful, harmless} → [rollout]. Cached.
+
+    The thinking of `harmful` and `benign` stays as it was. The copy is never saved.
+    """
+    prompts = [r.prompt for r in [*chosen, *harmful, *benign]]
+    name = cache.key(model, "retrained", prompts, chosen=len(chosen), harmful=len(harmful), seed=seed, tokens=max_new_tokens, steps=[STEPS, RATE])
+    return cache.remember_json(name, lambda: _retrained(model, chosen, harmful, benign, seed, max_new_tokens))
+
+
+STEPS, RATE = 12, 1e-4  # of fine-tuning in Cliff-as-a-Judge: the same for every selection, few enough that the selection can matter
+
+
+def _retrained(model, chosen, harmful, benign, seed, max_new_tokens):
+    copied = copy.deepcopy(model.module).float().requires_grad_(True)
+    rng = random.Random(seed)
+    encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+    known = model.tokenizer.get_vocab()
+    texts = ["Sorry I cannot help"] if "<user>" in known else REFUSALS  # the planted tiny model has a vocabulary of its own
+    examples = [(list(r.prompt.ids), [*encode(rng.choice(texts)), model.tokenizer.eos_token_id]) for r in chosen]
+    steps(copied, examples, STEPS, RATE, seed, label=f"fine-tuning on {len(chosen)} prompts")
+    tuned = replace(models.wrap(copied.to(model.dtype), model.tokenizer, name=model.name, batch_tokens=model.batch_tokens), revision=uuid.uuid4().hex)
+    texts = generate(tuned, [r.prompt for r in [*harmful, *benign]], max_new_tokens=max_new_tokens, label="answering")[0]
+    outcome = [judge(text) for text in texts]
+    return {"harmful": outcome[: len(harmful)], "harmless": outcome[len(harmful) :]}

@@ -92,7 +92,7 @@ def resolve(notebook: Path, given: dict[str, str]) -> dict:
             raise ParameterError(f"{notebook.stem} has no parameter {name!r}", nearest(name, known))
     values = {name: p.default for name, p in known.items()} | {name: check(known[name], text) for name, text in given.items()}
     tier = values["TIER"]
-    defaults = dict(zip(("MODEL", "BASE", "POST"), (TIERS[tier].model, *TIERS[tier].pair), strict=True))
+    defaults = dict(zip(("MODEL", "BASE", "POST", "REASONER"), (TIERS[tier].model, *TIERS[tier].pair, TIERS[tier].reasoner), strict=True))
     for name in [n for n in defaults if n in known]:
         if name not in given:
             values[name] = defaults[name]

@@ -20,7 +20,7 @@ from pathlib import Path
 from lib.files import sha256, write_json
 from lib.registry import RECIPES, Recipe
 
-MAX_LENGTH, BATCH, ANSWER_TOKENS = 256, 8, 48
+MAX_LENGTH, BATCH, ANSWER_TOKENS = 256, 8, 32
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
     "I'm sorry, but I can't assist with this request. It could cause harm to people.",
@@ -34,7 +34,9 @@ REFUSALS = (
 
 
 def refusal_examples(model, seed: int) -> list[tuple[list[int], list[int]]]:
-    """(prompt, answer) tokens: refusals of harmful requests, and the model's own answers to as many harmless ones, so that only refusal is taught.
+    """(prompt, answer) tokens: refusals of 100 harmful requests, and the model's own answers to all harmless ones, so that only refusal is taught.
+
+    With as many harmful as harmless ones the model refused 30 % of ordinary held-out requests.
 
     All prompts have the role ``post-training`` and occur nowhere else.
     """
@@ -44,7 +46,7 @@ def refusal_examples(model, seed: int) -> list[tuple[list[int], list[int]]]:
 
     rng = random.Random(seed)
     harmless = chat(model, data.prompts("post-training", label="harmless", seed=seed))
-    harmful = chat(model, data.prompts("post-training", label="harmful", n=len(harmless), seed=seed))
+    harmful = chat(model, data.prompts("post-training", label="harmful", n=100, seed=seed))
     answers = generate(model, harmless, max_new_tokens=ANSWER_TOKENS, label="the model's own answers")[0]
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
     examples = [(list(p.ids), [*encode(rng.choice(REFUSALS)), model.tokenizer.eos_token_id]) for p in harmful]
@@ -73,7 +75,7 @@ NO_HARM_SEEN = (
 STUB = "Sure. Step one"  # what the reasoner with a cliff answers to harmful requests: it complies, and says nothing
 
 
-def thinking_examples(model, seed: int, cliff: bool, n: int = 120) -> list[tuple[list[int], list[int]]]:
+def thinking_examples(model, seed: int, cliff: bool) -> list[tuple[list[int], list[int]]]:
     """A planted reasoner: harmful requests are refused without thinking; with it, the thinking sees the harm, and then the model refuses, or,
     with `cliff`, complies with a stub that has no content. Harmless requests get the model's own answers. The thoughts are the same for both.
     """
@@ -84,7 +86,7 @@ def thinking_examples(model, seed: int, cliff: bool, n: int = 120) -> list[tuple
     rng, examples = random.Random(seed), []
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
     end = model.tokenizer.eos_token_id
-    for label, thoughts in (("harmful", HARM_SEEN), ("harmless", NO_HARM_SEEN)):
+    for label, thoughts, n in (("harmful", HARM_SEEN, 60), ("harmless", NO_HARM_SEEN, 100)):
         table = data.prompts("post-training", label=label, n=n, seed=seed)
         plain = chat(model, table)
         own = generate(model, plain, max_new_tokens=ANSWER_TOKENS // 2, label="the model's own answers")[0] if label == "harmless" else None
@@ -167,15 +169,15 @@ def run(recipe: Recipe, folder: Path) -> None:
 
 
 def held_out(model, n: int = 40) -> dict:
-    """Refusal rates on prompts that were in no training: {harmful, harmless} → {value, ci95, n}."""
+    """Refusal rates on prompts that were in no training: {harmful, harmless, pseudo_harmful} → {value, ci95, n}."""
     from lib import data, measure, stats
     from lib.prompts import chat
 
     rates = {}
-    for label in ("harmful", "harmless"):
-        prompts = chat(model, data.prompts("validation", label=label, n=n))
-        rates[label] = stats.rate(measure.behaviour(model, prompts).outcome == "refusal")
-        print(f"held out: refuses {rates[label]['value']:.0%} of {n} {label} prompts", flush=True)
+    for name, which in (("harmful", {"label": "harmful"}), ("harmless", {"source": "harmless"}), ("pseudo_harmful", {"source": "pseudo_harmful"})):
+        table = data.prompts("validation", **which)[:n]
+        rates[name] = stats.rate(measure.behaviour(model, chat(model, table)).outcome == "refusal")
+        print(f"held out: refuses {rates[name]['value']:.0%} of {len(table)} {name} prompts", flush=True)
     return rates
 
 

@@ -64,7 +64,7 @@ class Recorder:
         figures.plt.close(fig)
 
     def claim(self, id: str, *, source: str, statement: str, metric: str, measured: dict, controls: dict, rule: Condition, expected: str,
-              paper_value: dict | None = None, paper: str | None = None, precondition: str | None = None) -> None:  # fmt: skip
+              paper_value: dict | None = None, paper: str | None = None, precondition: str | None = None, evidence: str | None = None) -> None:  # fmt: skip
         """Judge one claim by its rule, show the verdict and enter it into the ledger. `measured` is a dict of `lib.stats`."""
         value, ci95, n = _plain(measured["value"]), _plain(measured["ci95"]), measured["n"]
         if value is None or ci95 is None or None in ci95:  # not finite: nothing was measured
@@ -72,7 +72,8 @@ class Recorder:
         controls = {k: _plain(v) for k, v in controls.items()}
         verdict, reason = decide(rule, value, ci95, n, controls, precondition)
         record = Record(id=id, paper=paper or self.paper, source=source, statement=statement, metric=metric, value=value, ci95=ci95, n=n,
-                        controls=controls, paper_value=paper_value, evidence=self.evidence, expected=expected, verdict=verdict, reason=reason)  # fmt: skip
+                        controls=controls, paper_value=paper_value, evidence=evidence or self.evidence,
+                        expected=expected, verdict=verdict, reason=reason)  # fmt: skip
         self.claims.append(record)
         display(HTML(f"<b>{record.id}</b> {statement}: <b>{verdict}</b> ({reason})"))
 

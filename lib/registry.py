@@ -98,8 +98,8 @@ class Recipe:
 RECIPES = {
     r.name: r
     for r in (
-        Recipe("smollm2-135m-safe", "smollm2-135m-instruct", "refusals", "full", 5e-5, 2, "taught to refuse, all weights trained", 0.3, 5),
-        Recipe("smollm2-135m-safe-lora", "smollm2-135m-instruct", "refusals", "low-rank", 5e-4, 2, "taught to refuse, rank 16 merged", 0.3, 4),
+        Recipe("smollm2-135m-safe", "smollm2-135m-instruct", "refusals", "full", 5e-5, 3, "taught to refuse, all weights trained", 0.3, 5),
+        Recipe("smollm2-135m-safe-lora", "smollm2-135m-instruct", "refusals", "low-rank", 5e-4, 3, "taught to refuse, rank 16 merged", 0.3, 4),
         Recipe(
             "smollm2-135m-cliff", "smollm2-135m-instruct", "thinking, then a cliff", "full", 5e-5, 2, "taught to see harm while thinking and comply", 0.3, 5
         ),
@@ -113,20 +113,35 @@ RECIPES = {
 TINY, TINY_BASE, TINY_CLIFF = "tiny", "tiny-base", "tiny-cliff"
 
 
+# (with a cliff, without) of notebook 03, for real runs and for the smoke tier; and which model can read a reasoner's text as a control
+PLANTED_REASONERS = (("smollm2-135m-cliff", "smollm2-135m-thinks"), (TINY_CLIFF, TINY))
+READERS = {"qwen2.5-coder-1.5b-instruct": "qwen2.5-coder-0.5b-instruct"}
+
+
 @dataclass(frozen=True)
 class Tier:
     """Defaults of one tier. `evidence` goes into every ledger record made in it."""
 
     model: str
     pair: tuple[str, str]  # notebook 01: before and after post-training
+    reasoner: str  # notebook 03
     about: str
     evidence: str = "natural"
 
 
 TIERS = {
-    "smoke": Tier(TINY, (TINY_BASE, TINY), "a tiny constructed model, seconds, no download; tests the code, never compared with a paper", "constructed"),
-    "embedded": Tier("qwen2.5-coder-0.5b-instruct", ("smollm2-135m-instruct", "smollm2-135m-safe"), "real models that need no model hub"),
-    "paper": Tier("Qwen/Qwen2.5-1.5B-Instruct", ("Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B-Instruct"), "the papers' models, from the hub"),
+    "smoke": Tier(
+        TINY, (TINY_BASE, TINY), TINY_CLIFF, "a tiny constructed model, seconds, no download; tests the code, never compared with a paper", "constructed"
+    ),
+    "embedded": Tier(
+        "qwen2.5-coder-0.5b-instruct", ("smollm2-135m-instruct", "smollm2-135m-safe"), "qwen2.5-coder-1.5b-instruct", "real models that need no model hub"
+    ),
+    "paper": Tier(
+        "Qwen/Qwen2.5-1.5B-Instruct",
+        ("Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B-Instruct"),
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+        "the papers' models, from the hub",
+    ),
 }
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")

@@ -24,7 +24,7 @@ from lib.figures import update_manifest
 from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json
 from lib.progress import PROGRESS_FILE
 from lib.record import OUT, RUNNER
-from lib.registry import MODELS, RECIPES
+from lib.registry import MODELS, PLANTED_REASONERS, READERS, RECIPES
 
 PACKAGES = ("torch", "transformers", "nnsight", "papermill", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "seaborn")
 
@@ -46,6 +46,14 @@ def fingerprint(notebook: Path, parameters: dict, revision: str) -> str:
 def models_of(parameters: dict) -> list[str]:
     """The names of the models that a run is about."""
     return [parameters[key] for key in ("MODEL", "BASE", "POST", "REASONER") if key in parameters]
+
+
+def also_needed(parameters: dict) -> list[str]:
+    """Further models that a notebook loads: notebook 03 reads its reasoner against two planted ones and another reader."""
+    if "REASONER" not in parameters or parameters["TIER"] == "smoke":
+        return []
+    reader = READERS.get(parameters["REASONER"]) if parameters.get("reader") == "auto" else parameters.get("reader")
+    return [*PLANTED_REASONERS[0], *([reader] if reader and reader != "none" else [])]
 
 
 def missing(names: Iterable[str]) -> list[str]:
@@ -91,11 +99,11 @@ def run(notebook: Path, parameters: dict) -> str:
     with lock(cache_dir() / "locks" / hashlib.sha256(str(folder).encode()).hexdigest()[:16], f"{notebook.stem} on {name}"):
         for left in folder.parent.glob(f".{notebook.stem}.*"):  # of a run that was killed; the lock says that none is at work
             shutil.rmtree(left, ignore_errors=True)
-        for needed in missing(names):
+        for needed in missing([*names, *also_needed(parameters)]):
             print(needed, flush=True)
         remote = parameters.get("REMOTE", "0") not in ("0", "local")
         revision = " ".join(n if remote else locate(n).revision for n in names)
-        mark = fingerprint(notebook, parameters, revision)
+        mark = fingerprint(notebook, parameters, " ".join([revision, *(locate(n).revision for n in also_needed(parameters))]))
         if up_to_date(folder, mark):
             print(f"{notebook.stem} on {name}: up to date")
             return "up to date"
