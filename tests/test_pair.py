@@ -226,7 +226,6 @@ def recipe(tmp_path, monkeypatch):
     return Recipe("tiny-safe", str(folder), "tiny", "full", 5e-3, 4, "", 0.1, 1)
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft asks transformers by the old name
 @pytest.mark.parametrize("method", ["full", "low-rank"])
 def test_a_recipe_trains_and_leaves_a_model_with_its_record(recipe, method, tmp_path):
     target = tmp_path / "done"

@@ -46,6 +46,24 @@ def test_a_run_leaves_what_the_contract_names(smoke):
     assert re.search(r"\] cell \d+/\d+ · ", printed) and "REPLICATED" in printed
 
 
+@pytest.mark.parametrize("number, models", [("01", "tiny-base--vs--tiny"), ("02b", "tiny"), ("03", "tiny-cliff")])
+def test_every_notebook_leaves_what_the_contract_names(smoke, number, models):
+    folder = RESULTS / "smoke" / models / runner.notebooks()[number].stem
+    assert all((folder / name).exists() for name in OUTPUTS)
+    about = json.loads((folder / "run.json").read_text())
+    assert about["model"]["name"] == models and len(about["model"]["revision"].split()) == models.count("--vs--") + 1
+    for claim in json.loads((folder / "claims.json").read_text()):
+        assert claim["id"].startswith(f"{number}.") and claim["evidence"] == "constructed" and claim["controls"]
+    assert all(v is None or isinstance(v, (int, float, list)) for v in json.loads((folder / "metrics.json").read_text()).values())
+
+
+def test_the_planted_cliff_carries_the_verdicts_of_the_instrument(smoke):
+    folder = RESULTS / "smoke" / "tiny-cliff" / runner.notebooks()["03"].stem
+    verdict = {c["id"]: c["verdict"] for c in json.loads((folder / "claims.json").read_text())}
+    for name in ("cliff", "twin", "heads.score", "heads.refusal"):
+        assert verdict[f"03.instrument.{name}"] == "replicated", verdict
+
+
 def test_smoke_stays_out_of_tracked_files(smoke):
     status = subprocess.run(["git", "status", "--porcelain", "results", "figures"], cwd=ROOT, capture_output=True, text=True).stdout
     assert "smoke" not in status
@@ -137,6 +155,36 @@ def test_a_bad_parameter_ends_with_status_2_before_anything_runs(words, message)
     done = make("nb-02", *words, timeout=60)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert "about" not in done.stdout  # nothing was announced or started
+
+
+@pytest.mark.parametrize(
+    "notebook, words, message",
+    [
+        ("nb-01", ["BASE=smollm2-135m-instuct"], "did you mean 'smollm2-135m-instruct'"),
+        ("nb-01", ["POST=./nowhere"], "POST=./nowhere: there is no such file"),
+        ("nb-01", ["TIER=smoke", "POST=smollm2-135m-safe"], "TIER=smoke takes no POST"),
+        ("nb-01", ["MODEL=smollm2-135m-instruct"], "has a parameter 'MODEL'"),
+        ("nb-03", ["REASONER=qwen"], "unknown model 'qwen'"),
+        ("nb-03", ["MODEL=qwen"], "unknown model 'qwen'"),
+        ("nb-03", ["P=think_tokens=1"], "choose from 8 to 2000"),
+        ("nb-02b", ["P=n_templates=0"], "choose from 1 to 60"),
+        ("nb-02", ["P=endings=words"], "did you mean 'word'"),
+        ("reproduce", ["SEED=-1"], "choose from 0"),
+    ],
+)
+def test_bad_parameters_of_every_notebook(notebook, words, message):
+    done = make(notebook, *words, timeout=60)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_model_stands_in_for_the_reasoner(monkeypatch):
+    monkeypatch.setenv("COMPANION_PARAM_MODEL", "qwen2.5-coder-0.5b-instruct")
+    seen = {}
+    monkeypatch.setattr(runner, "run", lambda path, values: seen.update({path.stem[:2]: values}))
+    monkeypatch.setattr(cli, "claims", lambda tier=None: None)
+    cli.reproduce()
+    assert seen["03"]["REASONER"] == seen["02"]["MODEL"] == "qwen2.5-coder-0.5b-instruct"
+    assert (seen["01"]["BASE"], seen["01"]["POST"]) == ("smollm2-135m-instruct", "smollm2-135m-safe")
 
 
 def test_an_unknown_notebook_is_an_error():
