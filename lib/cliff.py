@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -60,7 +61,7 @@ def think(model, table: pd.DataFrame, max_tokens: int = 90) -> list[Rollout]:
     return with_thinking(model, table, thoughts, [CLOSE in text for text in texts])
 
 
-def with_thinking(model, table: pd.DataFrame, thoughts: Sequence[str], finished: Sequence[bool] | None = None) -> list[Rollout]:
+def with_thinking(model, table: pd.DataFrame, thoughts: Sequence[str], finished: ArrayLike | None = None) -> list[Rollout]:
     """Rollouts of given thoughts. Positions are found from the text's own offsets, and the thinking is checked by decoding it."""
     after = "" if style(model) == "native" else INSTRUCTION
     opening, closing = template_text(model)
@@ -105,7 +106,7 @@ class Prober:
         return (torch.einsum("pld,ld->pl", acts.float(), self.w) + self.b).sigmoid()
 
 
-def fit_prober(acts: Float[Tensor, "prompt layer d"], refused: Sequence[bool], strength: float = 0.01) -> Prober:
+def fit_prober(acts: Float[Tensor, "prompt layer d"], refused: ArrayLike, strength: float = 0.01) -> Prober:
     """A prober per layer, on standardised states, folded back into raw units.
 
     The ridge penalty 1 / `strength` is large because there are more dimensions than prompts: scores then stay off 0 and 1.
@@ -204,7 +205,7 @@ def silence(heads: Sequence[tuple[int, int]], rescale: bool, span: str = "every_
     return [ScaleHead(layer, head, 0.0, span, rescale) for layer, head in heads]
 
 
-def select(cliffs: Sequence[float], finals: Sequence[float], n: int, how: str, seed: int = 0) -> list[int]:
+def select(cliffs: ArrayLike, finals: ArrayLike, n: int, how: str, seed: int = 0) -> list[int]:
     """Which `n` prompts to train on (Cliff-as-a-Judge): the largest ``cliff``, the lowest ``final`` score, ``random``, or ``all``."""
     if how == "all":
         return list(range(len(cliffs)))

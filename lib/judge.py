@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 OUTCOMES = ("refusal", "answer", "degenerate", "empty")
 _CANNOT = r"(?:can ?not|can't|won't|will not|am unable to|'m unable to|am not able to|'m not able to|must decline to|must refuse to)"
@@ -90,7 +91,7 @@ def refusal_score(tokens: Sequence[int], cut: float = 0.0) -> Callable[[torch.Te
     return readout
 
 
-def refusal_cut(scores: Sequence[float], outcomes: Sequence[str]) -> float:
+def refusal_cut(scores: ArrayLike, outcomes: Sequence[str]) -> float:
     """The score that best tells refusals from answers by balanced accuracy (half way between its neighbours; the median of equals).
 
     0 where one of the two outcomes is missing.

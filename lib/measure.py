@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 
 from lib import cache, stats
 from lib.directions import random_directions, successive_halving
@@ -36,7 +37,7 @@ def find(model, table: pd.DataFrame, outcome: str, n: int, *, at_most: int | Non
     return prompts, pd.concat(seen, ignore_index=True)
 
 
-def first(mask: Sequence[bool], n: int) -> np.ndarray:
+def first(mask: ArrayLike, n: int) -> np.ndarray:
     """The mask with only its first `n` hits left."""
     mask = np.array(mask, bool)
     mask[np.flatnonzero(mask)[n:]] = False

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import binomtest, rankdata
 
 BOOTSTRAPS = 2000
 
 
-def rate(hits: Sequence[bool]) -> dict:
+def rate(hits: ArrayLike) -> dict:
     """{value, ci95 (Wilson), n} of a share. An empty list gives value None."""
     hits = np.asarray(hits, bool)
     if len(hits) == 0:
@@ -17,7 +18,7 @@ def rate(hits: Sequence[bool]) -> dict:
     return {"value": float(hits.mean()), "ci95": [float(interval.low), float(interval.high)], "n": len(hits)}
 
 
-def bootstrap(statistic: Callable, *groups: Sequence, seed: int = 0, paired: bool = False) -> dict:
+def bootstrap(statistic: Callable, *groups: ArrayLike, seed: int = 0, paired: bool = False) -> dict:
     """{value, ci95, n} of ``statistic(*groups)`` with a percentile bootstrap over items; `paired` resamples all groups together.
 
     n is the size of the smallest group; an empty or all-NaN group gives value None.
@@ -36,17 +37,17 @@ def bootstrap(statistic: Callable, *groups: Sequence, seed: int = 0, paired: boo
     return {"value": value.tolist(), "ci95": np.stack([low, high], -1).tolist(), "n": min(len(g) for g in groups)}
 
 
-def mean(values: Sequence[float], seed: int = 0) -> dict:
+def mean(values: ArrayLike, seed: int = 0) -> dict:
     """{value, ci95, n} of a mean."""
     return bootstrap(lambda x: x.mean(0), values, seed=seed)
 
 
-def difference(a: Sequence[float], b: Sequence[float], seed: int = 0, paired: bool = False) -> dict:
+def difference(a: ArrayLike, b: ArrayLike, seed: int = 0, paired: bool = False) -> dict:
     """{value, ci95, n} of mean(a) − mean(b)."""
     return bootstrap(lambda x, y: x.mean(0) - y.mean(0), a, b, seed=seed, paired=paired)
 
 
-def auroc(positive: Sequence[float], negative: Sequence[float], seed: int = 0) -> dict:
+def auroc(positive: ArrayLike, negative: ArrayLike, seed: int = 0) -> dict:
     """{value, ci95, n} of the area under the ROC curve."""
     return bootstrap(area, positive, negative, seed=seed)
 
@@ -59,7 +60,7 @@ def area(positive: np.ndarray, negative: np.ndarray) -> float:
     return (ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative))
 
 
-def random_band(hits_by_direction: Sequence[Sequence[bool]]) -> dict:
+def random_band(hits_by_direction: Sequence[ArrayLike]) -> dict:
     """Controls of a rate from random directions: mean, maximum, count, and the bars an effect must exceed or stay below.
 
     `random_direction_high` is the largest single direction's rate or the upper Wilson bound of all of them together, whichever is

@@ -3,11 +3,10 @@
 Activations are those of a statement's last token, [statement, layer, d_model]; `sets` names each statement's data set.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lib.directions import difference_of_means
@@ -15,7 +14,7 @@ from lib.edits import Add
 from lib.tracing import collect
 
 
-def centred(acts: Float[Tensor, "statement *rest"], sets: Sequence[str]) -> Float[Tensor, "statement *rest"]:
+def centred(acts: Float[Tensor, "statement *rest"], sets: ArrayLike) -> Float[Tensor, "statement *rest"]:
     """Each statement minus the mean of its own data set, so that what the sets are about drops out."""
     out, sets = acts.clone(), np.asarray(sets)
     for name in np.unique(sets):
@@ -23,13 +22,13 @@ def centred(acts: Float[Tensor, "statement *rest"], sets: Sequence[str]) -> Floa
     return out
 
 
-def direction(acts: Float[Tensor, "statement *rest"], label: Bool[np.ndarray, "statement"], sets: Sequence[str]) -> Float[Tensor, "*rest"]:
+def direction(acts: Float[Tensor, "statement *rest"], label: Bool[np.ndarray, "statement"], sets: ArrayLike) -> Float[Tensor, "*rest"]:
     """mean(true) − mean(false) over all data sets, each centred on its own mean."""
     label = np.asarray(label, bool)
     return difference_of_means(centred(acts, sets), label, ~label)
 
 
-def held_out_hits(trained_on: Tensor, tested_on: Tensor, label, sets: Sequence[str], name: str, centre: str = "own") -> Bool[np.ndarray, "statement"]:
+def held_out_hits(trained_on: Tensor, tested_on: Tensor, label, sets: ArrayLike, name: str, centre: str = "own") -> Bool[np.ndarray, "statement"]:
     """Which statements of data set `name` a direction from all the other sets judges rightly: [statement of that set].
 
     `trained_on` and `tested_on` are the same statements' activations in two models at one layer, [statement, d_model]. `centre`
@@ -42,14 +41,14 @@ def held_out_hits(trained_on: Tensor, tested_on: Tensor, label, sets: Sequence[s
     return ((tested_on[inside] - middle.double().mean(0).float()) @ v > 0).numpy() == label[inside]
 
 
-def held_out_accuracy(trained_on: Tensor, tested_on: Tensor, label, sets: Sequence[str]) -> Float[np.ndarray, "set layer"]:
+def held_out_accuracy(trained_on: Tensor, tested_on: Tensor, label, sets: ArrayLike) -> Float[np.ndarray, "set layer"]:
     """Share of `held_out_hits` (own mean) for every data set and layer, from activations [statement, layer, d_model]."""
     return np.array(
         [[held_out_hits(trained_on[:, l], tested_on[:, l], label, sets, s).mean() for l in range(trained_on.shape[1])] for s in np.unique(np.asarray(sets))]
     )
 
 
-def shuffled_within(label, sets: Sequence[str], seed: int = 0) -> Bool[np.ndarray, "statement"]:
+def shuffled_within(label, sets: ArrayLike, seed: int = 0) -> Bool[np.ndarray, "statement"]:
     """The labels, shuffled within each data set: the control for every accuracy."""
     label, sets, rng = np.array(label, bool), np.asarray(sets), np.random.default_rng(seed)
     for name in np.unique(sets):

@@ -4,6 +4,13 @@ import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import beartype  # noqa: F401 - before nnsight, or it fails
+from jaxtyping import install_import_hook
+
+# shapes in annotations are checked while the tests run; the module that builds traces is left out, as a trace is not plain Python
+SHAPED = [f"lib.{name}" for name in ("directions", "truth", "patching", "neurons", "pairs", "cliff", "guard", "stats", "measure", "judge")]
+install_import_hook(SHAPED, "beartype.beartype")
+
 import pandas as pd
 import pytest
 import torch
