@@ -127,7 +127,8 @@ def table(records: list[Record]) -> list[list[str]]:
     for r in records:
         paper = "; ".join(f"{k} {_number(v)}" for k, v in (r.paper_value or {}).items()) or "–"
         here = _number(r.value) + (f" [{r.ci95[0]:.2f}, {r.ci95[1]:.2f}]" if r.ci95 else "") + f", n {r.n}"
-        rows.append([f"{r.id}: {r.statement}", paper, here, _controls(r), r.verdict])
+        made = " (constructed model)" if r.evidence == "constructed" else ""
+        rows.append([f"{r.id}: {r.statement}{made}", paper, here, _controls(r), r.verdict])
     return rows
 
 
@@ -151,10 +152,38 @@ def readme_with_results(text: str) -> str:
     parts = []
     for tier, model in dict.fromkeys((t, m) for t, m, r in read_ledger(RESULTS) if r.evidence == "natural" and t != "smoke" and m in QUOTED):
         records = [r for t, m, r in read_ledger(RESULTS) if (t, m) == (tier, model)]
-        records.sort(key=lambda r: order.index(r.verdict))
-        parts.append(f"**{model}** (tier `{tier}`)\n\n{markdown(records)}")
+        records.sort(key=lambda r: (r.evidence == "constructed", order.index(r.verdict)))
+        counts = ", ".join(f"{n} {v}" for v in order if (n := sum(r.verdict == v and r.evidence == "natural" for r in records)))
+        parts.append(f"**{model}** (tier `{tier}`): {counts}\n\n{markdown(records)}")
+        if answer := guard_answer(records):
+            parts.append(answer)
     before, rest = text.split(BEGIN)
     return before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + rest.split(END)[1]
+
+
+def guard_answer(records: list[Record]) -> str | None:
+    """Would you use the model's own harmfulness direction as a guard? A paragraph from the ledger of notebook 02b; None where it was not run."""
+    by = {r.id: r for r in records}
+    needed = [by.get(f"02b.guard.{name}") for name in ("beats-text", "false-positives", "accepted-harmful")]
+    if not all(needed) or any(r.value is None for r in needed):
+        return None
+    text, alarms, caught = needed
+    yes = all(r.verdict == "replicated" for r in needed)
+    share = lambda x: "–" if x is None else f"{x:.0%}"  # noqa: E731
+    parts = [
+        f"*Would you use this model's own harmfulness direction as a guard?* {'Yes' if yes else 'Not alone'}: it flags {share(caught.value)} of the harmful prompts "
+        f"that the model accepts, {share(alarms.value)} of ordinary harmless ones and {share(alarms.controls['pseudo_harmful'])} of harmless ones with an alarming "
+        f"word; its AUROC is {text.controls['guard']:.2f}, that of the best reader of the bare text ({text.controls['best_reader']}) {text.controls['reader']:.2f}."
+    ]
+    for r in (r for r in records if r.id.startswith("02b.jailbreak.") and r.value is not None):
+        calm = r.controls.get("wrapped_harmless_flagged", r.controls.get("harmless_flagged"))
+        parts.append(
+            f"Jailbreaks, {r.id.split('.')[-1].replace('-', ' ')}: {share(r.controls['harmful_flagged'])} flagged, against {share(calm)} of harmless ones."
+        )
+    attack = by.get("02b.attack.representation-stays")
+    if attack and attack.value is not None and attack.controls["auroc_after"] is not None:
+        parts.append(f"After the fine-tuning attack its AUROC goes from {attack.controls['auroc_before']:.2f} to {attack.controls['auroc_after']:.2f}.")
+    return " ".join(parts)
 
 
 QUOTED = (
