@@ -171,9 +171,11 @@ def guard_answer(records: list[Record]) -> str | None:
     yes = all(r.verdict == "replicated" for r in needed)
     share = lambda x: "–" if x is None else f"{x:.0%}"  # noqa: E731
     parts = [
-        f"*Would you use this model's own harmfulness direction as a guard?* {'Yes' if yes else 'Not alone'}: it flags {share(caught.value)} of the harmful prompts "
-        f"that the model accepts, {share(alarms.value)} of ordinary harmless ones and {share(alarms.controls['pseudo_harmful'])} of harmless ones with an alarming "
-        f"word; its AUROC is {text.controls['guard']:.2f}, that of the best reader of the bare text ({text.controls['best_reader']}) {text.controls['reader']:.2f}."
+        "*Would you use this model's own harmfulness direction as a guard?* "
+        + ("Yes" if yes else "Not alone")
+        + f": it flags {share(caught.value)} of the harmful prompts that the model accepts, {share(alarms.value)} of ordinary harmless ones and "
+        f"{share(alarms.controls['pseudo_harmful'])} of harmless ones with an alarming word; its AUROC is {text.controls['guard']:.2f}, that of the best "
+        f"reader of the bare text ({text.controls['best_reader']}) {text.controls['reader']:.2f}."
     ]
     for r in (r for r in records if r.id.startswith("02b.jailbreak.") and r.value is not None):
         calm = r.controls.get("wrapped_harmless_flagged", r.controls.get("harmless_flagged"))
