@@ -48,7 +48,7 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
         ax.set_title(panel)
         ax.set_xlabel(spec["xlabel"])
         if ax.get_subplotspec().is_first_col():
-            ax.set_ylabel(spec["ylabel"])
+            ax.set_ylabel(textwrap.fill(spec["ylabel"], 30))
     for ax in axes.flat[len(panels) :]:
         ax.remove()
     handles = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -126,7 +126,7 @@ def _rates(ax, data, spec, colours, series):
         places = [groups.index(g) + (k - (len(present) - 1) / 2) * width for g in part["group"]]
         errors = [(part["value"] - part["low"]).clip(lower=0).fillna(0), (part["high"] - part["value"]).clip(lower=0).fillna(0)]
         ax.errorbar(places, part["value"], yerr=errors, label=name, capsize=2, elinewidth=1.2, **look)
-    ax.set_xticks(range(len(groups)), [textwrap.fill(str(g), 14) for g in groups])
+    ax.set_xticks(range(len(groups)), [textwrap.fill(str(g), 14, break_long_words=False) for g in groups])
     ax.set_xlim(-0.6, len(groups) - 0.4)
     _lines(ax, spec)
 
