@@ -80,6 +80,16 @@ def _compare(bar, margin, of, sign) -> Condition:
     return condition
 
 
+def enough(control: str, n: int) -> Condition:
+    """The number in `control` is at least `n`; fewer cannot decide a claim either way."""
+
+    def condition(value, ci95, controls):
+        have = controls.get(control)
+        return ("yes", f"{have} {control}") if have is not None and have >= n else ("unclear", f"only {have} {control}, at least {n} are needed")
+
+    return condition
+
+
 def all_of(*conditions: Condition) -> Condition:
     """Every condition holds; one that fails decides, then one that is unclear."""
 

@@ -308,9 +308,10 @@ def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[st
     return found
 
 
-def token_scores(model, rollouts: Sequence[Rollout], prober: Prober, layer: int = -1) -> list[Tensor]:
-    """The refusal score at every token of each rollout, by the prober of one layer (the last by default)."""
-    return [prober(values)[layer] for values in project(model, [r.prompt for r in rollouts], prober.w)]
+def token_scores(model, rollouts: Sequence[Rollout], probers: dict[str, Prober], layer: int = -1) -> dict[str, list[Tensor]]:
+    """The refusal score at every token of each rollout by each prober, of one layer (the last by default), from one forward pass."""
+    projected = project(model, [r.prompt for r in rollouts], torch.stack([p.w for p in probers.values()]))
+    return {name: [p(values[k])[layer] for values in projected] for k, (name, p) in enumerate(probers.items())}
 
 
 def think_under(model, table: pd.DataFrame, edits: Sequence, max_tokens: int = 90, max_new_tokens: int = 12) -> np.ndarray:
@@ -334,7 +335,7 @@ def retrained(
     return cache.remember_json(name, lambda: _retrained(model, chosen, harmful, benign, seed, max_new_tokens))
 
 
-STEPS, RATE = 12, 1e-4  # of fine-tuning in Cliff-as-a-Judge: the same for every selection, few enough that the selection can matter
+STEPS, RATE = 8, 1e-4  # of fine-tuning in Cliff-as-a-Judge: the same for every selection, few enough that the selection can matter
 
 
 def _retrained(model, chosen, harmful, benign, seed, max_new_tokens):

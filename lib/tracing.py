@@ -332,7 +332,7 @@ def _collect(model, prompts, at, which, side, edits=()):
 
 
 def project(model, prompts: Sequence[Prompt], directions: torch.Tensor, *, label: str = "reading every token") -> list[torch.Tensor]:
-    """``h[l] · directions[l]`` at every token of each prompt: prompt → [layer, token], float32; directions [n_layers + 1, d_model].
+    """``h[l] · directions[k, l]`` at every token of each prompt: prompt → [k, layer, token], float32; directions [k, n_layers + 1, d_model].
 
     States are projected batch by batch, so memory does not grow with prompts or layers. Cached on disk.
     """
@@ -348,9 +348,9 @@ def _project_all(model, prompts, directions, label):
         batch = _batch(model, prompts, rows, 0)
         columns = torch.arange(batch.ids.shape[1]).expand(len(rows), -1)
         read, _ = _forward(model, batch, read={"resid": (layers, columns)})
-        values = torch.einsum("rltd,ld->rlt", read["resid"].float(), directions).cpu()
+        values = torch.einsum("rltd,kld->rklt", read["resid"].float(), directions).cpu()
         for r, i in enumerate(rows):
-            out[str(i)] = values[r, :, batch.pad[r] :]
+            out[str(i)] = values[r, :, :, batch.pad[r] :]
     return out
 
 

@@ -58,7 +58,7 @@ def test_the_cliff_is_found_and_none_in_the_twin(pair, probers):
     for name, (model, harmful, benign) in pair.items():
         refused = np.flatnonzero(harmful.direct == "refusal")
         for label, rollouts in (("harmful", [harmful.rollouts[i] for i in refused]), ("benign", benign.rollouts)):
-            scores = cliff.token_scores(model, rollouts, probers[name])
+            scores = cliff.token_scores(model, rollouts, {"p": probers[name]})["p"]
             fall[name, label] = np.mean([cliff.summary(s, r)["cliff_mean"] for s, r in zip(scores, rollouts, strict=True)])
     assert fall["tiny-cliff", "harmful"] > 0.5 and fall["tiny", "harmful"] < 0.15 and fall["tiny-cliff", "benign"] < 0.35
 
@@ -98,7 +98,7 @@ def test_token_scores_equal_the_prober_on_plain_states(tiny):
     rollouts = [cliff.Rollout(p, 1, 2, "", True) for p in chat(tiny, table())]
     g = torch.Generator().manual_seed(9)
     prober = cliff.Prober(torch.randn(4, 32, generator=g), torch.randn(4, generator=g))
-    for r, scores in zip(rollouts, cliff.token_scores(tiny, rollouts, prober), strict=True):
+    for r, scores in zip(rollouts, cliff.token_scores(tiny, rollouts, {"p": prober})["p"], strict=True):
         states = Plain(tiny.module, tiny.name).run(r.prompt.ids)[1]["resid"]
         torch.testing.assert_close(scores, (states[-1] @ prober.w[-1] + prober.b[-1]).sigmoid(), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(scores[-1], prober.of(states[None, :, -1])[0, -1], rtol=1e-3, atol=1e-4)

@@ -95,10 +95,10 @@ def test_states_of_rows_with_edits_of_their_own(tiny, five):
 
 
 def test_projections_at_every_token_equal_plain_hooks(tiny, five):
-    directions = torch.randn(4, 32, generator=torch.Generator().manual_seed(4))
+    directions = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(4))
     for p, values in zip(five, tracing.project(tiny, five, directions), strict=True):
         _, seen = Plain(tiny.module, tiny.name).run(p.ids)
-        torch.testing.assert_close(values, (seen["resid"] * directions[:, None]).sum(-1), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(values, (seen["resid"] * directions[:, :, None]).sum(-1), rtol=1e-3, atol=1e-4)
 
 
 def test_generation_under_edits_equals_plain_hooks(tiny, five):
