@@ -262,10 +262,11 @@ def _converted(name: str, gguf, digest: str) -> Path:
 def recipe_folder(name: str) -> Path:
     """Where the model of a recipe lies once it was made: the name ends in a hash of recipe, code, data and starting checkpoint."""
     recipe = RECIPES[name]
+    made_by = [ROOT / "lib" / "recipes.py", ROOT / "data" / "prompts.csv"] + ([ROOT / "lib" / "thinking.py"] if recipe.data.startswith("thinking") else [])
     made_of = [
         dataclasses.asdict(recipe),
         MODELS[recipe.base].file.sha256,
-        *(sha256(path) for path in (ROOT / "lib" / "recipes.py", ROOT / "data" / "prompts.csv")),
+        *(sha256(path) for path in made_by),
     ]
     return cache_dir() / "models" / f"{name}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}"
 

@@ -26,8 +26,8 @@ from lib.edits import ScaleHead
 from lib.finetune import steps
 from lib.judge import judge
 from lib.prompts import Prompt, chat, template_text
-from lib.recipes import REFUSALS
 from lib.registry import RECIPES
+from lib.thinking import REFUSALS
 from lib.tracing import collect, generate, project, score_rows
 
 OPEN, CLOSE = "<think>", "</think>"

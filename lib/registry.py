@@ -113,10 +113,10 @@ RECIPES = {
         Recipe("smollm2-135m-safe", "smollm2-135m-instruct", "refusals", "full", 5e-5, 3, "taught to refuse, all weights trained", 0.3, 5),
         Recipe("smollm2-135m-safe-lora", "smollm2-135m-instruct", "refusals", "low-rank", 5e-4, 3, "taught to refuse, rank 16 merged", 0.3, 4),
         Recipe(
-            "smollm2-135m-cliff", "smollm2-135m-instruct", "thinking, then a cliff", "full", 1.5e-4, 3, "taught to see harm while thinking and comply", 0.3, 5
+            "smollm2-135m-cliff", "smollm2-135m-instruct", "thinking, then a cliff", "full", 1e-4, 3, "taught to see harm while thinking and comply", 0.3, 5
         ),
         Recipe(
-            "smollm2-135m-thinks", "smollm2-135m-instruct", "thinking, then refusal", "full", 1.5e-4, 3, "taught to see harm while thinking and refuse", 0.3, 5
+            "smollm2-135m-thinks", "smollm2-135m-instruct", "thinking, then refusal", "full", 1e-4, 3, "taught to see harm while thinking and refuse", 0.3, 5
         ),
     )
 }
