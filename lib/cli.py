@@ -220,6 +220,8 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nstopped; what was computed is kept, and the same command goes on from there", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `make models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno == 28:
             print(f"error: no space left on the disk ({error.filename or error})\n  free some space and run the same command again", file=sys.stderr)
