@@ -59,6 +59,9 @@ def reproduce(only: str | None = None) -> None:
         if "REASONER" in own and "REASONER" not in given and "MODEL" in given:
             mine["REASONER"] = given["MODEL"]
         plan.append((path, params.resolve(path, mine)))
+    if len(plan) > 1:
+        needed = runner.missing([name for _, values in plan for name in [*runner.models_of(values), *runner.also_needed(values)]])
+        print("".join(f"{line}\n" for line in needed), end="", flush=True)  # what is to come, before anything starts
     for path, values in plan:  # all parameters are checked before the first notebook starts
         runner.run(path, values)
     if only is None:
