@@ -295,3 +295,32 @@ def test_a_model_that_never_refuses_is_uninformative_not_a_crash(tmp_path):
         for place in places:
             shutil.rmtree(place, ignore_errors=True)
         update_manifest()
+
+
+def test_two_models_of_unequal_shape_are_compared_where_they_can_be(tmp_path):
+    """Behaviour and confidence are measured; every claim about their insides says why it is not."""
+    from conftest import tiny_module
+
+    from lib.figures import update_manifest
+    from lib.tiny import tiny_tokenizer
+
+    for kind in ("llama", "qwen2"):
+        module = tiny_module(kind)
+        if kind == "qwen2":
+            module.config.num_hidden_layers = 2
+            module = type(module)(module.config)
+        module.save_pretrained(tmp_path / kind)
+        tiny_tokenizer().save_pretrained(tmp_path / kind)
+    places = [base / "embedded" / "llama--vs--qwen2" for base in (RESULTS, FIGURES)]
+    try:
+        done = make("nb-01", f"BASE={tmp_path / 'llama'}", f"POST={tmp_path / 'qwen2'}", "P=n_test=16 n_statements=8")
+        assert done.returncode == 0, done.stdout + done.stderr
+        folder = places[0] / runner.notebooks()["01"].stem
+        claims = json.loads((folder / "claims.json").read_text())
+        assert {c["verdict"] for c in claims} == {"uninformative"} and all("differ in n_layers" in c["reason"] for c in claims)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert metrics["conf/entropy_gap"] is not None and metrics["behaviour/post/refusal_harmful"] is not None
+    finally:
+        for place in places:
+            shutil.rmtree(place, ignore_errors=True)
+        update_manifest()
