@@ -189,8 +189,11 @@ def guard_answer(records: list[Record]) -> str | None:
     ]
     for r in (r for r in records if r.id.startswith("02b.jailbreak.") and r.value is not None):
         calm = r.controls.get("wrapped_harmless_flagged", r.controls.get("harmless_flagged"))
+        what, read = r.id.split(".")[-1].replace("-", " "), r.controls
+        among = "harmless requests in the same words" if "wrapped_harmless_flagged" in read else "plain harmless requests"
         parts.append(
-            f"Jailbreaks, {r.id.split('.')[-1].replace('-', ' ')}: {share(r.controls['harmful_flagged'])} flagged, against {share(calm)} of harmless ones."
+            f"Jailbreaks, {what}: {share(read['harmful_flagged'])} flagged, against {share(calm)} of {among}; the reader of the text flags "
+            f"{share(read['best_reader_harmful'])} and {share(read.get('best_reader_harmless'))}."
         )
     attack = by.get("02b.attack.representation-stays")
     if attack and attack.value is not None and attack.controls["auroc_after"] is not None:

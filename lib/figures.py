@@ -37,6 +37,8 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
     if spec["kind"] == "grid":
         height = max(3.2, 1.2 + 0.15 * data["row"].nunique())
     width = max(5.2, 4.3 * columns, 1.25 * columns * data["group"].nunique() if "group" in data else 0)
+    if spec["kind"] == "grid":
+        width = columns * max(4.3, 1.6 + 0.42 * data["column"].nunique() + 0.05 * data["row"].astype(str).str.len().max())
     fig, axes = plt.subplots(rows, columns, figsize=(width, height * rows + 0.9), squeeze=False, sharey=spec.get("sharey", True))
     if spec["kind"] == "grid":  # one colour scale for all panels
         spec = spec | {"largest": data["value"].abs().max()}
@@ -126,7 +128,7 @@ def _rates(ax, data, spec, colours, series):
         places = [groups.index(g) + (k - (len(present) - 1) / 2) * width for g in part["group"]]
         errors = [(part["value"] - part["low"]).clip(lower=0).fillna(0), (part["high"] - part["value"]).clip(lower=0).fillna(0)]
         ax.errorbar(places, part["value"], yerr=errors, label=name, capsize=2, elinewidth=1.2, **look)
-    ax.set_xticks(range(len(groups)), [textwrap.fill(str(g), 14, break_long_words=False) for g in groups])
+    ax.set_xticks(range(len(groups)), [textwrap.fill(str(g).replace(", n ", ", n\u00a0"), 14, break_long_words=False) for g in groups])
     ax.set_xlim(-0.6, len(groups) - 0.4)
     _lines(ax, spec)
 
@@ -143,10 +145,21 @@ def _grid(ax, data, spec, colours, series):
     table = data.pivot(index="row", columns="column", values="value")
     table = table.loc[list(dict.fromkeys(data["row"])), list(dict.fromkeys(data["column"]))]
     annotate = spec.get("annotate", True)
-    sns.heatmap(table, ax=ax, annot=annotate, fmt=".2f", cmap="vlag", vmin=-spec["largest"], vmax=spec["largest"], cbar=not annotate, annot_kws={"size": 8})
-    ax.tick_params(rotation=0)
-    if not annotate:
-        ax.tick_params(axis="x", rotation=60)
+    sns.heatmap(
+        table,
+        ax=ax,
+        annot=annotate,
+        fmt=".2f",
+        cmap="vlag",
+        vmin=-spec["largest"],
+        vmax=spec["largest"],
+        cbar=not annotate,
+        annot_kws={"size": 8 if table.shape[1] < 7 else 6},
+    )
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(axis="y", rotation=0)
+    long = max(len(str(c)) for c in table.columns) > 6
+    ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=45 if long else 0, ha="right" if long else "center")
 
 
 _KINDS = {"layers": _layers, "rates": _rates, "scatter": _scatter, "grid": _grid}
