@@ -38,7 +38,8 @@ def pairs(model, texts: Sequence[tuple[str, str]], answers: Sequence[tuple[int, 
     """The pairs of the most common token pattern, from (clean, corrupt) texts.
 
     A pattern is (length, where the two differ); pairs of unequal length or of another pattern are left out, so that a position means
-    the same in all pairs. The subject is from the first to the last token that differs.
+    the same in all pairs. The subject is from the first to the last token that differs; pairs that differ in the last token itself ("a",
+    "an"), from which the answer is read, are left out as well.
     """
     by_pattern: dict[tuple, list[Pair]] = {}
     for (clean, corrupt), answer in zip(texts, answers, strict=True):
@@ -46,7 +47,7 @@ def pairs(model, texts: Sequence[tuple[str, str]], answers: Sequence[tuple[int, 
         if len(a.ids) != len(b.ids) or answer[0] == answer[1]:
             continue
         differ = [i for i, (x, y) in enumerate(zip(a.ids, b.ids, strict=True)) if x != y]
-        if differ:
+        if differ and differ[-1] < len(a.ids) - 1:
             start, stop = differ[0], differ[-1] + 1
             pair = Pair(replace(a, start=start, stop=stop), replace(b, start=start, stop=stop), answer)
             by_pattern.setdefault((len(a.ids), start, stop), []).append(pair)

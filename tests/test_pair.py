@@ -77,6 +77,7 @@ def test_pairs_of_another_pattern_are_left_out(llama):
     assert len(patching.pairs(llama, mixed, [(20, 30)] * 5)) == 3
     assert patching.pairs(llama, [("paint", "paint")], [(20, 30)]) == []
     assert patching.pairs(llama, TEXTS[:1], [(20, 20)]) == []  # no difference to read
+    assert patching.pairs(llama, [("paint the table", "paint the lamp")], [(20, 30)]) == []  # the token that is read differs
 
 
 def test_binning_and_agreement_of_grids():
