@@ -58,13 +58,14 @@ RECALL_SETS = ("cities", "translations", "element_symbols", "animal_class")  # w
 
 
 def _partners(model, rows: pd.DataFrame, texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Index pairs (clean, corrupt) among statements of the most common token length, each clean once, objects different."""
+    """Index pairs (clean, corrupt) among texts of the most common token length and with the same last word, each clean once, objects different."""
     lengths = [len(p.ids) for p in plain(model, texts)]
     common = max(set(lengths), key=lambda n: (lengths.count(n), -n))
     group = [i for i, n in enumerate(lengths) if n == common]
     found = []
     for k, i in enumerate(group):
-        partner = next((j for j in [*group[k + 1 :], *group[:k]] if rows.object.iloc[j] != rows.object.iloc[i]), None)
+        others = [j for j in [*group[k + 1 :], *group[:k]] if rows.object.iloc[j] != rows.object.iloc[i]]
+        partner = next((j for j in others if texts[j].split()[-1] == texts[i].split()[-1]), None)
         if partner is not None:
             found.append((i, partner))
     return found
