@@ -56,7 +56,7 @@ def think(model, table: pd.DataFrame, max_tokens: int = 90) -> list[Rollout]:
     """Greedy thinking of at most `max_tokens` for each row of `table`; what is not closed by then is cut and closed, and marked."""
     after = "" if style(model) == "native" else INSTRUCTION
     opened = "" if template_text(model)[1].rstrip().endswith(OPEN) else OPEN + "\n"
-    texts = generate(model, chat(model, table, after=after, said=[opened] * len(table)), max_new_tokens=max_tokens, label="thinking")[0]
+    texts = generate(model, chat(model, table, after=after, said=[opened] * len(table)), max_new_tokens=max_tokens, until=CLOSE, label="thinking")[0]
     thoughts = [re.split(r"</?think>", text)[0].strip() for text in texts]
     return with_thinking(model, table, thoughts, [CLOSE in text for text in texts])
 
@@ -318,7 +318,9 @@ def think_under(model, table: pd.DataFrame, edits: Sequence, max_tokens: int = 9
     """The judged outcome when thinking and answer are both generated under `edits`: [prompt]."""
     after = "" if style(model) == "native" else INSTRUCTION
     opened = "" if template_text(model)[1].rstrip().endswith(OPEN) else OPEN + "\n"
-    texts = generate(model, chat(model, table, after=after, said=[opened] * len(table)), [list(edits)], max_tokens, label="thinking under edits")[0]
+    texts = generate(model, chat(model, table, after=after, said=[opened] * len(table)), [list(edits)], max_tokens, until=CLOSE, label="thinking under edits")[
+        0
+    ]
     rollouts = with_thinking(model, table, [re.split(r"</?think>", text)[0].strip() for text in texts])
     return np.array(answers(model, rollouts, [list(edits)], max_new_tokens)[0])
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import nnsight
 import torch
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from lib import cache
 from lib.edits import Ablate, Edit, compile_edits
@@ -218,7 +218,18 @@ def _edit_step(model, edits, rescaled, projections, step: int) -> None:
             last.output = (_changed(out[0], change[which]), *out[1:]) if model.tuple_outputs[0] else _changed(out, change[which])
 
 
-def _generate(model, batch: Batch, whole_ids, ops, cache, max_new_tokens: int):
+class _Said(StoppingCriteria):
+    """A row is done once the text of its last tokens holds `text`; the others go on."""
+
+    def __init__(self, tokenizer, text: str):
+        self.tokenizer, self.text, self.last = tokenizer, text, len(text) + 1  # no token is shorter than a character
+
+    def __call__(self, input_ids, scores, **kwargs):
+        said = self.tokenizer.batch_decode(input_ids[:, -self.last :])
+        return torch.tensor([self.text in s for s in said], device=input_ids.device)
+
+
+def _generate(model, batch: Batch, whole_ids, ops, cache, max_new_tokens: int, until: str | None = None):
     """Greedy decoding of one batch; returns the new tokens [row, step]."""
     edits, rescaled = _by_site(model, ops), _rescaled(model, ops)
     projections = {layer: model.nn.layers[layer].self_attn.o_proj._module for layer in rescaled}
@@ -228,6 +239,8 @@ def _generate(model, batch: Batch, whole_ids, ops, cache, max_new_tokens: int):
     options = {"generation_config": config}
     if cache is not None:
         options["cache"] = cache
+    if until and not model.remote:
+        options["stopping_criteria"] = StoppingCriteriaList([_Said(model.tokenizer, until)])
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", message=".*was never reached.*")  # how an open iter[:] ends, by design
         with model.nn.generate(remote=model.remote, **options) as tracer:
@@ -435,17 +448,17 @@ def _clean_states(model, prompts, layers, opening, clean) -> dict[int, list[torc
     return out
 
 
-def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = ((),), max_new_tokens: int = 12, *,
+def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = ((),), max_new_tokens: int = 12, *, until: str | None = None,
              label: str = "generating") -> list[list[str]]:  # fmt: skip
-    """Greedy answers, cut at `max_new_tokens`: one list of texts per arm. Cached on disk.
+    """Greedy answers, cut at `max_new_tokens`: one list of texts per arm. Cached on disk. With `until` a row is done once it has said that.
 
     Edits with span ``every_token`` also act on each generated token; all others on the prompt only.
     """
-    name = cache.key(model, "generate", prompts, arms, max_new_tokens=max_new_tokens)
-    return cache.remember_json(name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label))
+    name = cache.key(model, "generate", prompts, arms, max_new_tokens=max_new_tokens, until=until)
+    return cache.remember_json(name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label, until))
 
 
-def _generate_all(model, prompts, arms, max_new_tokens, label):
+def _generate_all(model, prompts, arms, max_new_tokens, label, until=None):
     flat = [p for _ in arms for p in prompts]
     edits = [list(arm) for arm in arms for _ in prompts]
     opening, clean = _share_opening(model, prompts, arms), {}
@@ -456,7 +469,7 @@ def _generate_all(model, prompts, arms, max_new_tokens, label):
         ops = compile_edits(model, [flat[i] for i in rows], [edits[i] for i in rows], batch.ids.shape[1], opening)
         opened = _opening_cache(model, flat, rows, edits, opening, clean)
         whole = torch.cat([torch.tensor([flat[0].ids[:opening]], dtype=torch.long).expand(len(rows), -1).to(batch.ids.device), batch.ids], 1)
-        for i, row in zip(rows, _generate(model, batch, whole, ops, opened, max_new_tokens).tolist(), strict=True):
+        for i, row in zip(rows, _generate(model, batch, whole, ops, opened, max_new_tokens, until).tolist(), strict=True):
             end = next((k for k, token in enumerate(row) if token in stops), len(row))
             texts[i] = model.tokenizer.decode(row[:end], skip_special_tokens=True)
     return [texts[a * len(prompts) : (a + 1) * len(prompts)] for a in range(len(arms))]

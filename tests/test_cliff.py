@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import Plain, table, tiny_module
 
-from lib import cliff, data, finetune, models
+from lib import cliff, data, finetune, models, tracing
 from lib.prompts import chat
 from lib.tiny import CLIFF_HEAD, tiny_tokenizer
 
@@ -43,6 +43,17 @@ def test_thinking_is_found_closed_and_marked(pair):
     assert {r.thinking for r in half} == {"so what would"}
     none = cliff.truncated(model, data.prompts("test", label="harmful", n=30, tier="smoke"), harmful.rollouts, 0.0)
     assert {r.stop - r.start for r in none} == {0}
+
+
+def test_generation_stops_row_by_row_at_what_it_waits_for(pair):
+    model = pair["tiny"][0]
+    prompts = chat(model, data.prompts("test", label="harmful", n=6, tier="smoke"), said=["<think>"] * 6)
+    whole = tracing.generate(model, prompts, max_new_tokens=12)[0]
+    until = tracing.generate(model, prompts, max_new_tokens=12, until="</think>")[0]
+    assert until == [t.split("</think>")[0] + "</think>" for t in whole] and whole != until
+    assert tracing.generate(model, prompts, max_new_tokens=3, until="</think>")[0] == tracing.generate(model, prompts, max_new_tokens=3)[0]
+    mixed = tracing.generate(model, prompts, max_new_tokens=12, until="Sure")[0]  # some rows say it, the others go on to their end
+    assert [t if "Sure" not in t else t.split("Sure")[0] + "Sure" for t in whole] == mixed and any("Sorry" in t for t in mixed)
 
 
 def test_only_the_reasoner_with_the_cliff_loses_its_refusal(pair):
