@@ -141,6 +141,16 @@ def aligned(scores: Sequence[Tensor], rollouts: Sequence[Rollout], before: int =
     return out
 
 
+def mean_curve(lines: Float[np.ndarray, "rollout offset"], seed: int = 0) -> dict:
+    """{value, ci95, n} of the mean over the rollouts that have a token at each offset; None where fewer than five have one."""
+    enough = (~np.isnan(lines)).sum(0) >= 5
+    value, ci95 = [None] * lines.shape[1], [[None, None]] * lines.shape[1]
+    found = stats.bootstrap(lambda x: np.nanmean(x, 0), lines[:, enough], seed=seed) if enough.any() else {"value": [], "ci95": []}
+    for k, v, interval in zip(np.flatnonzero(enough), found["value"], found["ci95"], strict=True):
+        value[k], ci95[k] = v, interval
+    return {"value": value, "ci95": ci95, "n": len(lines)}
+
+
 def as_published(scores: Sequence[Tensor], points: int = 100) -> Float[np.ndarray, "points"]:
     """The authors' curve: traces right-aligned by padding with zeros, averaged, interpolated to 100 points. Kept to show what it hides."""
     width = max(map(len, scores))

@@ -58,11 +58,12 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
     note = textwrap.fill(f"{spec['model']} · {spec['note']}", int(16.5 * width))
     inches = fig.get_figheight()
     below = 0.14 * (note.count("\n") + 1) + 0.08  # of the note, in inches
-    legend = 0.2 * -(-len(handles) // min(2 * columns, max(1, len(handles)))) + 0.05 if handles else 0
+    across = max(1, min(2 * columns, len(handles), int(14 * width / (max(map(len, handles), default=1) + 8))))
+    legend = 0.2 * -(-len(handles) // across) + 0.05 if handles else 0
     fig.tight_layout(rect=(0, (below + legend) / inches, 1, 1))
     if handles:
         at = (0.5, below / inches)
-        fig.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(2 * columns, len(handles)), bbox_to_anchor=at, borderaxespad=0)
+        fig.legend(handles.values(), handles.keys(), loc="lower center", ncols=across, bbox_to_anchor=at, borderaxespad=0)
     fig.text(0.01, 0.008, note, fontsize=7, color="0.35", va="bottom")
     return fig
 

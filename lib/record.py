@@ -27,7 +27,8 @@ class Recorder:
     """Collects one notebook's output. `name` (that of `model`, where it is left out) goes onto every figure, `evidence` into every claim."""
 
     def __init__(self, model, paper: str, evidence: str, name: str | None = None):
-        self.model, self.paper, self.evidence, self.name = model, paper, evidence, name or model.name
+        self.paper, self.evidence, self.name = paper, evidence, name or model.name
+        self.device, self.dtype, self.batch_tokens = model.device, model.dtype, model.batch_tokens  # not the model: a notebook may let go of it
         self.metrics: dict = {}
         self.claims: list[Record] = []
         self.figures: dict = {}
@@ -90,8 +91,8 @@ class Recorder:
             write_json(self.out / "metrics.json", self.metrics)
             write_json(self.out / "figures.json", self.figures)
             write_json(self.out / "usage.json", {
-                "device": str(self.model.device), "dtype": str(self.model.dtype).removeprefix("torch."), "batch_tokens": self.model.batch_tokens,
-                "peak_memory_bytes": _peak_memory(self.model.device),
+                "device": str(self.device), "dtype": str(self.dtype).removeprefix("torch."), "batch_tokens": self.batch_tokens,
+                "peak_memory_bytes": _peak_memory(self.device),
             })  # fmt: skip
             write_json(self.out / "claims.json", [json.loads(c.model_dump_json()) for c in self.claims])
 

@@ -148,6 +148,10 @@ def test_plateau_cliff_and_alignment_by_hand():
     assert lines.shape == (2, 5)
     np.testing.assert_allclose(lines[0], [0.9, 0.8, 0.9, 0.7, 0.3], atol=1e-6)
     np.testing.assert_allclose(lines[1], [np.nan, np.nan, 0.9, 0.8, 0.9], atol=1e-6)
+    many = np.vstack([np.tile(lines[0], (6, 1)), lines[1:]])
+    curve = cliff.mean_curve(many)
+    assert curve["value"][0] == pytest.approx(0.9) and curve["value"][2] == pytest.approx(0.9)  # the one that is too short is left out, not averaged in
+    assert cliff.mean_curve(many[5:])["value"][0] is None  # one rollout alone is no mean
     flat = cliff.as_published([torch.ones(4), torch.ones(2)], points=4)
     np.testing.assert_allclose(flat, [0.5, 0.5, 1, 1])  # zeros are averaged in
     assert cliff.drop_span(np.array([0.9, 0.9, 0.9, 0.9, 0.5, 0.1]), 4) == 2 and cliff.drop_span(np.full(6, 0.4), 4) is None
