@@ -57,15 +57,16 @@ def pairs(model, texts: Sequence[tuple[str, str]], answers: Sequence[tuple[int, 
 RECALL_SETS = ("cities", "translations", "element_symbols", "animal_class")  # where the subject determines the object
 
 
-def _partners(model, rows: pd.DataFrame, texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Index pairs (clean, corrupt) among texts of the most common token length and with the same last word, each clean once, objects different."""
+def _partners(model, rows: pd.DataFrame, texts: Sequence[str], same_end: bool) -> list[tuple[int, int]]:
+    """Index pairs (clean, corrupt) among texts of the most common token length, each clean once, objects different; with `same_end` both texts
+    have the same last word, from which the answer is read."""
     lengths = [len(p.ids) for p in plain(model, texts)]
     common = max(set(lengths), key=lambda n: (lengths.count(n), -n))
     group = [i for i, n in enumerate(lengths) if n == common]
     found = []
     for k, i in enumerate(group):
         others = [j for j in [*group[k + 1 :], *group[:k]] if rows.object.iloc[j] != rows.object.iloc[i]]
-        partner = next((j for j in others if texts[j].split()[-1] == texts[i].split()[-1]), None)
+        partner = next((j for j in others if not same_end or texts[j].split()[-1] == texts[i].split()[-1]), None)
         if partner is not None:
             found.append((i, partner))
     return found
@@ -79,7 +80,7 @@ def recall_pairs(model, table: pd.DataFrame) -> list[Pair]:
     rows = table[table.label & ~table.object.str.startswith("the ")].reset_index(drop=True)
     prompts = [_until_object(row.statement, row.object) for row in rows.itertuples()]
     tokens = [_first_token(model, *p) for p in prompts]
-    chosen = _partners(model, rows, [text for text, _ in prompts])
+    chosen = _partners(model, rows, [text for text, _ in prompts], same_end=True)
     return pairs(model, [(prompts[i][0], prompts[j][0]) for i, j in chosen], [(tokens[i], tokens[j]) for i, j in chosen])
 
 
@@ -106,7 +107,7 @@ def verbal_pairs(model, table: pd.DataFrame, shots: pd.DataFrame) -> list[Pair]:
     answer = tuple(model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("TRUE", "FALSE"))
     true, false = (table[table.label == truth].reset_index(drop=True) for truth in (True, False))
     if table.set.iloc[0] in RECALL_SETS:  # any other subject makes the statement false, so partners of equal length can be sought
-        chosen = _partners(model, true, list(true.statement))
+        chosen = _partners(model, true, list(true.statement), same_end=False)
         both = [(true.statement[i], true.statement[i].replace(true.subject[i], true.subject[j], 1)) for i, j in chosen]
     else:
         both = [(row.statement, false.statement[false.pair == row.pair].iloc[0]) for row in true.itertuples()]

@@ -161,6 +161,23 @@ def test_recall_asks_for_the_object(planted):
     assert second.answers == (ids["brush"], ids["rope"])
 
 
+def test_verbal_pairs_share_shots_and_object_and_differ_in_the_subject(real):
+    table = data.statements(["cities"], pairs=60)
+    shots, rest = table[:4], table[4:]
+    found = patching.verbal_pairs(real, rest, shots)
+    assert len(found) >= 8 and len({p.answers for p in found}) == 1
+    for p in found:
+        assert p.clean.ids[: p.clean.start] == p.corrupt.ids[: p.clean.start] and p.clean.ids[p.clean.stop :] == p.corrupt.ids[p.clean.stop :]
+        assert p.clean.text.startswith(f"{shots.statement.iloc[0]} This statement is: ") and p.clean.text.endswith(" This statement is:")
+        asked = p.clean.text.rsplit("\n", 1)[1].removesuffix(" This statement is:")
+        assert rest[rest.statement == asked].label.iloc[0]  # the clean statement is true
+
+
+def test_recall_pairs_end_in_the_same_word(real):
+    for p in patching.recall_pairs(real, data.statements(["animal_class"])):
+        assert p.clean.ids[-1] == p.corrupt.ids[-1] and p.clean.stop < len(p.clean.ids)
+
+
 def test_logit_variance_and_null_space_share():
     g = torch.Generator().manual_seed(0)
     unembed, w = torch.randn(9000, 8, generator=g), torch.randn(5, 8, generator=g)
