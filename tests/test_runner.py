@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -299,21 +300,19 @@ def test_a_model_that_never_refuses_is_uninformative_not_a_crash(tmp_path):
 
 def test_two_models_of_unequal_shape_are_compared_where_they_can_be(tmp_path):
     """Behaviour and confidence are measured; every claim about their insides says why it is not."""
+    import transformers
     from conftest import tiny_module
 
     from lib.figures import update_manifest
     from lib.tiny import tiny_tokenizer
 
-    for kind in ("llama", "qwen2"):
-        module = tiny_module(kind)
-        if kind == "qwen2":
-            module.config.num_hidden_layers = 2
-            module = type(module)(module.config)
-        module.save_pretrained(tmp_path / kind)
-        tiny_tokenizer().save_pretrained(tmp_path / kind)
-    places = [base / "embedded" / "llama--vs--qwen2" for base in (RESULTS, FIGURES)]
+    shallow = transformers.LlamaConfig(vocab_size=len(tiny_tokenizer()), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    for name, module in (("deep", tiny_module("llama")), ("shallow", transformers.LlamaForCausalLM(shallow))):
+        module.save_pretrained(tmp_path / name)
+        tiny_tokenizer().save_pretrained(tmp_path / name)
+    places = [base / "embedded" / "deep--vs--shallow" for base in (RESULTS, FIGURES)]
     try:
-        done = make("nb-01", f"BASE={tmp_path / 'llama'}", f"POST={tmp_path / 'qwen2'}", "P=n_test=16 n_statements=8")
+        done = make("nb-01", f"BASE={tmp_path / 'deep'}", f"POST={tmp_path / 'shallow'}", "P=n_test=16 n_statements=8")
         assert done.returncode == 0, done.stdout + done.stderr
         folder = places[0] / runner.notebooks()["01"].stem
         claims = json.loads((folder / "claims.json").read_text())
