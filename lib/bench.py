@@ -97,7 +97,7 @@ def patching_ratio(model, n_pairs: int = 24, sample: int = 48) -> None:
     states = {}  # the clean runs, read once and not timed
 
     def keep(i, layer):
-        return lambda _module, args: states.setdefault((i, layer), args[0][0].clone()) and None
+        return lambda _module, args: states.update({(i, layer): args[0][0].clone()})
 
     with torch.no_grad():
         for i, pair in enumerate(pairs):
