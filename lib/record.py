@@ -9,10 +9,11 @@ import math
 import os
 import threading
 import time
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import HTML, display
+from IPython.display import HTML, Image, display
 
 from lib import figures
 from lib.claims import HEADER, Condition, Record, decide, table
@@ -56,12 +57,12 @@ class Recorder:
         self.figures[name] = spec
         if self.out:
             write_text(self.out / "data" / f"{name}.csv", text)
-        from io import StringIO
-
         fig = figures.draw(spec, pd.read_csv(StringIO(text)))  # from the saved digits, as `make figures` will
         if self.out:
             figures.save(fig, self.out / "figures" / name)
-        display(fig)
+        picture = BytesIO()  # as a picture: what a figure object shows depends on the kernel's backend
+        fig.savefig(picture, format="png", dpi=110, facecolor="white")
+        display(Image(data=picture.getvalue()))
         figures.plt.close(fig)
 
     def claim(self, id: str, *, source: str, statement: str, metric: str, measured: dict, controls: dict, rule: Condition, expected: str,

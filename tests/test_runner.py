@@ -58,6 +58,12 @@ def test_every_notebook_leaves_what_the_contract_names(smoke, number, models):
     assert all(v is None or isinstance(v, (int, float, list)) for v in json.loads((folder / "metrics.json").read_text()).values())
 
 
+def test_executed_notebooks_show_every_figure(smoke):
+    for path in (RESULTS / "smoke").glob("*/*/executed.ipynb"):
+        shown = sum("image/png" in o.get("data", {}) for cell in nbformat.read(path, 4).cells for o in cell.get("outputs", []))
+        assert shown == len(json.loads((path.parent / "figures.json").read_text())) > 0, path
+
+
 def test_the_planted_cliff_carries_the_verdicts_of_the_instrument(smoke):
     folder = RESULTS / "smoke" / "tiny-cliff" / runner.notebooks()["03"].stem
     verdict = {c["id"]: c["verdict"] for c in json.loads((folder / "claims.json").read_text())}
