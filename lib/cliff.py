@@ -52,20 +52,24 @@ class Rollout:
     finished: bool  # whether the model closed its thinking itself
 
 
-def think(model, table: pd.DataFrame, max_tokens: int = 90) -> list[Rollout]:
-    """Greedy thinking of at most `max_tokens` for each row of `table`; what is not closed by then is cut and closed, and marked."""
+def _asking(model) -> tuple[str, str]:
+    """What follows the request in the user's turn, and what the model's turn is opened with, so that it thinks."""
     after = "" if style(model) == "native" else INSTRUCTION
-    opened = "" if template_text(model)[1].rstrip().endswith(OPEN) else OPEN + "\n"
-    texts = generate(model, chat(model, table, after=after, said=[opened] * len(table)), max_new_tokens=max_tokens, until=CLOSE, label="thinking")[0]
+    return after, "" if template_text(model)[1].rstrip().endswith(OPEN) else OPEN + "\n"
+
+
+def think(model, table: pd.DataFrame, max_tokens: int = 90, edits: Sequence = ()) -> list[Rollout]:
+    """Greedy thinking of at most `max_tokens` for each row of `table`; what is not closed by then is cut and closed, and marked."""
+    after, opened = _asking(model)
+    prompts = chat(model, table, after=after, said=[opened] * len(table))
+    texts = generate(model, prompts, [list(edits)], max_tokens, until=CLOSE, label="thinking")[0]
     thoughts = [re.split(r"</?think>", text)[0].strip() for text in texts]
     return with_thinking(model, table, thoughts, [CLOSE in text for text in texts])
 
 
 def with_thinking(model, table: pd.DataFrame, thoughts: Sequence[str], finished: ArrayLike | None = None) -> list[Rollout]:
     """Rollouts of given thoughts. Positions are found from the text's own offsets, and the thinking is checked by decoding it."""
-    after = "" if style(model) == "native" else INSTRUCTION
-    opening, closing = template_text(model)
-    opened = "" if closing.rstrip().endswith(OPEN) else OPEN + "\n"
+    (opening, closing), (after, opened) = template_text(model), _asking(model)
     said = [f"{opened}{thought}\n{CLOSE}\n\n" for thought in thoughts]
     out = []
     for prompt, row, thought, done in zip(
@@ -326,13 +330,7 @@ def token_scores(model, rollouts: Sequence[Rollout], probers: dict[str, Prober],
 
 def think_under(model, table: pd.DataFrame, edits: Sequence, max_tokens: int = 90, max_new_tokens: int = 12) -> np.ndarray:
     """The judged outcome when thinking and answer are both generated under `edits`: [prompt]."""
-    after = "" if style(model) == "native" else INSTRUCTION
-    opened = "" if template_text(model)[1].rstrip().endswith(OPEN) else OPEN + "\n"
-    texts = generate(model, chat(model, table, after=after, said=[opened] * len(table)), [list(edits)], max_tokens, until=CLOSE, label="thinking under edits")[
-        0
-    ]
-    rollouts = with_thinking(model, table, [re.split(r"</?think>", text)[0].strip() for text in texts])
-    return np.array(answers(model, rollouts, [list(edits)], max_new_tokens)[0])
+    return np.array(answers(model, think(model, table, max_tokens, edits), [list(edits)], max_new_tokens)[0])
 
 
 def retrained(

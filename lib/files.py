@@ -1,9 +1,7 @@
 """Paths, whole-file writes and locks. Every file this project writes is either the old one or the new one, never half."""
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -75,14 +73,6 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def csv_text(rows: list[dict]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
 
 
 def need_space(folder: Path, size: int, what: str) -> None:
