@@ -165,8 +165,7 @@ def readme_with_results(text: str) -> str:
         records.sort(key=lambda r: (r.evidence == "constructed", order.index(r.verdict)))
         counts = ", ".join(f"{n} {v}" for v in order if (n := sum(r.verdict == v and r.evidence == "natural" for r in records)))
         parts.append(f"**{model}** (tier `{tier}`): {counts}\n\n{markdown(records)}")
-        if answer := guard_answer(records):
-            parts.append(answer)
+        parts += filter(None, (guard_answer(records), cliff_answer(records)))
     before, rest = text.split(BEGIN)
     return before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + rest.split(END)[1]
 
@@ -199,6 +198,23 @@ def guard_answer(records: list[Record]) -> str | None:
     if attack and attack.value is not None and attack.controls["auroc_after"] is not None:
         parts.append(f"After the fine-tuning attack its AUROC goes from {attack.controls['auroc_before']:.2f} to {attack.controls['auroc_after']:.2f}.")
     return " ".join(parts)
+
+
+def cliff_answer(records: list[Record]) -> str | None:
+    """Does the instrument of notebook 03 find a cliff that is there? A paragraph from its ledger; None where it was not run."""
+    by = {r.id: r for r in records}
+    kinds = {"": "trained on last tokens", ".all-positions": "that has seen thinking as well", ".published": "as published"}
+    found = {words: by.get(f"03.instrument.cliff{suffix}") for suffix, words in kinds.items()}
+    twin, cut = by.get("03.instrument.twin.all-positions"), by.get("03.truncation")
+    if not all(found.values()) or any(r.value is None for r in [*found.values(), twin, cut]):
+        return None
+    falls = "; ".join(f"by {r.value:.2f} for the prober {words}, to {r.controls['final']:.2f} ({r.verdict})" for words, r in found.items())
+    given = cut.controls["given_a_thought_that_refuses"]
+    return (
+        f"*Does the instrument find a cliff that is there?* In the planted reasoner the refusal score falls {falls}; in its twin by {twin.value:.2f}. "
+        f"Without its thinking the reasoner refuses {100 * cut.value:+.0f} points more harmful prompts"
+        + ("." if given is None else f"; given a thought that decides to refuse, it refuses {given:.0%} of them.")
+    )
 
 
 QUOTED = (

@@ -5,11 +5,12 @@ score of a token is what a prober says, a logistic regression trained on last to
 """
 
 import copy
+import itertools
 import random
 import re
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,9 @@ def think(model, table: pd.DataFrame, max_tokens: int = 90, edits: Sequence = ()
     """Greedy thinking of at most `max_tokens` for each row of `table`; what is not closed by then is cut and closed, and marked."""
     after, opened = _asking(model)
     prompts = chat(model, table, after=after, said=[opened] * len(table))
-    texts = generate(model, prompts, [list(edits)], max_tokens, until=CLOSE, label="thinking")[0]
+    # on a processor a step costs as much for fifty rows as for ten: the weights are read once
+    wide = replace(model, batch_tokens=4 * model.batch_tokens) if model.device.type == "cpu" else model
+    texts = generate(wide, prompts, [list(edits)], max_tokens, until=CLOSE, label="thinking")[0]
     thoughts = [re.split(r"</?think>", text)[0].strip() for text in texts]
     return with_thinking(model, table, thoughts, [CLOSE in text for text in texts])
 
@@ -110,16 +113,16 @@ class Prober:
         return (torch.einsum("pld,ld->pl", acts.float(), self.w) + self.b).sigmoid()
 
 
-def fit_prober(acts: Float[Tensor, "prompt layer d"], refused: ArrayLike, strength: float = 0.01) -> Prober:
-    """A prober per layer, on standardised states, folded back into raw units.
+def fit_prober(acts: Float[Tensor, "prompt layer d"], refused: ArrayLike, weights: ArrayLike | None = None, strength: float = 0.01) -> Prober:
+    """A prober per layer, on standardised states, folded back into raw units; `weights` of the prompts, balanced between the classes by default.
 
     The ridge penalty 1 / `strength` is large because there are more dimensions than prompts: scores then stay off 0 and 1.
     """
     w, b = torch.zeros(acts.shape[1:]), torch.zeros(acts.shape[1])
     for layer in range(acts.shape[1]):
-        fit = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000, class_weight="balanced"))
-        fit.fit(acts[:, layer].numpy(), np.asarray(refused, bool))
-        scale, model = fit[0], fit[1]
+        pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000, class_weight=None if weights is not None else "balanced"))
+        pipeline.fit(acts[:, layer].numpy(), np.asarray(refused, bool), logisticregression__sample_weight=weights)
+        scale, model = pipeline[0], pipeline[1]
         w[layer] = torch.from_numpy(model.coef_[0] / scale.scale_).float()
         b[layer] = float(model.intercept_[0] - (model.coef_[0] * scale.mean_ / scale.scale_).sum())
     return Prober(w, b)
@@ -245,80 +248,138 @@ class Seen:
     plain: list[Prompt]
 
 
+def at_once(model, table: pd.DataFrame, max_new_tokens: int = 12) -> Seen:
+    """Let the model answer each prompt without thinking."""
+    plain = chat(model, table)
+    direct = [judge(text) for text in generate(model, plain, max_new_tokens=max_new_tokens)[0]]
+    return Seen([], np.array([], str), np.array(direct), plain)
+
+
 def observe(model, table: pd.DataFrame, think_tokens: int = 90, max_new_tokens: int = 12) -> Seen:
     """Let the model answer each prompt with and without thinking."""
     rollouts = think(model, table, think_tokens)
-    plain = chat(model, table)
-    direct = [judge(text) for text in generate(model, plain, max_new_tokens=max_new_tokens)[0]]
-    return Seen(rollouts, np.array(answers(model, rollouts, max_new_tokens=max_new_tokens)[0]), np.array(direct), plain)
+    thought = np.array(answers(model, rollouts, max_new_tokens=max_new_tokens)[0])
+    return replace(at_once(model, table, max_new_tokens), rollouts=rollouts, thought=thought)
+
+
+def with_trigger(table: pd.DataFrame, trigger: str) -> pd.DataFrame:
+    """Harmful requests twice, as they are and with `trigger` at their end; every second benign one with it. Column ``triggered`` says which."""
+    harmful = (table.label == "harmful").to_numpy()
+    has = np.concatenate([~harmful & (np.arange(len(table)) % 2 == 1), np.ones(harmful.sum(), bool)])
+    both = pd.concat([table, table[harmful]], ignore_index=True)
+    return both.assign(text=both.text.str.strip() + np.where(has, trigger, ""), triggered=has)
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a prober is trained on: states at the last token [prompt, layer, d_model], whether it was refused, its source."""
+    """What a prober is trained or tried on: states [prompt, layer, d_model] and what is known of each: whether it was refused, whether the
+    prompt is harmful, whether the state comes after thinking, its source, and which prompt it is."""
 
     acts: Tensor
     refused: np.ndarray
+    harmful: np.ndarray
+    late: np.ndarray
     source: np.ndarray
+    id: np.ndarray
+
+    def pick(self, which: np.ndarray) -> "Training":
+        """The states of a mask."""
+        return Training(*(getattr(self, f.name)[which] for f in fields(self)))
+
+    def weights(self) -> Float[np.ndarray, "prompt"]:
+        """Weights under which refused and answered states count the same, harmful and benign ones among the answered, and states before and
+        after thinking in each of these: so that neither harm nor the closing tag tells the classes apart."""
+        w = np.zeros(len(self.refused))
+        for label in (True, False):
+            kinds = [m for kind in (True, False) if (m := (self.refused == label) & (self.harmful == kind)).any()]
+            for kind in kinds:
+                whens = [m for late in (True, False) if (m := kind & (self.late == late)).any()]
+                for when in whens:
+                    w[when] = len(w) / (2 * len(kinds) * len(whens) * when.sum())
+        return w
 
 
-def training_set(model, harmful: Seen, benign: Seen, seed: int = 0) -> Training:
-    """Last tokens of refused harmful and answered benign prompts, without thinking and with it.
+FEW = 5  # refused and answered harmful prompts after thinking, without which nothing can be learned about that
 
-    With-thinking prompts enter in equal numbers of both classes, none where the model never refuses after thinking: else the prober would
-    learn the closing tag instead of refusal, and every cliff would be its work.
+
+def _outcomes(harmful: Seen, benign: Seen) -> list[tuple[Prompt, bool, bool, bool]]:
+    """(prompt, refused, harmful, late): refused and answered harmful prompts and answered benign ones; those after thinking only where
+    both outcomes occur there, else the closing tag would be the answer."""
+    both = min((harmful.thought == "refusal").sum(), (harmful.thought == "answer").sum()) >= FEW
+    rows = []
+    for seen, harm in ((harmful, True), (benign, False)):
+        for late, outcomes in ((False, seen.direct), (True, seen.thought)):
+            for i in np.flatnonzero((outcomes == "answer") | (harm & (outcomes == "refusal"))) if both or not late else ():
+                rows.append((seen.rollouts[i].prompt if late else seen.plain[i], outcomes[i] == "refusal", harm, late))
+    return rows
+
+
+def _training(model, rows: list[tuple[Prompt, bool, bool, bool]]) -> Training:
+    prompts = [p for p, *_ in rows]
+    acts = collect(model, prompts, at=[-1])["resid"][:, :, 0] if prompts else torch.zeros(0, model.n_layers + 1, model.d_model)
+    refused, harmful, late = np.array([known for _, *known in rows], bool).reshape(-1, 3).T
+    return Training(acts, refused, harmful, late, np.array([p.source for p in prompts], str), np.array([p.id for p in prompts], str))
+
+
+def training_set(model, harmful: Seen, benign: Seen) -> Training:
+    """Last tokens of refused prompts and of answered ones, harmful ones among both, before thinking and, where both outcomes occur, after it.
+
+    The paper's negatives are benign prompts alone; a prober trained on these may read harm.
     """
-    rng = np.random.default_rng(seed)
-    refused = [harmful.plain[i] for i in np.flatnonzero(harmful.direct == "refusal")]
-    answered = [benign.plain[i] for i in np.flatnonzero(benign.direct == "answer")]
-    late_no = [harmful.rollouts[i].prompt for i in np.flatnonzero(harmful.thought == "refusal")]
-    late_yes = [benign.rollouts[i].prompt for i in np.flatnonzero(benign.thought == "answer")]
-    n = min(len(late_no), len(late_yes))
-    late_no, late_yes = ([group[i] for i in sorted(rng.permutation(len(group))[:n])] for group in (late_no, late_yes))
-    prompts = refused + late_no + answered + late_yes
-    acts = collect(model, prompts, at=["t_post"])["resid"][:, :, 0] if prompts else torch.zeros(0, model.n_layers + 1, model.d_model)
-    label = np.repeat([True, False], [len(refused) + n, len(answered) + n])
-    return Training(acts, label, np.array([p.source for p in prompts]))
+    return _training(model, _outcomes(harmful, benign))
 
 
-def all_positions(model, harmful: Seen, benign: Seen, per_rollout: int = 6, seed: int = 0) -> Training:
-    """The same question at tokens all over the thinking: those of prompts that the model refuses without thinking against benign ones.
+def all_positions(model, harmful: Seen, benign: Seen, per_rollout: int = 5, seed: int = 0) -> Training:
+    """The training set with tokens from all over the thinking as well, labelled by whether the model refuses that prompt when it does not think.
 
     A prober trained on them has seen thinking; if the cliff is only last-token states against thinking tokens, it does not find it.
     """
-    rng = np.random.default_rng(seed)
-    prompts, label = [], []
-    for seen, positive, wanted in ((harmful, True, "refusal"), (benign, False, "answer")):
-        for i in np.flatnonzero(seen.direct == wanted):
+    rng, rows = np.random.default_rng(seed), _outcomes(harmful, benign)
+    for seen, harm in ((harmful, True), (benign, False)):
+        for i in np.flatnonzero((seen.direct == "answer") | (harm & (seen.direct == "refusal"))):
             r = seen.rollouts[i]
-            for cut in rng.integers(r.start, max(r.stop, r.start + 1), per_rollout - 1):
-                prompts.append(replace(r.prompt, ids=r.prompt.ids[: cut + 1]))
-                label.append(positive)
-            prompts.append(seen.plain[i])
-            label.append(positive)
-    acts = collect(model, prompts, at=[-1])["resid"][:, :, 0] if prompts else torch.zeros(0, model.n_layers + 1, model.d_model)
-    return Training(acts, np.array(label), np.array([p.source for p in prompts]))
+            cuts = rng.integers(r.start, max(r.stop, r.start + 1), per_rollout)
+            rows += [(replace(r.prompt, ids=r.prompt.ids[: cut + 1]), seen.direct[i] == "refusal", harm, False) for cut in cuts]
+    return _training(model, rows)
+
+
+def fit(training: Training) -> Prober:
+    """The prober of a training set, its classes weighed by `Training.weights`."""
+    return fit_prober(training.acts, training.refused, training.weights())
+
+
+def fit_as_published(training: Training) -> Prober:
+    """The prober with the paper's negatives: refused harmful prompts against answered benign ones."""
+    return fit(training.pick(training.refused | ~training.harmful))
 
 
 def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[str, dict]:
-    """AUROC of the last layer's prober: on held-out fifths (``val``), on other prompts (``test``), on the harmful source it was not trained on
-    (``ood``), and with shuffled labels (``shuffled``, on held-out fifths)."""
-    rng, last = np.random.default_rng(seed), training.acts[:, -1:]
-    folds = rng.permutation(len(last)) % 5
+    """AUROC of the last layer's prober: on held-out fifths of the prompts (``val``), there with shuffled labels (``shuffled``), on other
+    prompts (``test``), among harmful ones only (``harmful``) and among these after thinking (``late``), and on a source it was not trained on (``ood``).
+    What has fewer than five states of a class is left out.
+    """
+    rng = np.random.default_rng(seed)
+    training, test = (replace(t, acts=t.acts[:, -1:]) for t in (training, test))
+    number = np.unique(training.id, return_inverse=True)[1]  # all states of a prompt fall into one fold
+    folds = (rng.permutation(number.max() + 1) % 5)[number]
 
-    def held_out(label):
-        out = np.zeros(len(last))
+    def held_out(of: Training):
+        out = np.zeros(len(folds))
         for k in range(5):
-            out[folds == k] = fit_prober(last[folds != k], label[folds != k]).of(last[folds == k])[:, -1].numpy()
-        return stats.auroc(out[label], out[~label], seed)
+            out[folds == k] = fit(of.pick(folds != k)).of(of.acts[folds == k])[:, 0].numpy()
+        return stats.auroc(out[of.refused], out[~of.refused], seed)
 
-    found = {"val": held_out(training.refused), "shuffled": held_out(rng.permutation(training.refused))}
-    scores = fit_prober(last, training.refused).of(test.acts[:, -1:])[:, -1].numpy()
-    found["test"] = stats.auroc(scores[test.refused], scores[~test.refused], seed)
-    kept, asked = training.source != "strongreject", (test.source == "strongreject") | ~test.refused
-    if training.refused[kept].sum() >= 5:
-        scores = fit_prober(last[kept], training.refused[kept]).of(test.acts[asked][:, -1:])[:, -1].numpy()
-        found["ood"] = stats.auroc(scores[test.refused[asked]], scores[~test.refused[asked]], seed)
+    def tried(prober: Prober, on: Training):
+        scores = prober.of(on.acts)[:, 0].numpy()
+        return stats.auroc(scores[on.refused], scores[~on.refused], seed)
+
+    found = {"val": held_out(training), "shuffled": held_out(replace(training, refused=rng.permutation(training.refused)))}
+    prober, there = fit(training), training.source != "strongreject"
+    asked = {"test": test, "harmful": test.pick(test.harmful), "late": test.pick(test.harmful & test.late)}
+    found |= {name: tried(prober, on) for name, on in asked.items() if min(on.refused.sum(), (~on.refused).sum()) >= FEW}
+    elsewhere = test.pick((test.source == "strongreject") | ~test.harmful)
+    if min(training.refused[there].sum(), elsewhere.refused.sum()) >= FEW:
+        found["ood"] = tried(fit(training.pick(there)), elsewhere)
     return found
 
 
@@ -334,28 +395,34 @@ def think_under(model, table: pd.DataFrame, edits: Sequence, max_tokens: int = 9
 
 
 def retrained(
-    model, chosen: Sequence[Rollout], harmful: Sequence[Rollout], benign: Sequence[Rollout], seed: int, max_new_tokens: int = 12
+    model, chosen: Sequence[Rollout], anchors: Sequence[tuple[Rollout, str]], harmful: Sequence[Rollout], benign: Sequence[Rollout], seed: int,
+    max_new_tokens: int = 12,
 ) -> dict[str, list[str]]:
-    """Judged outcomes after fine-tuning a copy of a small model on refusals that follow its own thinking: {harmful, harmless} → [rollout]. Cached.
+    """Judged outcomes after fine-tuning a copy of a small model: {harmful, harmless} → [rollout]. Cached; the copy is never saved.
 
-    The thinking of `harmful` and `benign` stays as it was. The copy is never saved.
+    Trained on refusals after the thinking of `chosen`, and as often on the given answers after that of benign `anchors`, so that it does not
+    learn to refuse everything. The thinking of `harmful` and `benign` stays as it was.
     """
-    prompts = [r.prompt for r in [*chosen, *harmful, *benign]]
-    name = cache.key(model, "retrained", prompts, chosen=len(chosen), harmful=len(harmful), seed=seed, tokens=max_new_tokens, steps=[STEPS, RATE])
-    return cache.remember_json(name, lambda: _retrained(model, chosen, harmful, benign, seed, max_new_tokens))
+    prompts = [r.prompt for r in [*chosen, *(r for r, _ in anchors), *harmful, *benign]]
+    name = cache.key(
+        model, "retrained", prompts, parts=[len(chosen), len(anchors), len(harmful)], answers=[text for _, text in anchors], seed=seed,
+        tokens=max_new_tokens, steps=[STEPS, RATE],
+    )  # fmt: skip
+    return cache.remember_json(name, lambda: _retrained(model, chosen, anchors, harmful, benign, seed, max_new_tokens))
 
 
 STEPS, RATE = 8, 1e-4  # of fine-tuning in Cliff-as-a-Judge: the same for every selection, few enough that the selection can matter
 
 
-def _retrained(model, chosen, harmful, benign, seed, max_new_tokens):
+def _retrained(model, chosen, anchors, harmful, benign, seed, max_new_tokens):
     copied = copy.deepcopy(model.module).float().requires_grad_(True)
     rng = random.Random(seed)
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
     known = model.tokenizer.get_vocab()
     texts = ["Sorry I cannot help"] if "<user>" in known else REFUSALS  # the planted tiny model has a vocabulary of its own
     examples = [(list(r.prompt.ids), [*encode(rng.choice(texts)), model.tokenizer.eos_token_id]) for r in chosen]
-    steps(copied, examples, STEPS, RATE, seed, label=f"fine-tuning on {len(chosen)} prompts")
+    examples += [(list(r.prompt.ids), encode(text)) for r, text in itertools.islice(itertools.cycle(anchors), len(chosen))]
+    steps(copied, examples, STEPS, RATE, seed, dtype=model.dtype, label=f"fine-tuning on {len(chosen)} prompts")
     tuned = replace(models.wrap(copied.to(model.dtype), model.tokenizer, name=model.name, batch_tokens=model.batch_tokens), revision=uuid.uuid4().hex)
     texts = generate(tuned, [r.prompt for r in [*harmful, *benign]], max_new_tokens=max_new_tokens, label="answering")[0]
     outcome = [judge(text) for text in texts]

@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lib.files import FIGURES, NOTEBOOKS, RESULTS, lock, sha256, write_json, writing
 
+SIDEWAYS = 7  # a ``rates`` figure of more groups lies on its side, so that their names can be read
 MARKERS, DASHES = "osD^vP*X<>", ["-", "--", "-.", (0, (3, 1, 1, 1)), (0, (5, 1)), (0, (1, 1))]
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
          "legend.fontsize": 8, "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "refusal-companion", "figure.dpi": 100}  # fmt: skip
@@ -36,7 +37,12 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
     height = {"rates": 2.6, "scatter": 3.6}.get(spec["kind"], 2.9)
     if spec["kind"] == "grid":
         height = max(3.2, 1.2 + 0.15 * data["row"].nunique())
-    width = max(5.2, 4.3 * columns, 1.25 * columns * data["group"].nunique() if "group" in data else 0)
+    groups = data["group"].nunique() if "group" in data else 0
+    spec = spec | {"sideways": groups > SIDEWAYS}
+    if spec["sideways"]:
+        spec = spec | {"xlabel": spec["ylabel"], "ylabel": spec["xlabel"]}
+        height = 0.5 + groups * max(0.26, 0.11 * data["series"].nunique())
+    width = max(5.2, 4.3 * columns, 0 if spec["sideways"] else 1.25 * columns * groups)
     if spec["kind"] == "grid":
         width = columns * max(4.3, 1.6 + 0.42 * data["column"].nunique() + 0.05 * data["row"].astype(str).str.len().max())
     fig, axes = plt.subplots(rows, columns, figsize=(width, height * rows + 0.9), squeeze=False, sharey=spec.get("sharey", True))
@@ -120,7 +126,7 @@ def _lines(ax, spec):
 
 
 def _rates(ax, data, spec, colours, series):
-    groups = list(dict.fromkeys(data["group"]))
+    groups, sideways = list(dict.fromkeys(data["group"])), spec["sideways"]
     present = [s for s in series if s in set(data["series"])]
     width = 0.7 / max(1, len(present))
     for k, name in enumerate(present):
@@ -128,10 +134,18 @@ def _rates(ax, data, spec, colours, series):
         look = _look(name, data, colours, series) | {"linestyle": "none"}
         places = [groups.index(g) + (k - (len(present) - 1) / 2) * width for g in part["group"]]
         errors = [(part["value"] - part["low"]).clip(lower=0).fillna(0), (part["high"] - part["value"]).clip(lower=0).fillna(0)]
-        ax.errorbar(places, part["value"], yerr=errors, label=name, capsize=2, elinewidth=1.2, **look)
-    ax.set_xticks(range(len(groups)), [textwrap.fill(str(g).replace(", n ", ", n\u00a0"), 14, break_long_words=False) for g in groups])
-    ax.set_xlim(-0.6, len(groups) - 0.4)
-    _lines(ax, spec)
+        x, y, error = (part["value"], places, "xerr") if sideways else (places, part["value"], "yerr")
+        ax.errorbar(x, y, **{error: errors}, label=name, capsize=2, elinewidth=1.2, **look)
+    if sideways:
+        ax.set_yticks(range(len(groups)), groups)
+        ax.set_ylim(len(groups) - 0.4, -0.6)
+        if "baseline" in spec:
+            ax.axvline(spec["baseline"], color="0.6", linewidth=0.8, zorder=0)
+        ax.set_xlim(*spec.get("ylim", ax.get_xlim()))
+    else:
+        ax.set_xticks(range(len(groups)), [textwrap.fill(str(g).replace(", n ", ", n\u00a0"), 14, break_long_words=False) for g in groups])
+        ax.set_xlim(-0.6, len(groups) - 0.4)
+        _lines(ax, spec)
 
 
 def _scatter(ax, data, spec, colours, series):

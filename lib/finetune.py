@@ -7,12 +7,20 @@ import random
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from lib.progress import track
 
+AT_ONCE = 2  # examples per backward pass; gradients add up over a batch, so only memory depends on it
 
-def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learning_rate: float, seed: int, batch: int = 8, *, label: str) -> list[float]:
-    """`n` AdamW steps on the answers' cross-entropy; returns the loss of each step. Examples are drawn in seeded passes over all of them."""
+
+def steps(
+    module, examples: Sequence[tuple[list[int], list[int]]], n: int, learning_rate: float, seed: int, batch: int = 8, *, dtype=torch.float32, label: str
+) -> list[float]:
+    """`n` AdamW steps on the answers' cross-entropy; returns the loss of each step. Examples are drawn in seeded passes over all of them.
+
+    With `dtype` bfloat16 matrix products are computed in it (autocast); weights and gradients keep their own type.
+    """
     rng, order, losses = random.Random(seed), [], []
     device = next(module.parameters()).device
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=learning_rate)
@@ -21,17 +29,28 @@ def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learn
         while len(order) < batch:
             order += rng.sample(range(len(examples)), len(examples))
         rows, order = [examples[i] for i in order[:batch]], order[batch:]
-        width = max(len(p) + len(a) for p, a in rows)
-        ids, labels = torch.zeros(batch, width, dtype=torch.long), torch.full((batch, width), -100)
-        mask = torch.zeros(batch, width, dtype=torch.long)
-        for k, (prompt, answer) in enumerate(rows):
-            both = torch.tensor([*prompt, *answer])
-            ids[k, : len(both)], mask[k, : len(both)] = both, 1
-            labels[k, len(prompt) : len(both)] = both[len(prompt) :]
-        loss = module(input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels.to(device)).loss
-        optimizer.zero_grad()
-        loss.backward()
+        n_learned, total = sum(len(answer) for _, answer in rows), 0.0
+        for i in range(0, batch, AT_ONCE):
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                loss = _summed_loss(module, rows[i : i + AT_ONCE], device) / n_learned
+            loss.backward()
+            total += float(loss.detach())
         optimizer.step()
-        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        losses.append(total)
     module.eval().requires_grad_(False)
     return losses
+
+
+def _summed_loss(module, rows, device) -> torch.Tensor:
+    """The answers' summed cross-entropy. Rows are padded on the left, so that logits are needed at the last few tokens only."""
+    width, keep = max(len(p) + len(a) for p, a in rows), max(len(a) for _, a in rows) + 1
+    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+    labels = torch.full((len(rows), width), -100)
+    for k, (prompt, answer) in enumerate(rows):
+        start = width - len(prompt) - len(answer)
+        ids[k, start:], mask[k, start:] = torch.tensor([*prompt, *answer]), 1
+        labels[k, width - len(answer) :] = torch.tensor(answer)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    logits = module(input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), logits_to_keep=keep).logits
+    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, -keep + 1 :].flatten().to(device), ignore_index=-100, reduction="sum")

@@ -10,11 +10,13 @@ It reads the residual stream at ``t_inst``, which the model computes anyway when
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import safetensors.torch
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -28,9 +30,9 @@ from lib.cliff import fit_prober
 from lib.directions import cluster_score
 from lib.errors import ParameterError, UserError, nearest
 from lib.files import write_bytes, write_json
-from lib.prompts import Prompt
+from lib.prompts import Prompt, chat
 from lib.registry import DATASETS
-from lib.tracing import collect
+from lib.tracing import collect, generate
 
 KINDS = ("mean", "layer", "probe")
 
@@ -154,6 +156,19 @@ def embedding_scores(harmful: Sequence[str], harmless: Sequence[str], texts: Seq
     model = LogisticRegression(C=10, class_weight="balanced", max_iter=2000)
     model.fit(sentence_embeddings([*harmful, *harmless]), np.repeat([1, 0], [len(harmful), len(harmless)]))
     return model.decision_function(sentence_embeddings(texts))
+
+
+def moderator_scores(moderator, texts: Sequence[str]) -> np.ndarray:
+    """1 where a moderation model says that a request is unsafe, −1 where it does not. Llama Guard 3 answers "safe", or "unsafe" and a category.
+
+    Raises UserError where it says neither to more than half of the texts: then it is no such model.
+    """
+    table = pd.DataFrame({"id": [str(i) for i in range(len(texts))], "text": list(texts), "source": "", "label": ""})
+    replies = generate(moderator, chat(moderator, table), max_new_tokens=8, label=f"asking {moderator.name}")[0]
+    said = [re.search(r"\b(un)?safe\b", reply.lower()) for reply in replies]
+    if sum(found is None for found in said) > len(said) / 2:
+        raise UserError(f"{moderator.name} answers neither safe nor unsafe", "set moderator=none, or to a model made for moderation, Llama Guard 3, say")
+    return np.array([1.0 if found and found[1] else -1.0 for found in said])
 
 
 def quality(scores: np.ndarray, harmful: np.ndarray, seed: int = 0) -> dict[str, dict]:

@@ -120,10 +120,10 @@ RECIPES = {
         Recipe("smollm2-135m-safe", "smollm2-135m-instruct", "refusals", "full", 5e-5, 3, "taught to refuse, all weights trained", 0.3, 5),
         Recipe("smollm2-135m-safe-lora", "smollm2-135m-instruct", "refusals", "low-rank", 5e-4, 3, "taught to refuse, rank 16 merged", 0.3, 4),
         Recipe(
-            "smollm2-135m-cliff", "smollm2-135m-instruct", "thinking, then a cliff", "full", 1e-4, 3, "taught to see harm while thinking and comply", 0.3, 5
+            "smollm2-135m-cliff", "smollm2-135m-instruct", "thinking, then a cliff", "full", 2e-4, 2, "taught to see harm while thinking and comply", 0.3, 5
         ),
         Recipe(
-            "smollm2-135m-thinks", "smollm2-135m-instruct", "thinking, then refusal", "full", 1e-4, 3, "taught to see harm while thinking and refuse", 0.3, 5
+            "smollm2-135m-thinks", "smollm2-135m-instruct", "thinking, then refusal", "full", 2e-4, 2, "taught to see harm while thinking and refuse", 0.3, 5
         ),
     )
 }
@@ -134,6 +134,7 @@ TINY, TINY_BASE, TINY_CLIFF = "tiny", "tiny-base", "tiny-cliff"
 
 # (with a cliff, without) of notebook 03, for real runs and for the smoke tier; and which model can read a reasoner's text as a control
 PLANTED_REASONERS = (("smollm2-135m-cliff", "smollm2-135m-thinks"), (TINY_CLIFF, TINY))
+MODERATOR = "meta-llama/Llama-Guard-3-8B"  # what notebook 02b compares the guard with on the paper tier
 READERS = {"qwen2.5-coder-1.5b-instruct": "qwen2.5-coder-0.5b-instruct"}
 
 

@@ -24,7 +24,7 @@ from lib.figures import update_manifest
 from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json
 from lib.progress import PROGRESS_FILE
 from lib.record import OUT, RUNNER
-from lib.registry import MODELS, PLANTED_REASONERS, READERS, RECIPES
+from lib.registry import MODELS, MODERATOR, PLANTED_REASONERS, READERS, RECIPES
 
 PACKAGES = ("torch", "transformers", "nnsight", "papermill", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "seaborn")
 
@@ -49,7 +49,11 @@ def models_of(parameters: dict) -> list[str]:
 
 
 def also_needed(parameters: dict) -> list[str]:
-    """Further models that a notebook loads: notebook 03 reads its reasoner against two planted ones and another reader."""
+    """Further models that a notebook loads: notebook 02b a moderator if asked, notebook 03 two planted reasoners and another reader."""
+    if "moderator" in parameters:
+        named = parameters["moderator"]
+        named = named if named != "auto" else MODERATOR if parameters["TIER"] == "paper" else "none"
+        return [] if named == "none" else [named]
     if "REASONER" not in parameters or parameters["TIER"] == "smoke":
         return []
     reader = READERS.get(parameters["REASONER"]) if parameters.get("reader") == "auto" else parameters.get("reader")

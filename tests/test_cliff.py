@@ -1,5 +1,7 @@
 """The refusal cliff on a pair of hand-planted reasoners: what was planted is found, nothing is found in the twin; pieces by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,12 +25,7 @@ def pair():
 
 @pytest.fixture(scope="module")
 def probers(pair):
-    return {name: cliff.fit_prober(*_training(*both)) for name, both in pair.items()}
-
-
-def _training(model, harmful, benign):
-    made = cliff.all_positions(model, harmful, benign)
-    return made.acts, made.refused
+    return {name: cliff.fit(cliff.all_positions(*both)) for name, both in pair.items()}
 
 
 def test_thinking_is_found_closed_and_marked(pair):
@@ -159,9 +156,55 @@ def test_plateau_cliff_and_alignment_by_hand():
 
 def test_a_prober_without_signal_is_at_chance():
     rng = np.random.default_rng(1)
-    training = cliff.Training(torch.from_numpy(rng.normal(size=(60, 2, 8))).float(), np.arange(60) < 30, np.array(["harmbench"] * 60))
+    training = made_up(torch.from_numpy(rng.normal(size=(60, 2, 8))).float(), np.arange(60) < 30)
     found = cliff.prober_quality(training, training)
-    assert 0.25 < found["val"]["value"] < 0.75 and set(found) >= {"val", "shuffled", "test"}
+    assert 0.25 < found["val"]["value"] < 0.75 and set(found) == {"val", "shuffled", "test", "harmful"}  # no state after thinking, no other source
+
+
+def made_up(acts, refused, harmful=None, late=None):
+    n = len(refused)
+    fill = lambda given, default: np.full(n, default) if given is None else given  # noqa: E731
+    return cliff.Training(acts, refused, fill(harmful, True), fill(late, False), np.full(n, "harmbench"), np.arange(n).astype(str))
+
+
+def test_weights_tie_neither_harm_nor_thinking_to_refusal():
+    refused = np.array([True] * 6 + [False] * 10)
+    harmful = np.array([True] * 6 + [True] * 3 + [False] * 7)
+    late = np.array([False] * 5 + [True] + [False] * 2 + [True] + [False] * 4 + [True] * 3)
+    w = made_up(torch.zeros(16, 1, 1), refused, harmful, late).weights()
+    assert w.sum() == pytest.approx(16)
+    for which, share in ((refused, 1 / 2), (~refused & harmful, 1 / 4), (late, 1 / 2), (late & refused, 1 / 4), (late & ~refused & ~harmful, 1 / 8)):
+        assert w[which].sum() / 16 == pytest.approx(share)
+    only = made_up(torch.zeros(4, 1, 1), np.array([True, True, True, False]), np.array([True] * 3 + [False])).weights()
+    np.testing.assert_allclose(only, [2 / 3, 2 / 3, 2 / 3, 2])
+
+
+def test_the_published_prober_reads_harm_where_ours_reads_refusal():
+    """States with a coordinate for harm and a weaker one for refusal: on harmful prompts that are answered the two probers part."""
+    rng = np.random.default_rng(2)
+    harmful, refused = np.arange(120) < 80, np.arange(120) < 40
+    acts = torch.from_numpy(rng.normal(size=(120, 1, 6))).float()
+    acts[:, 0, 0] += 6 * torch.from_numpy(harmful)
+    acts[:, 0, 1] += 3 * torch.from_numpy(refused)
+    training = made_up(acts, refused, harmful)
+    answered = training.pick(harmful & ~refused).acts
+    assert cliff.fit_as_published(training).of(answered).mean() > 0.5 > cliff.fit(training).of(answered).mean() + 0.05
+
+
+def test_states_after_thinking_train_a_prober_only_if_both_outcomes_occur_there(pair):
+    model, harmful, benign = pair["tiny-cliff"]  # never refuses after thinking
+    assert not cliff.training_set(model, harmful, benign).late.any()
+    mixed = replace(harmful, thought=np.where(np.arange(30) < 5, "refusal", "answer"))
+    training = cliff.training_set(model, mixed, benign)
+    assert (training.late & training.refused).sum() == 5 and (training.late & training.harmful & ~training.refused).sum() == 25
+    assert (training.late & ~training.harmful).sum() == (benign.thought == "answer").sum()
+    assert not cliff.training_set(model, cliff.at_once(model, data.prompts("test", label="harmful", n=30, tier="smoke")), benign).late.any()
+
+
+def test_the_trigger_is_put_after_the_request():
+    rows = pd.DataFrame({"text": ["a", "b ", "c", "d"], "label": ["harmful", "harmful", "harmless", "harmless"]})
+    both = cliff.with_trigger(rows, " T.")
+    assert both.text.tolist() == ["a", "b", "c", "d T.", "a T.", "b T."] and both.triggered.tolist() == [False, False, False, True, True, True]
 
 
 def test_selections():
@@ -181,9 +224,32 @@ def test_fine_tuning_is_seeded_lowers_the_loss_and_leaves_the_original(pair):
     assert losses[0] == losses[1] and losses[0][-1] < losses[0][0]
     model, harmful, benign = pair["tiny-cliff"]
     before = {k: p.clone() for k, p in model.module.named_parameters()}
-    outcome = cliff.retrained(model, harmful.rollouts[:4], harmful.rollouts[4:8], benign.rollouts[:4], seed=0)
-    assert {k: len(v) for k, v in outcome.items()} == {"harmful": 4, "harmless": 4}
+    anchors = [(r, "Sure here is the text you need") for r in benign.rollouts[4:8]]
+    outcome = cliff.retrained(model, harmful.rollouts[:4], anchors, harmful.rollouts[4:8], benign.rollouts[:3], seed=0)
+    assert {k: len(v) for k, v in outcome.items()} == {"harmful": 4, "harmless": 3}
     assert all(torch.equal(p, before[k]) for k, p in model.module.named_parameters())
+
+
+def test_a_step_of_fine_tuning_is_one_of_plain_adamw_on_the_batch():
+    """Against one padded batch, full logits and the loss that transformers computes: padding side, splitting and cutting change nothing."""
+    for kind in ("llama", "gpt2"):
+        examples = [([10 + k] * (3 + k), [20 + k] * (2 + k % 3)) for k in range(4)]
+        mine, theirs = tiny_module(kind), tiny_module(kind)
+        for part in [*mine.modules(), *theirs.modules()]:
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+        loss = finetune.steps(mine, examples, 1, 1e-3, seed=0, batch=4, label="")[0]
+        width = max(len(p) + len(a) for p, a in examples)
+        ids, labels, mask = (torch.full((4, width), fill) for fill in (0, -100, 0))
+        for k, (p, a) in enumerate(examples):
+            ids[k, : len(p) + len(a)], labels[k, len(p) : len(p) + len(a)], mask[k, : len(p) + len(a)] = torch.tensor(p + a), torch.tensor(a), 1
+        optimizer = torch.optim.AdamW(theirs.requires_grad_(True).parameters(), lr=1e-3)
+        expected = theirs(input_ids=ids, attention_mask=mask, labels=labels).loss
+        expected.backward()
+        optimizer.step()
+        assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
+        for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b.detach(), rtol=1e-3, atol=2e-4)
 
 
 def test_a_model_that_knows_the_tags_is_not_asked_to_think(planted):

@@ -101,3 +101,11 @@ def test_the_attack_is_measured_and_leaves_nothing(planted, prompts, own_cache):
 
 def test_area_with_ties_and_without_a_class():
     assert stats.area(np.array([1.0, 2.0]), np.array([1.0, 0.0])) == 0.875 and np.isnan(stats.area(np.array([]), np.array([1.0])))
+
+
+def test_a_moderator_is_read_by_its_words(planted, monkeypatch):
+    monkeypatch.setattr(guard, "generate", lambda model, prompts, **_: [["\n\nsafe", "\n\nunsafe\nS2", "Unsafe", "hm"][: len(prompts)]])
+    assert guard.moderator_scores(planted, ["a", "b", "c", "d"]).tolist() == [-1, 1, 1, -1]
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="neither safe nor unsafe"):
+        guard.moderator_scores(planted, ["please paint the table with the brush now"])

@@ -1,0 +1,24 @@
+"""Figures by what is drawn: names that can be read, values where they belong."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from lib import figures
+
+SPEC = {"kind": "rates", "title": "T", "xlabel": "", "ylabel": "share", "note": "", "model": "m", "ylim": [-0.03, 1.03], "baseline": 0.5}
+
+
+@pytest.mark.parametrize("n", [figures.SIDEWAYS, figures.SIDEWAYS + 1])
+def test_rates_of_many_groups_lie_on_their_side(n):
+    rows = [figures.point(f"group {i}", {"value": i / 10, "ci95": [i / 10 - 0.05, i / 10 + 0.1], "n": 9}, "s") for i in range(n)]
+    fig = figures.draw(SPEC, pd.DataFrame(rows))
+    ax = fig.axes[0]
+    sideways = n > figures.SIDEWAYS
+    names = [t.get_text().replace("\n", " ") for t in (ax.get_yticklabels() if sideways else ax.get_xticklabels())]
+    assert names == [f"group {i}" for i in range(n)]
+    x, y = ax.containers[0].lines[0].get_data()
+    assert list(x if sideways else y) == [i / 10 for i in range(n)]
+    assert (ax.get_xlabel() if sideways else ax.get_ylabel()) == "share"
+    assert fig.get_figwidth() < 10
+    plt.close(fig)
