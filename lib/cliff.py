@@ -411,7 +411,8 @@ def retrained(
     return cache.remember_json(name, lambda: _retrained(model, chosen, anchors, harmful, benign, seed, max_new_tokens))
 
 
-STEPS, RATE = 8, 1e-4  # of fine-tuning in Cliff-as-a-Judge: the same for every selection, few enough that the selection can matter
+# of fine-tuning in Cliff-as-a-Judge, the same for every selection: chosen on random selections (other seeds), after which the planted model complied half as often
+STEPS, RATE = 8, 2e-5
 
 
 def _retrained(model, chosen, anchors, harmful, benign, seed, max_new_tokens):
