@@ -411,7 +411,7 @@ def retrained(
     return cache.remember_json(name, lambda: _retrained(model, chosen, anchors, harmful, benign, seed, max_new_tokens))
 
 
-# of fine-tuning in Cliff-as-a-Judge, the same for every selection: chosen on random selections (other seeds), after which the planted model complied half as often
+# of fine-tuning in Cliff-as-a-Judge, the same for every selection: chosen on random selections of other seeds, which halve compliance
 STEPS, RATE = 8, 2e-5
 
 

@@ -40,6 +40,7 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
     groups = data["group"].nunique() if "group" in data else 0
     spec = spec | {"sideways": groups > SIDEWAYS}
     if spec["sideways"]:
+        spec["groups"] = list(dict.fromkeys(data["group"]))  # all panels share one axis
         spec = spec | {"xlabel": spec["ylabel"], "ylabel": spec["xlabel"]}
         height = 0.5 + groups * max(0.26, 0.11 * data["series"].nunique())
     width = max(5.2, 4.3 * columns, 0 if spec["sideways"] else 1.25 * columns * groups)
@@ -126,7 +127,7 @@ def _lines(ax, spec):
 
 
 def _rates(ax, data, spec, colours, series):
-    groups, sideways = list(dict.fromkeys(data["group"])), spec["sideways"]
+    sideways, groups = spec["sideways"], spec.get("groups") or list(dict.fromkeys(data["group"]))
     present = [s for s in series if s in set(data["series"])]
     width = 0.7 / max(1, len(present))
     for k, name in enumerate(present):

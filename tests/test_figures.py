@@ -22,3 +22,11 @@ def test_rates_of_many_groups_lie_on_their_side(n):
     assert (ax.get_xlabel() if sideways else ax.get_ylabel()) == "share"
     assert fig.get_figwidth() < 10
     plt.close(fig)
+
+
+def test_panels_that_lie_on_their_side_share_their_groups():
+    rows = [figures.point(f"group {i}", {"value": i / 10, "ci95": None, "n": 9}, "s", panel="one") for i in range(9)]
+    rows += [figures.point("group 7", {"value": 0.7, "ci95": None, "n": 9}, "s", panel="two")]
+    fig = figures.draw(SPEC | {"columns": 1}, pd.DataFrame(rows))
+    assert [list(ax.containers[0].lines[0].get_ydata()) for ax in fig.axes] == [list(range(9)), [7]]
+    plt.close(fig)
