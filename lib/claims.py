@@ -208,12 +208,15 @@ def cliff_answer(records: list[Record]) -> str | None:
     twin, cut = by.get("03.instrument.twin.all-positions"), by.get("03.truncation")
     if not all(found.values()) or any(r.value is None for r in [*found.values(), twin, cut]):
         return None
-    falls = "; ".join(f"by {r.value:.2f} for the prober {words}, to {r.controls['final']:.2f} ({r.verdict})" for words, r in found.items())
+    path = lambda r: f"{r.controls['plateau']:.2f} to {r.controls['final']:.2f}"  # noqa: E731
+    falls = "; ".join(f"from {path(r)} by the prober {words} ({r.verdict})" for words, r in found.items())
     given = cut.controls["given_a_thought_that_refuses"]
     return (
-        f"*Does the instrument find a cliff that is there?* In the planted reasoner the refusal score falls {falls}; in its twin by {twin.value:.2f}. "
-        f"Without its thinking the reasoner refuses {100 * cut.value:+.0f} points more harmful prompts"
-        + ("." if given is None else f"; given a thought that decides to refuse, it refuses {given:.0%} of them.")
+        f"*Does the instrument find a cliff that is there?* In the planted reasoner, which complies, the mean score of the thinking and that of the last token go "
+        f"{falls}; "
+        f"in its twin, which refuses, from {path(twin)} by the prober that has seen thinking. Cutting all of its thinking changes the share of harmful prompts "
+        f"that the reasoner refuses by {100 * cut.value:.0f} points"
+        + ("." if given is None else f"; given a thought that decides to refuse, it refuses {given:.0%}.")
     )
 
 
