@@ -212,9 +212,9 @@ def cliff_answer(records: list[Record]) -> str | None:
     falls = "; ".join(f"from {path(r)} by the prober {words} ({r.verdict})" for words, r in found.items())
     given = cut.controls["given_a_thought_that_refuses"]
     return (
-        f"*Does the instrument find a cliff that is there?* In the planted reasoner, which complies, the mean score of the thinking and that of the last token go "
-        f"{falls}; "
-        f"in its twin, which refuses, from {path(twin)} by the prober that has seen thinking. Cutting all of its thinking changes the share of harmful prompts "
+        "*Does the instrument find a cliff that is there?* In the planted reasoner, which complies, the mean score of the thinking and that of the "
+        f"last token go {falls}; in its twin, which refuses, from {path(twin)} by the prober that has seen thinking. "
+        "Cutting all of its thinking changes the share of harmful prompts "
         f"that the reasoner refuses by {100 * cut.value:.0f} points"
         + ("." if given is None else f"; given a thought that decides to refuse, it refuses {given:.0%}.")
     )
