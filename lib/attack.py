@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from lib import cache, models
-from lib.finetune import steps
+from lib.finetune import AT_ONCE, steps
 from lib.judge import judge
 from lib.prompts import Prompt
 from lib.tracing import collect, generate
@@ -27,7 +27,7 @@ def after(model, trained_on: Sequence[Prompt], tests: Sequence[Prompt], passes: 
 
     Returns {"states": h at t_inst and t_post [prompt, layer, 2, d_model], "outcomes": judged answers, "loss": first and last loss}.
     """
-    name = cache.key(model, "attack", [*trained_on, *tests], trained_on=len(trained_on), passes=passes, seed=seed, tokens=max_new_tokens, rate=RATE, stub=STUB)
+    name = cache.key(model, "attack", [*trained_on, *tests], trained_on=len(trained_on), passes=passes, seed=seed, tokens=max_new_tokens, rate=[RATE, AT_ONCE], stub=STUB)
     kept: dict = {}
 
     def measured() -> dict:
