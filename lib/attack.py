@@ -27,7 +27,8 @@ def after(model, trained_on: Sequence[Prompt], tests: Sequence[Prompt], passes: 
 
     Returns {"states": h at t_inst and t_post [prompt, layer, 2, d_model], "outcomes": judged answers, "loss": first and last loss}.
     """
-    name = cache.key(model, "attack", [*trained_on, *tests], trained_on=len(trained_on), passes=passes, seed=seed, tokens=max_new_tokens, rate=[RATE, AT_ONCE], stub=STUB)
+    how = {"rate": RATE, "at_once": AT_ONCE, "stub": STUB}
+    name = cache.key(model, "attack", [*trained_on, *tests], trained_on=len(trained_on), passes=passes, seed=seed, tokens=max_new_tokens, **how)
     kept: dict = {}
 
     def measured() -> dict:

@@ -395,7 +395,12 @@ def think_under(model, table: pd.DataFrame, edits: Sequence, max_tokens: int = 9
 
 
 def retrained(
-    model, chosen: Sequence[Rollout], anchors: Sequence[tuple[Rollout, str]], harmful: Sequence[Rollout], benign: Sequence[Rollout], seed: int,
+    model,
+    chosen: Sequence[Rollout],
+    anchors: Sequence[tuple[Rollout, str]],
+    harmful: Sequence[Rollout],
+    benign: Sequence[Rollout],
+    seed: int,
     max_new_tokens: int = 12,
 ) -> dict[str, list[str]]:
     """Judged outcomes after fine-tuning a copy of a small model: {harmful, harmless} → [rollout]. Cached; the copy is never saved.
