@@ -43,8 +43,17 @@ def mean(values: ArrayLike, seed: int = 0) -> dict:
 
 
 def difference(a: ArrayLike, b: ArrayLike, seed: int = 0, paired: bool = False) -> dict:
-    """{value, ci95, n} of mean(a) − mean(b)."""
-    return bootstrap(lambda x, y: x.mean(0) - y.mean(0), a, b, seed=seed, paired=paired)
+    """{value, ci95, n} of mean(a) − mean(b).
+
+    Where all hits or none are seen in each group a bootstrap has no width; then the interval is Newcombe's, from the two Wilson ones (1998, method 10).
+    """
+    found = bootstrap(lambda x, y: x.mean(0) - y.mean(0), a, b, seed=seed, paired=paired)
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if found["n"] and a.ndim == b.ndim == 1 and np.ptp(a) == np.ptp(b) == 0 and {a[0], b[0]} <= {0, 1}:
+        (l1, u1), (l2, u2) = rate(a)["ci95"], rate(b)["ci95"]
+        down, up = np.hypot(a[0] - l1, u2 - b[0]), np.hypot(u1 - a[0], b[0] - l2)
+        found["ci95"] = [max(-1.0, found["value"] - float(down)), min(1.0, found["value"] + float(up))]
+    return found
 
 
 def auroc(positive: ArrayLike, negative: ArrayLike, seed: int = 0) -> dict:

@@ -132,3 +132,13 @@ def test_refusal_score_is_the_log_odds():
     logits = torch.tensor([[0.0, 1.0, 2.0], [5.0, 0.0, 0.0]])
     p = logits.softmax(-1)[:, :2].sum(-1)
     torch.testing.assert_close(refusal_score([0, 1])(logits), (p / (1 - p)).log(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_difference_of_unanimous_groups_still_has_an_interval():
+    high = wilson(0, 20)[1]
+    for paired in (True, False):
+        none = stats.difference([False] * 20, [False] * 20, paired=paired)
+        assert none["value"] == 0 and none["ci95"] == pytest.approx([-high, high])
+    all_to_none = stats.difference([True] * 20, [False] * 20)
+    assert all_to_none["ci95"] == pytest.approx([1 - high * 2**0.5, 1.0])
+    assert stats.difference([2.0] * 5, [2.0] * 5)["ci95"] == [0, 0] and stats.difference([], [])["ci95"] is None  # no shares: as the bootstrap says
