@@ -5,6 +5,7 @@ score of a token is what a prober says, a logistic regression trained on last to
 """
 
 import copy
+import hashlib
 import itertools
 import random
 import re
@@ -53,6 +54,11 @@ class Rollout:
     finished: bool  # whether the model closed its thinking itself
 
 
+def _wide(model):
+    """The model with wider batches on a processor, where a step costs as much for fifty rows as for ten: the weights are read once."""
+    return replace(model, batch_tokens=4 * model.batch_tokens) if model.device.type == "cpu" else model
+
+
 def _asking(model) -> tuple[str, str]:
     """What follows the request in the user's turn, and what the model's turn is opened with, so that it thinks."""
     after = "" if style(model) == "native" else INSTRUCTION
@@ -63,9 +69,7 @@ def think(model, table: pd.DataFrame, max_tokens: int = 90, edits: Sequence = ()
     """Greedy thinking of at most `max_tokens` for each row of `table`; what is not closed by then is cut and closed, and marked."""
     after, opened = _asking(model)
     prompts = chat(model, table, after=after, said=[opened] * len(table))
-    # on a processor a step costs as much for fifty rows as for ten: the weights are read once
-    wide = replace(model, batch_tokens=4 * model.batch_tokens) if model.device.type == "cpu" else model
-    texts = generate(wide, prompts, [list(edits)], max_tokens, until=CLOSE, label="thinking")[0]
+    texts = generate(_wide(model), prompts, [list(edits)], max_tokens, until=CLOSE, label="thinking")[0]
     thoughts = [re.split(r"</?think>", text)[0].strip() for text in texts]
     return with_thinking(model, table, thoughts, [CLOSE in text for text in texts])
 
@@ -94,7 +98,8 @@ def truncated(model, table: pd.DataFrame, rollouts: Sequence[Rollout], keep: flo
 
 def answers(model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12) -> list[list[str]]:
     """The judged outcome of the answer after each rollout, under every arm of edits."""
-    return [[judge(text) for text in texts] for texts in generate(model, [r.prompt for r in rollouts], arms, max_new_tokens, label="answering")]
+    texts = generate(_wide(model), [r.prompt for r in rollouts], arms, max_new_tokens, label="answering")
+    return [[judge(text) for text in arm] for arm in texts]
 
 
 @dataclass(frozen=True)
@@ -188,10 +193,13 @@ def attribution(model, rollouts: Sequence[Rollout], w: Float[Tensor, "d"]) -> Fl
 
 
 def last_scores(model, rollouts: Sequence[Rollout], arms: Sequence[Sequence], prober: Prober) -> Float[Tensor, "arm rollout"]:
-    """The last layer's refusal score at the last token of each rollout, under every arm of edits."""
-    readout = lambda h: (h.cpu() @ prober.w[-1] + prober.b[-1]).sigmoid()  # noqa: E731
+    """The last layer's refusal score at the last token of each rollout, under every arm of edits. Cached on disk."""
+    prompts, w, b = [r.prompt for r in rollouts], prober.w[-1], prober.b[-1]
     rows = [(i, arm) for arm in arms for i in range(len(rollouts))]
-    return score_rows(model, [r.prompt for r in rollouts], readout, rows, of="state", label=f"{len(arms)} sets of heads").unflatten(0, (len(arms), -1))
+    label = f"{len(arms)} sets of heads" if any(arms) else "last tokens"
+    compute = lambda: {"score": score_rows(model, prompts, lambda h: (h.cpu() @ w + b).sigmoid(), rows, of="state", label=label)}  # noqa: E731
+    name = cache.key(model, "last_scores", prompts, arms, prober=hashlib.sha256(w.numpy().tobytes()).hexdigest(), b=float(b))
+    return cache.remember_tensors(name, compute)["score"].unflatten(0, (len(arms), -1))
 
 
 def most_negative(effect: Float[Tensor, "layer head"], share: float) -> list[tuple[int, int]]:
@@ -251,7 +259,7 @@ class Seen:
 def at_once(model, table: pd.DataFrame, max_new_tokens: int = 12) -> Seen:
     """Let the model answer each prompt without thinking."""
     plain = chat(model, table)
-    direct = [judge(text) for text in generate(model, plain, max_new_tokens=max_new_tokens)[0]]
+    direct = [judge(text) for text in generate(_wide(model), plain, max_new_tokens=max_new_tokens)[0]]
     return Seen([], np.array([], str), np.array(direct), plain)
 
 
@@ -286,6 +294,11 @@ class Training:
         """The states of a mask."""
         return Training(*(getattr(self, f.name)[which] for f in fields(self)))
 
+    def joined(self, other: "Training") -> "Training":
+        """The states of both."""
+        known = [np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)[1:]]
+        return Training(torch.cat([self.acts, other.acts]), *known)
+
     def weights(self) -> Float[np.ndarray, "prompt"]:
         """Weights under which refused and answered states count the same, harmful and benign ones among the answered, and states before and
         after thinking in each of these: so that neither harm nor the closing tag tells the classes apart."""
@@ -314,11 +327,13 @@ def _outcomes(harmful: Seen, benign: Seen) -> list[tuple[Prompt, bool, bool, boo
     return rows
 
 
-def _training(model, rows: list[tuple[Prompt, bool, bool, bool]]) -> Training:
+def _training(model, rows: list[tuple[Prompt, bool, bool, bool]], at: Sequence = (-1,)) -> Training:
+    """States at the positions `at` (see `tracing.collect`) of each row's prompt, one after the other."""
     prompts = [p for p, *_ in rows]
-    acts = collect(model, prompts, at=[-1])["resid"][:, :, 0] if prompts else torch.zeros(0, model.n_layers + 1, model.d_model)
-    refused, harmful, late = np.array([known for _, *known in rows], bool).reshape(-1, 3).T
-    return Training(acts, refused, harmful, late, np.array([p.source for p in prompts], str), np.array([p.id for p in prompts], str))
+    each = len(at[0] if rows and isinstance(at[0], list) else at)
+    acts = collect(model, prompts, at=at)["resid"].transpose(1, 2).flatten(0, 1) if prompts else torch.zeros(0, model.n_layers + 1, model.d_model)
+    known = [np.array([known for _, *known in rows], bool).reshape(-1, 3), np.array([[p.source, p.id] for p in prompts], str).reshape(-1, 2)]
+    return Training(acts, *(column for table in known for column in table.repeat(each, 0).T))
 
 
 def training_set(model, harmful: Seen, benign: Seen) -> Training:
@@ -329,18 +344,18 @@ def training_set(model, harmful: Seen, benign: Seen) -> Training:
     return _training(model, _outcomes(harmful, benign))
 
 
-def all_positions(model, harmful: Seen, benign: Seen, per_rollout: int = 5, seed: int = 0) -> Training:
-    """The training set with tokens from all over the thinking as well, labelled by whether the model refuses that prompt when it does not think.
+def all_positions(model, harmful: Seen, benign: Seen, last: Training, per_rollout: int = 5, seed: int = 0) -> Training:
+    """The training set `last` with tokens from all over the thinking as well, labelled by whether the model refuses that prompt when it does not think.
 
     A prober trained on them has seen thinking; if the cliff is only last-token states against thinking tokens, it does not find it.
     """
-    rng, rows = np.random.default_rng(seed), _outcomes(harmful, benign)
+    rng, rows, offsets = np.random.default_rng(seed), [], []
     for seen, harm in ((harmful, True), (benign, False)):
         for i in np.flatnonzero((seen.direct == "answer") | (harm & (seen.direct == "refusal"))):
             r = seen.rollouts[i]
-            cuts = rng.integers(r.start, max(r.stop, r.start + 1), per_rollout)
-            rows += [(replace(r.prompt, ids=r.prompt.ids[: cut + 1]), seen.direct[i] == "refusal", harm, False) for cut in cuts]
-    return _training(model, rows)
+            rows.append((r.prompt, seen.direct[i] == "refusal", harm, False))
+            offsets.append((rng.integers(r.start, max(r.stop, r.start + 1), per_rollout) - len(r.prompt.ids)).tolist())
+    return last.joined(_training(model, rows, offsets))
 
 
 def fit(training: Training) -> Prober:
@@ -383,10 +398,10 @@ def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[st
     return found
 
 
-def token_scores(model, rollouts: Sequence[Rollout], probers: dict[str, Prober], layer: int = -1) -> dict[str, list[Tensor]]:
-    """The refusal score at every token of each rollout by each prober, of one layer (the last by default), from one forward pass."""
+def token_scores(model, rollouts: Sequence[Rollout], probers: dict[str, Prober]) -> dict[str, list[Float[Tensor, "layer token"]]]:
+    """The refusal score at every layer and token of each rollout, by each prober at its layer, from one forward pass."""
     projected = project(model, [r.prompt for r in rollouts], torch.stack([p.w for p in probers.values()]))
-    return {name: [p(values[k])[layer] for values in projected] for k, (name, p) in enumerate(probers.items())}
+    return {name: [p(values[k]) for values in projected] for k, (name, p) in enumerate(probers.items())}
 
 
 def think_under(model, table: pd.DataFrame, edits: Sequence, max_tokens: int = 90, max_new_tokens: int = 12) -> np.ndarray:
@@ -430,6 +445,5 @@ def _retrained(model, chosen, anchors, harmful, benign, seed, max_new_tokens):
     examples += [(list(r.prompt.ids), encode(text)) for r, text in itertools.islice(itertools.cycle(anchors), len(chosen))]
     steps(copied, examples, STEPS, RATE, seed, dtype=model.dtype, label=f"fine-tuning on {len(chosen)} prompts")
     tuned = replace(models.wrap(copied.to(model.dtype), model.tokenizer, name=model.name, batch_tokens=model.batch_tokens), revision=uuid.uuid4().hex)
-    texts = generate(tuned, [r.prompt for r in [*harmful, *benign]], max_new_tokens=max_new_tokens, label="answering")[0]
-    outcome = [judge(text) for text in texts]
+    outcome = answers(tuned, [*harmful, *benign], max_new_tokens=max_new_tokens)[0]
     return {"harmful": outcome[: len(harmful)], "harmless": outcome[len(harmful) :]}

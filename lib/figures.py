@@ -4,7 +4,7 @@
 the same picture. Series in the role ``control`` are grey and dashed, so that the effect is told from its control in grey print.
 
 Columns by kind: ``layers``: panel, series, role, x, value, low, high. ``rates``: panel, series, role, group, value, low, high, n.
-``scatter``: panel, series, role, x, y. ``grid``: panel, row, column, value.
+``scatter``: panel, series, role, x, y. ``grid``: panel, row, column, value, and low and high where known.
 """
 
 import json
@@ -158,14 +158,17 @@ def _scatter(ax, data, spec, colours, series):
 
 
 def _grid(ax, data, spec, colours, series):
-    table = data.pivot(index="row", columns="column", values="value")
-    table = table.loc[list(dict.fromkeys(data["row"])), list(dict.fromkeys(data["column"]))]
+    data = data.assign(text=[f"{v:.2f}" for v in data["value"]])
+    if "low" in data:
+        data["text"] += [f"\n±{(high - low) / 2:.2f}" for low, high in zip(data["low"], data["high"], strict=True)]
+    table, text = (data.pivot(index="row", columns="column", values=which).loc[list(dict.fromkeys(data["row"])), list(dict.fromkeys(data["column"]))]
+                   for which in ("value", "text"))  # fmt: skip
     annotate = spec.get("annotate", True)
     sns.heatmap(
         table,
         ax=ax,
-        annot=annotate,
-        fmt=".2f",
+        annot=text if annotate else False,
+        fmt="",
         cmap="vlag",
         vmin=-spec["largest"],
         vmax=spec["largest"],

@@ -35,10 +35,16 @@ class Prompt:
         return len(self.ids) - 1
 
     def position(self, where: str | int) -> int:
-        """An absolute position from ``t_inst``, ``t_post`` or an offset: k > 0 is the k-th token after t_inst, k < 0 counts from the end."""
+        """An absolute position from ``t_inst``, ``t_post`` or an offset: k > 0 is the k-th token after t_inst, k < 0 counts from the end.
+
+        Raises ParameterError where the prompt has no such token.
+        """
         if isinstance(where, str):
             return getattr(self, where)
-        return self.t_inst + where if where > 0 else len(self.ids) + where
+        found = self.t_inst + where if where > 0 else len(self.ids) + where
+        if not 0 <= found < len(self.ids):
+            raise ParameterError(f"prompt {self.id} of {len(self.ids)} tokens has none at offset {where}", "count from its end with negative offsets")
+        return found
 
     def span(self, name: str | tuple[int, ...]) -> Sequence[int]:
         """The positions of ``instruction``, ``closing``, ``prompt`` or ``every_token`` (within the prompt), ``t_inst``, ``t_post``.

@@ -311,14 +311,14 @@ def _opening_batch(model, ids, rows: int) -> Batch:
     return Batch(list(range(rows)), ids, torch.ones_like(ids), torch.arange(ids.shape[1], device=model.device).expand(rows, -1), [0] * rows)
 
 
-def collect(model, prompts: Sequence[Prompt], at: Sequence[str | int] = ("t_inst", "t_post"), sites: Sequence[str] = ("resid",),
+def collect(model, prompts: Sequence[Prompt], at: Sequence[str | int] | Sequence[Sequence[int]] = ("t_inst", "t_post"), sites: Sequence[str] = ("resid",),
             layers: Sequence[int] | None = None, edits: Sequence[Edit] = (), *, side: str = "left") -> dict[str, torch.Tensor]:  # fmt: skip
     """Activations at the positions `at` of each prompt: {site: [prompt, layer, position, d_model]}, float32, on the CPU.
 
-    Sites: ``resid`` (``h[l]``, n_layers + 1 of them), ``attn`` and ``mlp`` (what they write), ``heads`` (the output projection's
-    input, [… n_heads * d_head], by query head). `layers` None means all; `edits` act on every prompt, before what they change is
-    read. Results are cached on disk; memory grows with what
-    is returned, not with the number of tokens. `side` is the padding side, which changes nothing beyond dtype noise.
+    `at` holds names or offsets, or for each prompt a list of offsets, all of one length. Sites: ``resid`` (``h[l]``, n_layers + 1
+    of them), ``attn`` and ``mlp`` (what they write), ``heads`` (the output projection's input, [… n_heads * d_head], by query head).
+    `layers` None means all; `edits` act on every prompt, before what they change is read. Results are cached on disk; memory grows
+    with what is returned, not with the number of tokens. `side` is the padding side, which changes nothing beyond dtype noise.
     """
     which = {site: list(range(model.n_layers + (site == "resid"))) if layers is None else list(layers) for site in sites}
     name = cache.key(model, "collect", prompts, [edits], at=list(at), which=which, side=side)
@@ -326,13 +326,15 @@ def collect(model, prompts: Sequence[Prompt], at: Sequence[str | int] = ("t_inst
 
 
 def _collect(model, prompts, at, which, side, edits=()):
-    opening, clean = _share_opening(model, prompts, [edits]), {}
+    at = at if at and isinstance(at[0], Sequence) and not isinstance(at[0], str) else [at] * len(prompts)
+    opening = min([_share_opening(model, prompts, [edits]), *(p.position(w) for p, where in zip(prompts, at, strict=True) for w in where)])
+    clean = {}
     if edits:
         side = "left"  # edits are placed on left-padded rows
     out = {}
     for rows in track(_plan(model, prompts, opening), "reading activations"):
         batch = _batch(model, prompts, rows, opening, side)
-        columns = torch.tensor([[prompts[i].position(w) - opening + pad for w in at] for i, pad in zip(rows, batch.pad, strict=True)])
+        columns = torch.tensor([[prompts[i].position(w) - opening + pad for w in at[i]] for i, pad in zip(rows, batch.pad, strict=True)])
         arms = [list(edits)] * len(rows)
         opened = _opening_cache(model, prompts, range(len(rows)), arms, opening, clean)
         ops = compile_edits(model, [prompts[i] for i in rows], arms, batch.ids.shape[1], opening) if edits else ()

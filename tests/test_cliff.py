@@ -25,7 +25,7 @@ def pair():
 
 @pytest.fixture(scope="module")
 def probers(pair):
-    return {name: cliff.fit(cliff.all_positions(*both)) for name, both in pair.items()}
+    return {name: cliff.fit(cliff.all_positions(*both, cliff.training_set(*both))) for name, both in pair.items()}
 
 
 def test_thinking_is_found_closed_and_marked(pair):
@@ -67,7 +67,7 @@ def test_the_cliff_is_found_and_none_in_the_twin(pair, probers):
         refused = np.flatnonzero(harmful.direct == "refusal")
         for label, rollouts in (("harmful", [harmful.rollouts[i] for i in refused]), ("benign", benign.rollouts)):
             scores = cliff.token_scores(model, rollouts, {"p": probers[name]})["p"]
-            fall[name, label] = np.mean([cliff.summary(s, r)["cliff_mean"] for s, r in zip(scores, rollouts, strict=True)])
+            fall[name, label] = np.mean([cliff.summary(s[-1], r)["cliff_mean"] for s, r in zip(scores, rollouts, strict=True)])
     assert fall["tiny-cliff", "harmful"] > 0.5 and fall["tiny", "harmful"] < 0.15 and fall["tiny-cliff", "benign"] < 0.35
 
 
@@ -108,10 +108,28 @@ def test_token_scores_equal_the_prober_on_plain_states(tiny):
     prober = cliff.Prober(torch.randn(4, 32, generator=g), torch.randn(4, generator=g))
     for r, scores in zip(rollouts, cliff.token_scores(tiny, rollouts, {"p": prober})["p"], strict=True):
         states = Plain(tiny.module, tiny.name).run(r.prompt.ids)[1]["resid"]
-        torch.testing.assert_close(scores, (states[-1] @ prober.w[-1] + prober.b[-1]).sigmoid(), rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(scores[-1], prober.of(states[None, :, -1])[0, -1], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(scores, ((states * prober.w[:, None]).sum(-1) + prober.b[:, None]).sigmoid(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(scores[:, -1], prober.of(states[None, :, -1])[0], rtol=1e-3, atol=1e-4)
         last = cliff.last_scores(tiny, [r], [[]], prober)[0, 0]
-        torch.testing.assert_close(last, scores[-1], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(last, scores[-1, -1], rtol=1e-3, atol=1e-4)
+
+
+def test_states_of_thinking_are_those_of_the_cut_prompts(pair):
+    """From one pass over the rollout, against plain passes over its beginnings; labels go with them."""
+    model, harmful, benign = pair["tiny-cliff"]
+    last = cliff.training_set(model, harmful, benign)
+    whole = cliff.all_positions(model, harmful, benign, last, per_rollout=3, seed=4)
+    assert torch.equal(whole.acts[: len(last.acts)], last.acts) and (whole.id[: len(last.id)] == last.id).all()
+    rng, k = np.random.default_rng(4), len(last.acts)
+    for seen, harm in ((harmful, True), (benign, False)):
+        for i in np.flatnonzero((seen.direct == "answer") | (harm & (seen.direct == "refusal"))):
+            r = seen.rollouts[i]
+            for cut in rng.integers(r.start, r.stop, 3):
+                plain = Plain(model.module, "tiny").run(r.prompt.ids[: cut + 1])[1]["resid"][:, -1]
+                torch.testing.assert_close(whole.acts[k], plain, rtol=1e-3, atol=1e-4)
+                assert (whole.refused[k], whole.harmful[k], whole.late[k], whole.id[k]) == (seen.direct[i] == "refusal", harm, False, r.prompt.id)
+                k += 1
+    assert k == len(whole.acts) == len(whole.source)
 
 
 def test_the_prober_folds_its_standardisation_back():

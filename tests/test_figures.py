@@ -30,3 +30,15 @@ def test_panels_that_lie_on_their_side_share_their_groups():
     fig = figures.draw(SPEC | {"columns": 1}, pd.DataFrame(rows))
     assert [list(ax.containers[0].lines[0].get_ydata()) for ax in fig.axes] == [list(range(9)), [7]]
     plt.close(fig)
+
+
+def test_a_grid_shows_its_values_and_how_sure_they_are():
+    cells = (("a", "a", 1), ("a", "b", 0.25), ("b", "a", -0.5))
+    rows = [{"panel": "", "row": r, "column": c, "value": v, "low": v - 0.1, "high": v + 0.1} for r, c, v in cells]
+    spec = SPEC | {"kind": "grid"}
+    fig = figures.draw(spec, pd.DataFrame(rows))
+    assert [t.get_text() for t in fig.axes[0].texts] == ["1.00\n±0.10", "0.25\n±0.10", "-0.50\n±0.10"]
+    plt.close(fig)
+    fig = figures.draw(spec, pd.DataFrame(rows).drop(columns=["low", "high"]))
+    assert [t.get_text() for t in fig.axes[0].texts] == ["1.00", "0.25", "-0.50"]
+    plt.close(fig)
