@@ -4,16 +4,12 @@ For measuring only. The answers are stubs without content; the attacked copy liv
 saved nor given a name. What is kept is states, as means are, and judged outcomes.
 """
 
-import copy
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-from peft import LoraConfig, get_peft_model
-
 from lib import cache, models
-from lib.finetune import AT_ONCE, steps
+from lib.finetune import AT_ONCE, adapted, steps
 from lib.judge import judge
 from lib.prompts import Prompt
 from lib.tracing import collect, generate
@@ -23,11 +19,11 @@ RATE, BATCH = 3e-4, 8
 
 
 def after(model, trained_on: Sequence[Prompt], tests: Sequence[Prompt], passes: int = 3, seed: int = 0, max_new_tokens: int = 12) -> dict:
-    """Fine-tune a copy of `model` (low rank, 16) on `trained_on` → `STUB`, and measure `tests`. Cached.
+    """Fine-tune a copy of `model` (see `finetune.adapted`) on `trained_on` → `STUB`, and measure `tests`. Cached.
 
     Returns {"states": h at t_inst and t_post [prompt, layer, 2, d_model], "outcomes": judged answers, "loss": first and last loss}.
     """
-    how = {"rate": RATE, "at_once": AT_ONCE, "stub": STUB}
+    how = {"rate": RATE, "at_once": AT_ONCE, "stub": STUB, "adapters": "beside the weights"}
     name = cache.key(model, "attack", [*trained_on, *tests], trained_on=len(trained_on), passes=passes, seed=seed, tokens=max_new_tokens, **how)
     kept: dict = {}
 
@@ -42,13 +38,11 @@ def after(model, trained_on: Sequence[Prompt], tests: Sequence[Prompt], passes: 
 
 
 def _after(model, trained_on, tests, passes, seed, max_new_tokens):
-    torch.manual_seed(seed)
-    copied = get_peft_model(copy.deepcopy(model.module), LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+    copied = adapted(model.module, seed)
     answer = [*model.tokenizer(STUB, add_special_tokens=False)["input_ids"], model.tokenizer.eos_token_id]
     n = max(1, passes * len(trained_on) // BATCH)
     losses = steps(copied, [(list(p.ids), answer) for p in trained_on], n, RATE, seed, BATCH, label=f"fine-tuning attack, {len(trained_on)} examples")
-    merged = models.wrap(copied.merge_and_unload(), model.tokenizer, name=model.name, batch_tokens=model.batch_tokens)
-    attacked = replace(merged, revision=uuid.uuid4().hex)
+    attacked = replace(models.wrap(copied, model.tokenizer, name=model.name, batch_tokens=model.batch_tokens), revision=uuid.uuid4().hex)
     states = collect(attacked, tests, at=["t_inst", "t_post"])["resid"]
     texts = generate(attacked, tests, max_new_tokens=max_new_tokens)[0]
     return {"states": states, "outcomes": [judge(t) for t in texts], "loss": [losses[0], losses[-1]]}

@@ -4,7 +4,6 @@ A rollout is a prompt with its thinking and the tags around it, up to the token 
 score of a token is what a prober says, a logistic regression trained on last tokens of prompts that were refused or answered.
 """
 
-import copy
 import hashlib
 import itertools
 import random
@@ -25,12 +24,12 @@ from torch import Tensor
 
 from lib import cache, models, stats
 from lib.edits import ScaleHead
-from lib.finetune import steps
+from lib.finetune import adapted, steps
 from lib.judge import judge
 from lib.prompts import Prompt, chat, template_text
 from lib.registry import RECIPES
 from lib.thinking import REFUSALS
-from lib.tracing import collect, generate, project, score_rows
+from lib.tracing import collect, generate, generate_and_read, project, score_rows
 
 OPEN, CLOSE = "<think>", "</think>"
 INSTRUCTION = "\n\nThink first: between <think> and </think>, say in three short sentences what is asked for and whether it is safe. Then answer."
@@ -102,6 +101,12 @@ def answers(model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int 
     return [[judge(text) for text in arm] for arm in texts]
 
 
+def answers_and_scores(model, rollouts: Sequence[Rollout], prober: "Prober", max_new_tokens: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """The judged outcome of the answer after each rollout and the last layer's refusal score at its last token, from one pass: both [rollout]."""
+    texts, states = generate_and_read(_wide(model), [r.prompt for r in rollouts], max_new_tokens, label="answering")
+    return np.array([judge(text) for text in texts]), prober.at_the_end(states).numpy()
+
+
 @dataclass(frozen=True)
 class Prober:
     """One logistic regression per layer: P(refusal) = σ(h[l] · w[l] + b[l]); w [layer, d_model], b [layer], float32."""
@@ -116,6 +121,10 @@ class Prober:
     def of(self, acts: Float[Tensor, "prompt layer d"]) -> Float[Tensor, "prompt layer"]:
         """Scores of states."""
         return (torch.einsum("pld,ld->pl", acts.float(), self.w) + self.b).sigmoid()
+
+    def at_the_end(self, states: Float[Tensor, "prompt d"]) -> Float[Tensor, "prompt"]:
+        """Scores of the last block's output."""
+        return (states.cpu() @ self.w[-1] + self.b[-1]).sigmoid()
 
 
 def fit_prober(acts: Float[Tensor, "prompt layer d"], refused: ArrayLike, weights: ArrayLike | None = None, strength: float = 0.01) -> Prober:
@@ -194,11 +203,10 @@ def attribution(model, rollouts: Sequence[Rollout], w: Float[Tensor, "d"]) -> Fl
 
 def last_scores(model, rollouts: Sequence[Rollout], arms: Sequence[Sequence], prober: Prober) -> Float[Tensor, "arm rollout"]:
     """The last layer's refusal score at the last token of each rollout, under every arm of edits. Cached on disk."""
-    prompts, w, b = [r.prompt for r in rollouts], prober.w[-1], prober.b[-1]
+    prompts = [r.prompt for r in rollouts]
     rows = [(i, arm) for arm in arms for i in range(len(rollouts))]
-    label = f"{len(arms)} sets of heads" if any(arms) else "last tokens"
-    compute = lambda: {"score": score_rows(model, prompts, lambda h: (h.cpu() @ w + b).sigmoid(), rows, of="state", label=label)}  # noqa: E731
-    name = cache.key(model, "last_scores", prompts, arms, prober=hashlib.sha256(w.numpy().tobytes()).hexdigest(), b=float(b))
+    name = cache.key(model, "last_scores", prompts, arms, w=hashlib.sha256(prober.w[-1].numpy().tobytes()).hexdigest(), b=float(prober.b[-1]))
+    compute = lambda: {"score": score_rows(model, prompts, prober.at_the_end, rows, of="state", label=f"{len(arms)} sets of heads")}  # noqa: E731
     return cache.remember_tensors(name, compute)["score"].unflatten(0, (len(arms), -1))
 
 
@@ -432,18 +440,18 @@ def retrained(
 
 
 # of fine-tuning in Cliff-as-a-Judge, the same for every selection: chosen on random selections of other seeds, which halve compliance
-STEPS, RATE = 8, 2e-5
+STEPS, RATE = 4, 3e-4
 
 
 def _retrained(model, chosen, anchors, harmful, benign, seed, max_new_tokens):
-    copied = copy.deepcopy(model.module).float().requires_grad_(True)
+    copied = adapted(model.module, seed)
     rng = random.Random(seed)
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
     known = model.tokenizer.get_vocab()
     texts = ["Sorry I cannot help"] if "<user>" in known else REFUSALS  # the planted tiny model has a vocabulary of its own
     examples = [(list(r.prompt.ids), [*encode(rng.choice(texts)), model.tokenizer.eos_token_id]) for r in chosen]
     examples += [(list(r.prompt.ids), encode(text)) for r, text in itertools.islice(itertools.cycle(anchors), len(chosen))]
-    steps(copied, examples, STEPS, RATE, seed, dtype=model.dtype, label=f"fine-tuning on {len(chosen)} prompts")
-    tuned = replace(models.wrap(copied.to(model.dtype), model.tokenizer, name=model.name, batch_tokens=model.batch_tokens), revision=uuid.uuid4().hex)
+    steps(copied, examples, STEPS, RATE, seed, label=f"fine-tuning on {len(chosen)} prompts")
+    tuned = replace(models.wrap(copied, model.tokenizer, name=model.name, batch_tokens=model.batch_tokens), revision=uuid.uuid4().hex)
     outcome = answers(tuned, [*harmful, *benign], max_new_tokens=max_new_tokens)[0]
     return {"harmful": outcome[: len(harmful)], "harmless": outcome[len(harmful) :]}

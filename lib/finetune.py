@@ -1,12 +1,14 @@
-"""A few steps of fine-tuning on (prompt, answer) tokens, in place; for measurements on copies that are thrown away.
+"""A few steps of fine-tuning on (prompt, answer) tokens; for measurements on copies that are thrown away.
 
 Models that are kept are made by `lib.recipes`.
 """
 
+import copy
 import random
 from collections.abc import Sequence
 
 import torch
+from peft import LoraConfig, get_peft_model  # low-rank adapters: the field's own library for them
 from torch.nn.functional import cross_entropy
 
 from lib.progress import track
@@ -14,13 +16,18 @@ from lib.progress import track
 AT_ONCE = 2  # examples per backward pass; gradients add up over a batch, so only memory depends on it
 
 
-def steps(
-    module, examples: Sequence[tuple[list[int], list[int]]], n: int, learning_rate: float, seed: int, batch: int = 8, *, dtype=torch.float32, label: str
-) -> list[float]:
-    """`n` AdamW steps on the answers' cross-entropy; returns the loss of each step. Examples are drawn in seeded passes over all of them.
+def adapted(module, seed: int):
+    """A copy of `module` to be trained, with low-rank adapters (rank 16) at every linear layer; all else is frozen.
 
-    With `dtype` bfloat16 matrix products are computed in it (autocast); weights and gradients keep their own type.
+    The adapters stay beside the weights: added to weights in bfloat16, small updates would be rounded away.
     """
+    torch.manual_seed(seed)
+    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(copy.deepcopy(module), config).get_base_model()
+
+
+def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learning_rate: float, seed: int, batch: int = 8, *, label: str) -> list[float]:
+    """`n` AdamW steps on the answers' cross-entropy; returns the loss of each step. Examples are drawn in seeded passes over all of them."""
     rng, order, losses = random.Random(seed), [], []
     device = next(module.parameters()).device
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=learning_rate)
@@ -31,8 +38,7 @@ def steps(
         rows, order = [examples[i] for i in order[:batch]], order[batch:]
         n_learned, total = sum(len(answer) for _, answer in rows), 0.0
         for i in range(0, batch, AT_ONCE):
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss = _summed_loss(module, rows[i : i + AT_ONCE], device) / n_learned
+            loss = _summed_loss(module, rows[i : i + AT_ONCE], device) / n_learned
             loss.backward()
             total += float(loss.detach())
         optimizer.step()

@@ -155,9 +155,10 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
 
     papermill_engines.register("companion", Engine)
     executed = staging / "executed.ipynb"
-    saved = {k: os.environ.get(k) for k in (OUT, RUNNER, PROGRESS_FILE, "TQDM_DISABLE")}
+    saved = dict(os.environ)
     os.environ |= {
         OUT: str(staging), RUNNER: str(os.getpid()), PROGRESS_FILE: str(progress), "TQDM_DISABLE": "1",
+        "MALLOC_MMAP_THRESHOLD_": str(4 << 20), "THP_MEM_ALLOC_ENABLE": "1",  # freed tensors go back to the system; large pages make that cheap
         "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }  # fmt: skip
     try:
@@ -174,8 +175,8 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
         ) from None
     finally:
         screen.close()
-        for k, v in saved.items():
-            os.environ.pop(k) if v is None else os.environ.__setitem__(k, v)
+        os.environ.clear()
+        os.environ.update(saved)
 
 
 class _Screen:

@@ -230,10 +230,11 @@ class _Said(StoppingCriteria):
 
 
 def _generate(model, batch: Batch, whole_ids, ops, cache, max_new_tokens: int, until: str | None = None):
-    """Greedy decoding of one batch; returns the new tokens [row, step]."""
+    """Greedy decoding of one batch; returns the new tokens [row, step], and without edits the last block's output at the prompt's last token."""
     edits, rescaled = _by_site(model, ops), _rescaled(model, ops)
     projections = {layer: model.nn.layers[layer].self_attn.o_proj._module for layer in rescaled}
     edited, every_step = bool(ops), any(op.later is not None for op in ops)
+    nn, n_layers, block_tuple = model.nn, model.n_layers, model.tuple_outputs[0]
     config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=model.tokenizer.pad_token_id, eos_token_id=_stop_tokens(model))
     inputs = {"input_ids": whole_ids, "attention_mask": batch.mask}
     options = {"generation_config": config}
@@ -250,9 +251,12 @@ def _generate(model, batch: Batch, whole_ids, ops, cache, max_new_tokens: int, u
                         _edit_step(model, edits, rescaled, projections, step)
                 elif edited:
                     _edit_step(model, edits, rescaled, projections, 0)
+                else:
+                    h = nn.layers[n_layers - 1].output
+                    read = nnsight.save((h[0] if block_tuple else h)[:, -1])
             with tracer.invoke():
                 ids = nnsight.save(tracer.result)
-    return ids[:, whole_ids.shape[1] :]
+    return ids[:, whole_ids.shape[1] :], None if edited else read
 
 
 def _stop_tokens(model) -> list[int]:
@@ -363,7 +367,8 @@ def _project_all(model, prompts, directions, label):
         batch = _batch(model, prompts, rows, 0)
         columns = torch.arange(batch.ids.shape[1]).expand(len(rows), -1)
         read, _ = _forward(model, batch, read={"resid": (layers, columns)})
-        values = torch.einsum("rltd,kld->rklt", read["resid"].float(), directions).cpu()
+        by_layer = [torch.einsum("rtd,kd->rkt", h.float(), directions[:, layer]) for layer, h in enumerate(read["resid"].unbind(1))]
+        values = torch.stack(by_layer, 2).cpu()
         for r, i in enumerate(rows):
             out[str(i)] = values[r, :, :, batch.pad[r] :]
     return out
@@ -457,24 +462,40 @@ def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = 
     Edits with span ``every_token`` also act on each generated token; all others on the prompt only.
     """
     name = cache.key(model, "generate", prompts, arms, max_new_tokens=max_new_tokens, until=until)
-    return cache.remember_json(name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label, until))
+    return cache.remember_json(name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label, until)[0])
+
+
+def generate_and_read(model, prompts: Sequence[Prompt], max_new_tokens: int = 12, *, label: str = "generating") -> tuple[list[str], torch.Tensor]:
+    """Greedy answers, and from the same pass the last block's output at the last prompt token, [prompt, d_model], float32. Cached on disk."""
+    name, made = cache.key(model, "generate_and_read", prompts, max_new_tokens=max_new_tokens), []
+
+    def compute():
+        made.extend(made or _generate_all(model, prompts, ((),), max_new_tokens, label))
+        return made
+
+    states = cache.remember_tensors(name, lambda: {"states": compute()[1]})["states"]
+    return cache.remember_json(name, lambda: compute()[0])[0], states
 
 
 def _generate_all(model, prompts, arms, max_new_tokens, label, until=None):
+    """Texts by arm, and the states that `_generate` returns, [arm × prompt, d_model]; zeros where there are edits."""
     flat = [p for _ in arms for p in prompts]
     edits = [list(arm) for arm in arms for _ in prompts]
     opening, clean = _share_opening(model, prompts, arms), {}
-    texts = [""] * len(flat)
+    texts, states = [""] * len(flat), torch.zeros(len(flat), model.d_model)
     stops = set(_stop_tokens(model))
     for rows in track(_plan(model, flat, opening, max_new_tokens), label):
         batch = _batch(model, flat, rows, opening)
         ops = compile_edits(model, [flat[i] for i in rows], [edits[i] for i in rows], batch.ids.shape[1], opening)
         opened = _opening_cache(model, flat, rows, edits, opening, clean)
         whole = torch.cat([torch.tensor([flat[0].ids[:opening]], dtype=torch.long).expand(len(rows), -1).to(batch.ids.device), batch.ids], 1)
-        for i, row in zip(rows, _generate(model, batch, whole, ops, opened, max_new_tokens, until).tolist(), strict=True):
+        new, read = _generate(model, batch, whole, ops, opened, max_new_tokens, until)
+        if read is not None:
+            states[rows] = read.float().cpu()
+        for i, row in zip(rows, new.tolist(), strict=True):
             end = next((k for k, token in enumerate(row) if token in stops), len(row))
             texts[i] = model.tokenizer.decode(row[:end], skip_special_tokens=True)
-    return [texts[a * len(prompts) : (a + 1) * len(prompts)] for a in range(len(arms))]
+    return [texts[a * len(prompts) : (a + 1) * len(prompts)] for a in range(len(arms))], states
 
 
 def read_text(model, texts: Sequence[str], edits: Sequence[Edit] = (), *, label: str = "reading text") -> dict[str, torch.Tensor]:

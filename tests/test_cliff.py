@@ -112,6 +112,9 @@ def test_token_scores_equal_the_prober_on_plain_states(tiny):
         torch.testing.assert_close(scores[:, -1], prober.of(states[None, :, -1])[0], rtol=1e-3, atol=1e-4)
         last = cliff.last_scores(tiny, [r], [[]], prober)[0, 0]
         torch.testing.assert_close(last, scores[-1, -1], rtol=1e-3, atol=1e-4)
+    said, ends = cliff.answers_and_scores(tiny, rollouts, prober, 5)
+    assert ends.tolist() == pytest.approx(cliff.last_scores(tiny, rollouts, [[]], prober)[0].tolist(), abs=1e-4)
+    assert said.tolist() == cliff.answers(tiny, rollouts, max_new_tokens=5)[0]
 
 
 def test_states_of_thinking_are_those_of_the_cut_prompts(pair):
@@ -125,7 +128,7 @@ def test_states_of_thinking_are_those_of_the_cut_prompts(pair):
         for i in np.flatnonzero((seen.direct == "answer") | (harm & (seen.direct == "refusal"))):
             r = seen.rollouts[i]
             for cut in rng.integers(r.start, r.stop, 3):
-                plain = Plain(model.module, "tiny").run(r.prompt.ids[: cut + 1])[1]["resid"][:, -1]
+                plain = Plain(model.module, "llama").run(r.prompt.ids[: cut + 1])[1]["resid"][:, -1]
                 torch.testing.assert_close(whole.acts[k], plain, rtol=1e-3, atol=1e-4)
                 assert (whole.refused[k], whole.harmful[k], whole.late[k], whole.id[k]) == (seen.direct[i] == "refusal", harm, False, r.prompt.id)
                 k += 1
@@ -246,6 +249,22 @@ def test_fine_tuning_is_seeded_lowers_the_loss_and_leaves_the_original(pair):
     outcome = cliff.retrained(model, harmful.rollouts[:4], anchors, harmful.rollouts[4:8], benign.rollouts[:3], seed=0)
     assert {k: len(v) for k, v in outcome.items()} == {"harmful": 4, "harmless": 3}
     assert all(torch.equal(p, before[k]) for k, p in model.module.named_parameters())
+
+
+def test_adapters_start_at_the_model_and_are_all_that_is_trained(llama):
+    base = {k: p.clone() for k, p in llama.module.named_parameters()}
+    prompts = chat(llama, table())
+    fresh, again = finetune.adapted(llama.module, 3), finetune.adapted(llama.module, 3)
+    examples = [(list(p.ids), [20, 21]) for p in prompts]
+    last = lambda module: torch.stack([module(input_ids=torch.tensor([p.ids])).logits[0, -1] for p in prompts]).detach()  # noqa: E731
+    torch.testing.assert_close(last(fresh), last(llama.module))
+    losses = [finetune.steps(module, examples, 4, 1e-2, seed=1, label="") for module in (fresh, again)]
+    assert losses[0] == losses[1] and losses[0][-1] < losses[0][0] and not torch.allclose(last(fresh), last(llama.module), atol=1e-3)
+    trained = dict(fresh.named_parameters())
+    assert all(torch.equal(p, base[k.replace(".base_layer", "")]) for k, p in trained.items() if "lora" not in k)
+    wrapped = replace(models.wrap(fresh, llama.tokenizer, name=llama.name), revision="adapted")  # read and answered through the library as any model is
+    rows = tracing.score(wrapped, prompts, lambda logits: logits)[0]
+    torch.testing.assert_close(rows, last(fresh), rtol=1e-3, atol=1e-4)
 
 
 def test_a_step_of_fine_tuning_is_one_of_plain_adamw_on_the_batch():

@@ -105,7 +105,7 @@ def test_generation_under_edits_equals_plain_hooks(tiny, five):
     plain = Plain(tiny.module, tiny.name)
     some = [[], [Add(V, 1, "instruction", 1.5)], [Ablate(V)], [Add(W, 2, "every_token")], [ScaleHead(1, 2, 0.0)], [Add(V, 2, "prompt")],
             [ScaleHead(1, 2, 0.0, rescale=True)]]  # fmt: skip
-    got = tracing._generate_all(tiny, five, some, 6, "")
+    got = tracing._generate_all(tiny, five, some, 6, "")[0]
     stops = tracing._stop_tokens(tiny)
     for a, arm in enumerate(some):
         for i, p in enumerate(five):
@@ -127,7 +127,9 @@ def test_remote_path_run_here_gives_the_same(llama):
     for site, values in tracing._collect(remote, prompts, ["t_inst", "t_post"], which, "left").items():
         torch.testing.assert_close(values, tracing._collect(llama, prompts, ["t_inst", "t_post"], which, "left")[site], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(tracing.score(remote, prompts, lambda x: x, some), tracing.score(llama, prompts, lambda x: x, some), rtol=1e-3, atol=1e-4)
-    assert tracing._generate_all(remote, prompts, some, 5, "") == tracing._generate_all(llama, prompts, some, 5, "")
+    assert tracing._generate_all(remote, prompts, some, 5, "")[0] == tracing._generate_all(llama, prompts, some, 5, "")[0]
+    for a, b in zip(*(tracing._generate_all(m, prompts, [[]], 5, "") for m in (remote, llama)), strict=True):
+        assert a == b if isinstance(a, list) else torch.allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_text_loss_equals_plain_cross_entropy(llama):
@@ -161,7 +163,7 @@ def test_results_are_read_from_the_cache_and_follow_what_they_depend_on(llama, m
     first = tracing.generate(llama, prompts, [[Add(V, 1, "prompt")]], 4)
     monkeypatch.setattr(tracing, "_generate_all", lambda *a: pytest.fail("computed again"))
     assert tracing.generate(llama, prompts, [[Add(V.clone(), 1, "prompt")]], 4) == first
-    monkeypatch.setattr(tracing, "_generate_all", lambda *a: "computed")
+    monkeypatch.setattr(tracing, "_generate_all", lambda *a: ("computed", None))
     for changed in (
         lambda: tracing.generate(llama, prompts, [[Add(V + 1e-3, 1, "prompt")]], 4),
         lambda: tracing.generate(llama, prompts, [[Add(V, 1, "instruction")]], 4),
