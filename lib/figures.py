@@ -36,7 +36,7 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
     rows = -(-len(panels) // columns)
     height = {"rates": 2.6, "scatter": 3.6}.get(spec["kind"], 2.9)
     if spec["kind"] == "grid":
-        height = max(3.2, 1.2 + 0.15 * data["row"].nunique())
+        height = max(3.2, 1.2 + (0.36 if "low" in data else 0.15) * data["row"].nunique())  # two lines in a cell, or one
     groups = data["group"].nunique() if "group" in data else 0
     spec = spec | {"sideways": groups > SIDEWAYS}
     if spec["sideways"]:
