@@ -68,7 +68,7 @@ MODELS = {
             "28 layers; refuses most harmful prompts, judges harm in words",
             4.7,
             120,
-            {"02": 29, "02b": 20, "03": 26},
+            {"02": 29, "02b": 15, "03": 26},
         ),
     )
 }
