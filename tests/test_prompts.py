@@ -29,6 +29,14 @@ def test_wrapping_puts_the_question_among_the_closing_tokens(real):
     assert real.tokenizer.decode(p.ids[p.stop :]).startswith("\nCould it?<|im_end|>")
 
 
+def test_a_position_outside_the_prompt_is_an_error(real):
+    (p,) = chat(real, table(["bake bread"]))
+    assert p.position(-len(p.ids)) == 0 and p.position(len(p.ids) - p.stop) == p.t_post
+    for where in (-len(p.ids) - 1, len(p.ids) - p.stop + 1):
+        with pytest.raises(ParameterError, match=f"none at offset {where}"):
+            p.position(where)
+
+
 def test_spans_cover_the_prompt(real):
     (p,) = chat(real, table(["bake bread"]))
     assert [*range(p.start), *p.span("instruction"), *p.span("closing")] == list(p.span("prompt"))

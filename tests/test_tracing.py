@@ -75,6 +75,14 @@ def test_collect_equals_plain_hooks(tiny, five, batch_tokens, side):
             torch.testing.assert_close(got[site][i], seen[site][:, places], rtol=1e-4, atol=2e-5)
 
 
+def test_positions_may_differ_between_prompts_and_lie_in_the_common_opening(tiny, five):
+    plain = Plain(tiny.module, tiny.name)
+    at = [[-len(p.ids), p.start - len(p.ids) + i % 2, -1] for i, p in enumerate(five)]
+    got = tracing.collect(tiny, five, at)["resid"]
+    for p, where, states in zip(five, at, got, strict=True):
+        torch.testing.assert_close(states, plain.run(p.ids)[1]["resid"][:, [len(p.ids) + k for k in where]], rtol=1e-4, atol=2e-5)
+
+
 def test_scores_under_every_edit_equal_plain_hooks(tiny, five):
     plain = Plain(tiny.module, tiny.name)
     got = tracing.score(tiny, five, lambda logits: logits, arms())
