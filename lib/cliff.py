@@ -180,13 +180,13 @@ def as_published(scores: Sequence[Tensor], points: int = 100) -> Float[np.ndarra
 
 
 def drop_span(curve: Float[np.ndarray, "offset"], before: int) -> int | None:
-    """In how many raw tokens the mean curve falls from nine to one tenth of the way between its plateau and its end; None without a fall."""
+    """In how many raw tokens the mean curve falls from nine to one tenth of the way between its plateau and its end, and stays there; None without a fall."""
     high, low = np.nanmean(curve[: before // 2]), curve[-1]
     if not high - low > 0.05:
         return None
     above = np.flatnonzero(curve >= low + 0.9 * (high - low))
-    below = np.flatnonzero(curve <= low + 0.1 * (high - low))
-    return int(below[below > above[-1]][0] - above[-1]) if len(above) and (below > above[-1]).any() else None
+    down = np.flatnonzero(curve > low + 0.1 * (high - low))[-1] + 1  # from here on it stays down
+    return int(down - above[-1])
 
 
 def attribution(model, rollouts: Sequence[Rollout], w: Float[Tensor, "d"]) -> Float[Tensor, "rollout layer head"]:
