@@ -9,7 +9,7 @@ import itertools
 import random
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -53,11 +53,6 @@ class Rollout:
     finished: bool  # whether the model closed its thinking itself
 
 
-def _wide(model):
-    """The model with wider batches on a processor, where a step costs as much for fifty rows as for ten: the weights are read once."""
-    return replace(model, batch_tokens=4 * model.batch_tokens) if model.device.type == "cpu" else model
-
-
 def _asking(model) -> tuple[str, str]:
     """What follows the request in the user's turn, and what the model's turn is opened with, so that it thinks."""
     after = "" if style(model) == "native" else INSTRUCTION
@@ -68,7 +63,7 @@ def think(model, table: pd.DataFrame, max_tokens: int = 90, edits: Sequence = ()
     """Greedy thinking of at most `max_tokens` for each row of `table`; what is not closed by then is cut and closed, and marked."""
     after, opened = _asking(model)
     prompts = chat(model, table, after=after, said=[opened] * len(table))
-    texts = generate(_wide(model), prompts, [list(edits)], max_tokens, until=CLOSE, label="thinking")[0]
+    texts = generate(model, prompts, [list(edits)], max_tokens, until=CLOSE, label="thinking")[0]
     thoughts = [re.split(r"</?think>", text)[0].strip() for text in texts]
     return with_thinking(model, table, thoughts, [CLOSE in text for text in texts])
 
@@ -97,25 +92,27 @@ def truncated(model, table: pd.DataFrame, rollouts: Sequence[Rollout], keep: flo
 
 def answers(model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12) -> list[list[str]]:
     """The judged outcome of the answer after each rollout, under every arm of edits."""
-    texts = generate(_wide(model), [r.prompt for r in rollouts], arms, max_new_tokens, label="answering")
+    texts = generate(model, [r.prompt for r in rollouts], arms, max_new_tokens, label="answering")
     return [[judge(text) for text in arm] for arm in texts]
 
 
 def answers_and_scores(model, rollouts: Sequence[Rollout], prober: "Prober", max_new_tokens: int = 12) -> tuple[np.ndarray, np.ndarray]:
     """The judged outcome of the answer after each rollout and the last layer's refusal score at its last token, from one pass: both [rollout]."""
-    texts, states = generate_and_read(_wide(model), [r.prompt for r in rollouts], max_new_tokens, label="answering")
-    return np.array([judge(text) for text in texts]), prober.at_the_end(states).numpy()
+    texts, states = generate_and_read(model, [r.prompt for r in rollouts], max_new_tokens=max_new_tokens, label="answering")
+    return np.array([judge(text) for text in texts]), prober.at_the_end(states[:, -1, 0]).numpy()
 
 
 @dataclass(frozen=True)
 class Prober:
-    """One logistic regression per layer: P(refusal) = σ(h[l] · w[l] + b[l]); w [layer, d_model], b [layer], float32."""
+    """Logistic regressions, each of one layer: P(refusal) = σ(h[l] · w + b); w [row, d_model], b [row], float32, and the layer of each row,
+    counted from the last one, −1."""
 
     w: Tensor
     b: Tensor
+    layers: tuple[int, ...]
 
     def __call__(self, projected: Tensor) -> Tensor:
-        """Scores from projections ``h[l] · w[l]`` of shape [layer, …]."""
+        """Scores from projections ``h[l] · w`` of shape [row, …]."""
         return (projected + self.b.reshape(-1, *[1] * (projected.dim() - 1))).sigmoid()
 
     def of(self, acts: Float[Tensor, "prompt layer d"]) -> Float[Tensor, "prompt layer"]:
@@ -128,7 +125,8 @@ class Prober:
 
 
 def fit_prober(acts: Float[Tensor, "prompt layer d"], refused: ArrayLike, weights: ArrayLike | None = None, strength: float = 0.01) -> Prober:
-    """A prober per layer, on standardised states, folded back into raw units; `weights` of the prompts, balanced between the classes by default.
+    """A prober per layer, on standardised states of the last layers, folded back into raw units; `weights` of the prompts, balanced between
+    the classes by default.
 
     The ridge penalty 1 / `strength` is large because there are more dimensions than prompts: scores then stay off 0 and 1.
     """
@@ -139,7 +137,7 @@ def fit_prober(acts: Float[Tensor, "prompt layer d"], refused: ArrayLike, weight
         scale, model = pipeline[0], pipeline[1]
         w[layer] = torch.from_numpy(model.coef_[0] / scale.scale_).float()
         b[layer] = float(model.intercept_[0] - (model.coef_[0] * scale.mean_ / scale.scale_).sum())
-    return Prober(w, b)
+    return Prober(w, b, tuple(range(-acts.shape[1], 0)))
 
 
 def summary(scores: Float[Tensor, "token"], rollout: Rollout) -> dict[str, float]:
@@ -256,26 +254,57 @@ def sparsity(effect: Float[Tensor, "layer head"]) -> list[float]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model did on one table of prompts: rollouts, the outcome after thinking, the outcome without, and the prompts without thinking."""
+    """What a model did on one table of prompts, and its states on the way; what it was not asked for is empty."""
 
+    plain: list[Prompt]  # without thinking
+    direct: np.ndarray  # outcome of the answer to these, [prompt]
+    last: Float[Tensor, "prompt layer d"]  # their last token
     rollouts: list[Rollout]
     thought: np.ndarray  # outcome of the answer after thinking, [prompt]
-    direct: np.ndarray  # outcome of the answer without thinking, [prompt]
-    plain: list[Prompt]
+    late: Float[Tensor, "thought layer d"]  # the last token after thinking
+    inside: Float[Tensor, "thinking layer token d"]  # tokens drawn from the thinking
+
+    def without_states(self) -> "Seen":
+        """What was said, which is kept, without the states, which are large."""
+        return replace(self, last=torch.empty(0), late=torch.empty(0), inside=torch.empty(0))
 
 
 def at_once(model, table: pd.DataFrame, max_new_tokens: int = 12) -> Seen:
     """Let the model answer each prompt without thinking."""
     plain = chat(model, table)
-    direct = [judge(text) for text in generate(_wide(model), plain, max_new_tokens=max_new_tokens)[0]]
-    return Seen([], np.array([], str), np.array(direct), plain)
+    texts, states = generate_and_read(model, plain, max_new_tokens=max_new_tokens, label="answering")
+    none = torch.zeros(0, *states.shape[1:])
+    return Seen(plain, np.array([judge(text) for text in texts]), states[:, :, 0], [], np.array([], str), none[:, :, 0], none)
 
 
-def observe(model, table: pd.DataFrame, think_tokens: int = 90, max_new_tokens: int = 12) -> Seen:
-    """Let the model answer each prompt with and without thinking."""
+def observe(model, tables: Sequence[pd.DataFrame], think_tokens: int = 90, max_new_tokens: int = 12, seed: int = 0) -> list[Seen]:
+    """Let the model answer the prompts of each table with and without thinking; `seed` draws the tokens that are read from the thinking.
+
+    All tables go through the model together: a step of decoding costs nearly the same for few rows as for many.
+    """
+    table = pd.concat(tables, ignore_index=True)
     rollouts = think(model, table, think_tokens)
-    thought = np.array(answers(model, rollouts, max_new_tokens=max_new_tokens)[0])
-    return replace(at_once(model, table, max_new_tokens), rollouts=rollouts, thought=thought)
+    at = [[*cuts, -1] for cuts in _cuts(rollouts, seed)]
+    texts, states = generate_and_read(model, [r.prompt for r in rollouts], at, max_new_tokens, label="answering")
+    thought = np.array([judge(text) for text in texts])
+    whole = replace(at_once(model, table, max_new_tokens), rollouts=rollouts, thought=thought, late=states[:, :, -1], inside=states[:, :, :-1])
+    ends = np.cumsum([0, *map(len, tables)])
+    return [Seen(*(getattr(whole, f.name)[a:b] for f in fields(Seen))) for a, b in itertools.pairwise(ends)]
+
+
+def reading(model, seen: Seen, rollouts: Sequence[Rollout], seed: int = 0) -> Seen:
+    """What the model made of the prompts at once, with its states inside thinking that it is given; it answers nothing after that."""
+    inside = collect(model, [r.prompt for r in rollouts], _cuts(rollouts, seed))["resid"]
+    return replace(seen, rollouts=list(rollouts), inside=inside)
+
+
+PER_ROLLOUT = 5  # tokens that are read from each thinking
+
+
+def _cuts(rollouts: Sequence[Rollout], seed: int) -> list[list[int]]:
+    """Tokens drawn from each rollout's thinking, as offsets from its end."""
+    rng = np.random.default_rng(seed)
+    return [(rng.integers(r.start, max(r.stop, r.start + 1), PER_ROLLOUT) - len(r.prompt.ids)).tolist() for r in rollouts]
 
 
 def with_trigger(table: pd.DataFrame, trigger: str) -> pd.DataFrame:
@@ -288,8 +317,8 @@ def with_trigger(table: pd.DataFrame, trigger: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Training:
-    """What a prober is trained or tried on: states [prompt, layer, d_model] and what is known of each: whether it was refused, whether the
-    prompt is harmful, whether the state comes after thinking, its source, and which prompt it is."""
+    """What a prober is trained or tried on: states [prompt, layer, d_model], of all layers or the last ones, and what is known of each: whether
+    it was refused, whether the prompt is harmful, whether the state comes after thinking, its source, and which prompt it is."""
 
     acts: Tensor
     refused: np.ndarray
@@ -298,8 +327,12 @@ class Training:
     source: np.ndarray
     id: np.ndarray
 
+    def at_the_top(self) -> "Training":
+        """The last layer's states."""
+        return replace(self, acts=self.acts[:, -1:].clone())
+
     def pick(self, which: np.ndarray) -> "Training":
-        """The states of a mask."""
+        """The states of a mask, or of indices."""
         return Training(*(getattr(self, f.name)[which] for f in fields(self)))
 
     def joined(self, other: "Training") -> "Training":
@@ -323,47 +356,45 @@ class Training:
 FEW = 5  # refused and answered harmful prompts after thinking, without which nothing can be learned about that
 
 
-def _outcomes(harmful: Seen, benign: Seen) -> list[tuple[Prompt, bool, bool, bool]]:
-    """(prompt, refused, harmful, late): refused and answered harmful prompts and answered benign ones; those after thinking only where
-    both outcomes occur there, else the closing tag would be the answer."""
-    both = min((harmful.thought == "refusal").sum(), (harmful.thought == "answer").sum()) >= FEW
-    rows = []
-    for seen, harm in ((harmful, True), (benign, False)):
-        for late, outcomes in ((False, seen.direct), (True, seen.thought)):
-            for i in np.flatnonzero((outcomes == "answer") | (harm & (outcomes == "refusal"))) if both or not late else ():
-                rows.append((seen.rollouts[i].prompt if late else seen.plain[i], outcomes[i] == "refusal", harm, late))
-    return rows
+def _training(rows: Sequence[tuple[Tensor, bool, bool, bool, Prompt]], empty: Tensor) -> Training:
+    """Of rows (state, refused, harmful, late, prompt)."""
+    acts = torch.stack([state for state, *_ in rows]) if rows else empty[:0]
+    known = np.array([row[1:4] for row in rows], bool).reshape(-1, 3).T
+    return Training(acts, *known, *np.array([(row[4].source, row[4].id) for row in rows], str).reshape(-1, 2).T)
 
 
-def _training(model, rows: list[tuple[Prompt, bool, bool, bool]], at: Sequence = (-1,)) -> Training:
-    """States at the positions `at` (see `tracing.collect`) of each row's prompt, one after the other."""
-    prompts = [p for p, *_ in rows]
-    each = len(at[0] if rows and isinstance(at[0], list) else at)
-    acts = collect(model, prompts, at=at)["resid"].transpose(1, 2).flatten(0, 1) if prompts else torch.zeros(0, model.n_layers + 1, model.d_model)
-    known = [np.array([known for _, *known in rows], bool).reshape(-1, 3), np.array([[p.source, p.id] for p in prompts], str).reshape(-1, 2)]
-    return Training(acts, *(column for table in known for column in table.repeat(each, 0).T))
-
-
-def training_set(model, harmful: Seen, benign: Seen) -> Training:
-    """Last tokens of refused prompts and of answered ones, harmful ones among both, before thinking and, where both outcomes occur, after it.
+def training_set(harmful: Seen, benign: Seen) -> Training:
+    """Last tokens of refused prompts and of answered ones, harmful ones among both, before thinking and, where both outcomes occur, after it;
+    else the closing tag would tell the classes apart.
 
     The paper's negatives are benign prompts alone; a prober trained on these may read harm.
     """
-    return _training(model, _outcomes(harmful, benign))
+    both = min((harmful.thought == "refusal").sum(), (harmful.thought == "answer").sum()) >= FEW
+    rows = []
+    for seen, harm in ((harmful, True), (benign, False)):
+        for late, outcomes, states in ((False, seen.direct, seen.last), (True, seen.thought, seen.late)):
+            for i in _known(outcomes, harm) if both or not late else ():
+                rows.append((states[i], outcomes[i] == "refusal", harm, late, seen.plain[i]))
+    return _training(rows, harmful.last)
 
 
-def all_positions(model, harmful: Seen, benign: Seen, last: Training, per_rollout: int = 5, seed: int = 0) -> Training:
-    """The training set `last` with tokens from all over the thinking as well, labelled by whether the model refuses that prompt when it does not think.
+def all_positions(harmful: Seen, benign: Seen) -> Training:
+    """The training set with tokens from all over the thinking as well, labelled by whether the model refuses that prompt when it does not think.
 
     A prober trained on them has seen thinking; if the cliff is only last-token states against thinking tokens, it does not find it.
     """
-    rng, rows, offsets = np.random.default_rng(seed), [], []
-    for seen, harm in ((harmful, True), (benign, False)):
-        for i in np.flatnonzero((seen.direct == "answer") | (harm & (seen.direct == "refusal"))):
-            r = seen.rollouts[i]
-            rows.append((r.prompt, seen.direct[i] == "refusal", harm, False))
-            offsets.append((rng.integers(r.start, max(r.stop, r.start + 1), per_rollout) - len(r.prompt.ids)).tolist())
-    return last.joined(_training(model, rows, offsets))
+    rows = [
+        (state, seen.direct[i] == "refusal", harm, False, seen.plain[i])
+        for seen, harm in ((harmful, True), (benign, False))
+        for i in _known(seen.direct, harm)
+        for state in seen.inside[i].unbind(1)
+    ]
+    return training_set(harmful, benign).joined(_training(rows, harmful.last))
+
+
+def _known(outcomes: np.ndarray, harmful: bool) -> np.ndarray:
+    """Which outcomes a prober learns from: answers, and refusals of harmful prompts."""
+    return np.flatnonzero((outcomes == "answer") | (harmful & (outcomes == "refusal")))
 
 
 def fit(training: Training) -> Prober:
@@ -371,9 +402,23 @@ def fit(training: Training) -> Prober:
     return fit_prober(training.acts, training.refused, training.weights())
 
 
-def fit_as_published(training: Training) -> Prober:
-    """The prober with the paper's negatives: refused harmful prompts against answered benign ones."""
-    return fit(training.pick(training.refused | ~training.harmful))
+def as_published_set(training: Training) -> Training:
+    """The training set with the paper's negatives: refused harmful prompts against answered benign ones."""
+    return training.pick(training.refused | ~training.harmful)
+
+
+REFITS = 10
+
+
+def refitted(training: Training, seed: int = 0) -> Prober:
+    """The last layer's prober fitted again on `REFITS` draws of as many prompts, with replacement, one row each: how much it owes to its prompts."""
+    rng, members = np.random.default_rng(seed), [np.flatnonzero(training.id == one) for one in np.unique(training.id)]
+    training, rows = training.at_the_top(), []
+    while len(rows) < REFITS:
+        drawn = training.pick(np.concatenate([members[k] for k in rng.integers(0, len(members), len(members))]))
+        if 0 < drawn.refused.sum() < len(drawn.refused):
+            rows.append(fit(drawn))
+    return Prober(torch.cat([p.w for p in rows]), torch.cat([p.b for p in rows]), (-1,) * REFITS)
 
 
 def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[str, dict]:
@@ -382,7 +427,7 @@ def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[st
     What has fewer than five states of a class is left out.
     """
     rng = np.random.default_rng(seed)
-    training, test = (replace(t, acts=t.acts[:, -1:]) for t in (training, test))
+    training, test = training.at_the_top(), test.at_the_top()
     number = np.unique(training.id, return_inverse=True)[1]  # all states of a prompt fall into one fold
     folds = (rng.permutation(number.max() + 1) % 5)[number]
 
@@ -406,10 +451,12 @@ def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[st
     return found
 
 
-def token_scores(model, rollouts: Sequence[Rollout], probers: dict[str, Prober]) -> dict[str, list[Float[Tensor, "layer token"]]]:
-    """The refusal score at every layer and token of each rollout, by each prober at its layer, from one forward pass."""
-    projected = project(model, [r.prompt for r in rollouts], torch.stack([p.w for p in probers.values()]))
-    return {name: [p(values[k]) for values in projected] for k, (name, p) in enumerate(probers.items())}
+def token_scores(model, rollouts: Sequence[Rollout], probers: dict[Hashable, Prober]) -> dict[Hashable, list[Float[Tensor, "row token"]]]:
+    """The refusal score at every token of each rollout, by each row of each prober, from one forward pass."""
+    layers = [model.n_layers + 1 + layer for p in probers.values() for layer in p.layers]
+    projected = project(model, [r.prompt for r in rollouts], torch.cat([p.w for p in probers.values()]), layers)
+    ends = np.cumsum([0, *(len(p.layers) for p in probers.values())])
+    return {name: [p(values[a:b]) for values in projected] for (name, p), (a, b) in zip(probers.items(), itertools.pairwise(ends), strict=True)}
 
 
 def think_under(model, table: pd.DataFrame, edits: Sequence, max_tokens: int = 90, max_new_tokens: int = 12) -> np.ndarray:
@@ -434,17 +481,17 @@ def retrained(
     prompts = [r.prompt for r in [*chosen, *(r for r, _ in anchors), *harmful, *benign]]
     name = cache.key(
         model, "retrained", prompts, parts=[len(chosen), len(anchors), len(harmful)], answers=[text for _, text in anchors], seed=seed,
-        tokens=max_new_tokens, steps=[STEPS, RATE],
+        tokens=max_new_tokens, steps=[STEPS, RATE, ADAPTED],
     )  # fmt: skip
     return cache.remember_json(name, lambda: _retrained(model, chosen, anchors, harmful, benign, seed, max_new_tokens))
 
 
 # of fine-tuning in Cliff-as-a-Judge, the same for every selection: chosen on random selections of other seeds, which halve compliance
-STEPS, RATE = 4, 3e-4
+STEPS, RATE, ADAPTED = 4, 1e-3, ["q_proj", "v_proj"]
 
 
 def _retrained(model, chosen, anchors, harmful, benign, seed, max_new_tokens):
-    copied = adapted(model.module, seed)
+    copied = adapted(model.module, seed, ADAPTED)
     rng = random.Random(seed)
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
     known = model.tokenizer.get_vocab()

@@ -137,12 +137,14 @@ def _tensors(model, prompts, by_row, kind, width, skip):
     d = model.n_heads * model.d_head if kind is ScaleHead else model.d_model
     vectors = torch.zeros(rows, 1, d)
     patch = torch.zeros(rows, width, d) if kind is Patch else None
+    everywhere = kind is not Patch
     for row, edits in by_row.items():
         edit = edits[0]
         span = prompts[row].span(edit.span)
         offset = width - (len(prompts[row].ids) - skip) - skip
         columns = [p + offset for p in span if p >= skip]
         on[row, columns] = 1.0
+        everywhere &= len(columns) == len(prompts[row].ids) - skip
         later_on[row] = float(edit.span == "every_token")
         if kind is Add:
             vectors[row] = edit.vector.float().cpu() * edit.coefficient
@@ -154,6 +156,8 @@ def _tensors(model, prompts, by_row, kind, width, skip):
                 vectors[row, 0, one.head * model.d_head : (one.head + 1) * model.d_head] = one.factor - 1
         else:
             patch[row, columns] = edit.values.float().cpu()
+    if everywhere:
+        on = on.amax(1, keepdim=True)  # one factor per row in place of one per token; what it does to padding is never read
     to = {"device": model.device if model.device.type != "meta" else "cpu", "dtype": model.dtype}
     any_later = bool(later_on.any())
     if kind is Ablate:

@@ -229,14 +229,16 @@ class _Said(StoppingCriteria):
         return torch.tensor([self.text in s for s in said], device=input_ids.device)
 
 
-def _generate(model, batch: Batch, whole_ids, ops, cache, max_new_tokens: int, until: str | None = None):
-    """Greedy decoding of one batch; returns the new tokens [row, step], and without edits the last block's output at the prompt's last token."""
+def _generate(model, ids, mask, ops, cache, n: int, until: str | None = None):
+    """Greedy decoding of `n` tokens after `ids`, [row, step]: the prompts without `cache`, else all that it holds and one token more of each row."""
     edits, rescaled = _by_site(model, ops), _rescaled(model, ops)
     projections = {layer: model.nn.layers[layer].self_attn.o_proj._module for layer in rescaled}
-    edited, every_step = bool(ops), any(op.later is not None for op in ops)
-    nn, n_layers, block_tuple = model.nn, model.n_layers, model.tuple_outputs[0]
-    config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=model.tokenizer.pad_token_id, eos_token_id=_stop_tokens(model))
-    inputs = {"input_ids": whole_ids, "attention_mask": batch.mask}
+    edited, every_step, began = bool(ops), any(op.later is not None for op in ops), int(cache is not None)
+    config = GenerationConfig(
+        max_new_tokens=n, do_sample=False, repetition_penalty=1.0, pad_token_id=model.tokenizer.pad_token_id, eos_token_id=_stop_tokens(model)
+    )
+    # positions are given, since nnsight does not count past the gap between a shared opening and the rest
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
     options = {"generation_config": config}
     if cache is not None:
         options["cache"] = cache
@@ -248,15 +250,71 @@ def _generate(model, batch: Batch, whole_ids, ops, cache, max_new_tokens: int, u
             with tracer.invoke(inputs):
                 if every_step:
                     for step in tracer.iter[:]:
-                        _edit_step(model, edits, rescaled, projections, step)
+                        _edit_step(model, edits, rescaled, projections, step + began)
                 elif edited:
-                    _edit_step(model, edits, rescaled, projections, 0)
-                else:
-                    h = nn.layers[n_layers - 1].output
-                    read = nnsight.save((h[0] if block_tuple else h)[:, -1])
+                    _edit_step(model, edits, rescaled, projections, began)
             with tracer.invoke():
-                ids = nnsight.save(tracer.result)
-    return ids[:, whole_ids.shape[1] :], None if edited else read
+                out = nnsight.save(tracer.result)
+    return out[:, ids.shape[1] :]
+
+
+def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, where):
+    """Batch by batch the prompts of `rows`: yields the rows' places, their first new token [row], the cache, its mask and the states at `where`
+    [row, layer, position, d_model], or None."""
+    for places in _plan(model, [prompts[i] for i in rows], opening):
+        members = [rows[k] for k in places]
+        batch = _batch(model, prompts, members, opening)
+        ops = compile_edits(model, [prompts[i] for i in members], [edits[i] for i in members], batch.ids.shape[1], opening)
+        cache = _opening_cache(model, prompts, members, edits, opening, clean) or DynamicCache()
+        columns = torch.tensor([[k - opening + pad for k in where[i]] for i, pad in zip(members, batch.pad, strict=True)])
+        read = {"resid": (range(model.n_layers + 1), columns)} if columns.numel() else None
+        found, logits = _forward(model, batch, ops, read, cache=cache, logits=True)
+        yield places, logits.argmax(-1), cache, batch.mask, found["resid"] if read else None
+
+
+def _merged(parts, n_rows: int, width: int):
+    """One cache of all rows from [(places, cache, mask)], padded on the left to `width`, and its mask; the parts are emptied on the way."""
+    cache, mask = DynamicCache(), torch.zeros(n_rows, width, dtype=torch.long, device=parts[0][2].device)
+    for places, _, part in parts:
+        mask[places, width - part.shape[1] :] = part
+    for layer in range(len(parts[0][1].layers)):
+        whole = []
+        for name in ("keys", "values"):
+            tensors = [(places, getattr(part.layers[layer], name)) for places, part, _ in parts]
+            whole.append(tensors[0][1].new_zeros(n_rows, tensors[0][1].shape[1], width, tensors[0][1].shape[3]))
+            for places, tensor in tensors:
+                whole[-1][places, :, width - tensor.shape[2] :] = tensor
+            for _, part, _ in parts:
+                setattr(part.layers[layer], name, None)
+        cache.update(*whole, layer)
+    return cache, mask
+
+
+STRIDE = 16  # tokens after which rows that are done leave the batch
+
+
+def _decode(model, out: list[list[int]], cache, mask, ops, n: int, until: str | None):
+    """Greedy decoding of rows whose prompts are in `cache`: add to the one new token that each row of `out` has, up to `n`; yields now and then.
+
+    Rows that are done leave on the way, for a step costs what its rows cost; under `ops` they stay.
+    """
+    first, live, stops = torch.tensor(out, device=mask.device), torch.arange(len(out), device=mask.device), set(_stop_tokens(model))
+    ids = torch.cat([torch.full_like(mask, model.tokenizer.pad_token_id), first], 1)  # what the cache holds is not read again
+    mask = torch.cat([mask, torch.ones_like(first)], 1)
+    stride = n if ops else STRIDE
+    for done in range(1, n, stride):
+        left = [k for k, i in enumerate(live.tolist()) if not stops & set(out[i]) and not (until and until in model.tokenizer.decode(out[i]))]
+        if not left:
+            break
+        if len(left) < len(live) and not ops:
+            index = torch.tensor(left, device=mask.device)
+            ids, mask, live = ids[index], mask[index], live[index]
+            cache.batch_select_indices(index)
+        new = _generate(model, ids, mask, ops, cache, min(stride, n - done), until)
+        for i, row in zip(live.tolist(), new.tolist(), strict=True):
+            out[i] += row
+        ids, mask = torch.cat([ids, new], 1), torch.cat([mask, torch.ones_like(new)], 1)
+        yield
 
 
 def _stop_tokens(model) -> list[int]:
@@ -329,16 +387,21 @@ def collect(model, prompts: Sequence[Prompt], at: Sequence[str | int] | Sequence
     return cache.remember_tensors(name, lambda: _collect(model, prompts, at, which, side, edits))
 
 
-def _collect(model, prompts, at, which, side, edits=()):
+def _each(prompts, at) -> list[list[int]]:
+    """The positions `at` of each prompt, counted from its first token."""
     at = at if at and isinstance(at[0], Sequence) and not isinstance(at[0], str) else [at] * len(prompts)
-    opening = min([_share_opening(model, prompts, [edits]), *(p.position(w) for p, where in zip(prompts, at, strict=True) for w in where)])
-    clean = {}
+    return [[p.position(w) for w in where] for p, where in zip(prompts, at, strict=True)]
+
+
+def _collect(model, prompts, at, which, side, edits=()):
+    where, clean = _each(prompts, at), {}
+    opening = min([_share_opening(model, prompts, [edits]), *(k for positions in where for k in positions)])
     if edits:
         side = "left"  # edits are placed on left-padded rows
     out = {}
     for rows in track(_plan(model, prompts, opening), "reading activations"):
         batch = _batch(model, prompts, rows, opening, side)
-        columns = torch.tensor([[prompts[i].position(w) - opening + pad for w in at[i]] for i, pad in zip(rows, batch.pad, strict=True)])
+        columns = torch.tensor([[k - opening + pad for k in where[i]] for i, pad in zip(rows, batch.pad, strict=True)])
         arms = [list(edits)] * len(rows)
         opened = _opening_cache(model, prompts, range(len(rows)), arms, opening, clean)
         ops = compile_edits(model, [prompts[i] for i in rows], arms, batch.ids.shape[1], opening) if edits else ()
@@ -350,27 +413,29 @@ def _collect(model, prompts, at, which, side, edits=()):
     return out
 
 
-def project(model, prompts: Sequence[Prompt], directions: torch.Tensor, *, label: str = "reading every token") -> list[torch.Tensor]:
-    """``h[l] · directions[k, l]`` at every token of each prompt: prompt → [k, layer, token], float32; directions [k, n_layers + 1, d_model].
+def project(model, prompts: Sequence[Prompt], directions: torch.Tensor, layers: Sequence[int], *, label: str = "reading every token"):
+    """``h[layers[k]] · directions[k]`` at every token of each prompt: prompt → [k, token], float32; directions [k, d_model].
 
-    States are projected batch by batch, so memory does not grow with prompts or layers. Cached on disk.
+    States are projected batch by batch, so memory does not grow with the number of prompts. Cached on disk.
     """
-    name = cache.key(model, "project", prompts, directions=[hashlib.sha256(directions.float().cpu().numpy().tobytes()).hexdigest()])
-    found = cache.remember_tensors(name, lambda: _project_all(model, prompts, directions, label))
+    said = hashlib.sha256(directions.float().cpu().numpy().tobytes()).hexdigest()
+    name = cache.key(model, "project", prompts, directions=said, layers=list(layers))
+    found = cache.remember_tensors(name, lambda: _project_all(model, prompts, directions, torch.tensor(layers), label))
     return [found[str(i)] for i in range(len(prompts))]
 
 
-def _project_all(model, prompts, directions, label):
-    out, layers = {}, range(model.n_layers + 1)
+def _project_all(model, prompts, directions, at, label):
+    out, layers = {}, at.unique().tolist()
     directions = directions.float().to(model.device)
     for rows in track(_plan(model, prompts, 0), label):
         batch = _batch(model, prompts, rows, 0)
         columns = torch.arange(batch.ids.shape[1]).expand(len(rows), -1)
         read, _ = _forward(model, batch, read={"resid": (layers, columns)})
-        by_layer = [torch.einsum("rtd,kd->rkt", h.float(), directions[:, layer]) for layer, h in enumerate(read["resid"].unbind(1))]
-        values = torch.stack(by_layer, 2).cpu()
+        values = torch.empty(len(rows), len(at), batch.ids.shape[1])
+        for layer, h in zip(layers, read["resid"].unbind(1), strict=True):
+            values[:, at == layer] = torch.einsum("rtd,kd->rkt", h.float(), directions[at == layer]).cpu()
         for r, i in enumerate(rows):
-            out[str(i)] = values[r, :, :, batch.pad[r] :]
+            out[str(i)] = values[r, :, batch.pad[r] :]
     return out
 
 
@@ -465,37 +530,75 @@ def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = 
     return cache.remember_json(name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label, until)[0])
 
 
-def generate_and_read(model, prompts: Sequence[Prompt], max_new_tokens: int = 12, *, label: str = "generating") -> tuple[list[str], torch.Tensor]:
-    """Greedy answers, and from the same pass the last block's output at the last prompt token, [prompt, d_model], float32. Cached on disk."""
-    name, made = cache.key(model, "generate_and_read", prompts, max_new_tokens=max_new_tokens), []
+def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), max_new_tokens: int = 12, *, label: str = "generating"):
+    """Greedy answers [prompt], and from the same pass the states at the positions `at` as `collect` gives them, [prompt, layer, position, d_model].
+    Cached on disk."""
+    name, made = cache.key(model, "generate_and_read", prompts, at=list(at), max_new_tokens=max_new_tokens), []
 
     def compute():
-        made.extend(made or _generate_all(model, prompts, ((),), max_new_tokens, label))
+        made.extend(made or _generate_all(model, prompts, ((),), max_new_tokens, label, at=at))
         return made
 
     states = cache.remember_tensors(name, lambda: {"states": compute()[1]})["states"]
     return cache.remember_json(name, lambda: compute()[0])[0], states
 
 
-def _generate_all(model, prompts, arms, max_new_tokens, label, until=None):
-    """Texts by arm, and the states that `_generate` returns, [arm × prompt, d_model]; zeros where there are edits."""
+def _together(model, prompts, new: int) -> list[list[int]]:
+    """Rows by group that is decoded together, longest first. A step costs nearly the same for few rows as for many, since the weights are read once:
+    on a processor a group holds eight batches."""
+    tokens, groups = model.batch_tokens * (8 if model.device.type == "cpu" else 1), []
+    for i in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i)):
+        if groups and (len(groups[-1]) + 1) * (len(prompts[groups[-1][0]].ids) + new) <= tokens:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def _generate_all(model, prompts, arms, max_new_tokens, label, until=None, at=()):
+    """Texts by arm, and the states at the positions `at` of every row's prompt, [arm × prompt, layer, position, d_model]."""
     flat = [p for _ in arms for p in prompts]
     edits = [list(arm) for arm in arms for _ in prompts]
-    opening, clean = _share_opening(model, prompts, arms), {}
-    texts, states = [""] * len(flat), torch.zeros(len(flat), model.d_model)
+    where, said = _each(flat, at), [[] for _ in flat]
+    states = torch.empty(len(flat), model.n_layers + 1, len(where[0]) if flat else 0, model.d_model)
+    if model.remote:
+        for rows in track(_plan(model, flat, 0, max_new_tokens), label):
+            batch = _batch(model, flat, rows, 0)
+            ops = compile_edits(model, [flat[i] for i in rows], [edits[i] for i in rows], batch.ids.shape[1])
+            for i, row in zip(rows, _generate(model, batch.ids, batch.mask, ops, None, max_new_tokens).tolist(), strict=True):
+                said[i] = row
+        if len(at):
+            states = _collect(model, flat, at, {"resid": range(model.n_layers + 1)}, "left")["resid"]
+    else:
+        opening = min([_share_opening(model, prompts, arms), *(k for positions in where for k in positions)])
+        groups = _together(model, flat, max_new_tokens)
+        steps = sum(len(_plan(model, [flat[i] for i in rows], opening)) + -(-(max_new_tokens - 1) // STRIDE) for rows in groups)
+        for _ in track(_generate_groups(model, flat, edits, groups, opening, where, max_new_tokens, until, said, states), label, steps):
+            pass
     stops = set(_stop_tokens(model))
-    for rows in track(_plan(model, flat, opening, max_new_tokens), label):
-        batch = _batch(model, flat, rows, opening)
-        ops = compile_edits(model, [flat[i] for i in rows], [edits[i] for i in rows], batch.ids.shape[1], opening)
-        opened = _opening_cache(model, flat, rows, edits, opening, clean)
-        whole = torch.cat([torch.tensor([flat[0].ids[:opening]], dtype=torch.long).expand(len(rows), -1).to(batch.ids.device), batch.ids], 1)
-        new, read = _generate(model, batch, whole, ops, opened, max_new_tokens, until)
-        if read is not None:
-            states[rows] = read.float().cpu()
-        for i, row in zip(rows, new.tolist(), strict=True):
-            end = next((k for k, token in enumerate(row) if token in stops), len(row))
-            texts[i] = model.tokenizer.decode(row[:end], skip_special_tokens=True)
+    ends = [next((k for k, token in enumerate(row) if token in stops), len(row)) for row in said]
+    texts = [model.tokenizer.decode(row[:end], skip_special_tokens=True) for row, end in zip(said, ends, strict=True)]
     return [texts[a * len(prompts) : (a + 1) * len(prompts)] for a in range(len(arms))], states
+
+
+def _generate_groups(model, flat, edits, groups, opening, where, n, until, said, states):
+    """Fill `said` with the new tokens and `states` with what is read on the way; yields after every step of the work."""
+    clean: dict = {}
+    for rows in groups:
+        parts, first, width = [], torch.empty(len(rows), dtype=torch.long, device=model.device), max(len(flat[i].ids) for i in rows)
+        for places, tokens, cache_, mask, found in _read_prompts(model, flat, edits, rows, opening, clean, where):
+            first[places] = tokens
+            parts.append((places, cache_, mask))
+            if found is not None:
+                states[[rows[k] for k in places]] = found.float().cpu()
+            yield
+        later = [[e for e in edits[i] if e.span == "every_token"] for i in rows]
+        ops = compile_edits(model, [flat[i] for i in rows], later, 0, width + 1) if any(later) else ()  # no token of the prompt
+        new = [[token] for token in first.tolist()]
+        for _ in _decode(model, new, *_merged(parts, len(rows), width), ops, n, until):
+            yield
+        for i, row in zip(rows, new, strict=True):
+            said[i] = row
 
 
 def read_text(model, texts: Sequence[str], edits: Sequence[Edit] = (), *, label: str = "reading text") -> dict[str, torch.Tensor]:

@@ -19,13 +19,13 @@ def pair():
     found = {}
     for name in ("tiny-cliff", "tiny"):
         model = models.load(name)
-        found[name] = (model, *(cliff.observe(model, data.prompts("test", label=label, n=30, tier="smoke"), 12) for label in ("harmful", "harmless")))
+        found[name] = (model, *cliff.observe(model, [data.prompts("test", label=label, n=30, tier="smoke") for label in ("harmful", "harmless")], 12))
     return found
 
 
 @pytest.fixture(scope="module")
 def probers(pair):
-    return {name: cliff.fit(cliff.all_positions(*both, cliff.training_set(*both))) for name, both in pair.items()}
+    return {name: cliff.fit(cliff.all_positions(harmful, benign)) for name, (_, harmful, benign) in pair.items()}
 
 
 def test_thinking_is_found_closed_and_marked(pair):
@@ -42,8 +42,13 @@ def test_thinking_is_found_closed_and_marked(pair):
     assert {r.stop - r.start for r in none} == {0}
 
 
-def test_generation_stops_row_by_row_at_what_it_waits_for(pair):
-    model = pair["tiny"][0]
+@pytest.mark.parametrize("stride", [1, 5, 16])
+def test_generation_stops_row_by_row_at_what_it_waits_for(pair, stride, monkeypatch):
+    """However often the rows that are done leave the batch, and whether or not an opening is shared."""
+    monkeypatch.setattr(tracing, "STRIDE", stride)
+    model = replace(pair["tiny"][0], revision=f"stride {stride}")  # so that nothing comes from the cache
+    if stride == 1:
+        monkeypatch.setattr(tracing, "_share_opening", lambda *_: 0)
     prompts = chat(model, data.prompts("test", label="harmful", n=6, tier="smoke"), said=["<think>"] * 6)
     whole = tracing.generate(model, prompts, max_new_tokens=12)[0]
     until = tracing.generate(model, prompts, max_new_tokens=12, until="</think>")[0]
@@ -105,10 +110,13 @@ def test_attribution_is_what_each_head_writes(tiny):
 def test_token_scores_equal_the_prober_on_plain_states(tiny):
     rollouts = [cliff.Rollout(p, 1, 2, "", True) for p in chat(tiny, table())]
     g = torch.Generator().manual_seed(9)
-    prober = cliff.Prober(torch.randn(4, 32, generator=g), torch.randn(4, generator=g))
-    for r, scores in zip(rollouts, cliff.token_scores(tiny, rollouts, {"p": prober})["p"], strict=True):
+    prober = cliff.Prober(torch.randn(4, 32, generator=g), torch.randn(4, generator=g), (-4, -3, -2, -1))
+    top = cliff.Prober(torch.randn(2, 32, generator=g), torch.randn(2, generator=g), (-1, -1))
+    found = cliff.token_scores(tiny, rollouts, {"top": top, "p": prober})
+    for r, scores, at_top in zip(rollouts, found["p"], found["top"], strict=True):
         states = Plain(tiny.module, tiny.name).run(r.prompt.ids)[1]["resid"]
         torch.testing.assert_close(scores, ((states * prober.w[:, None]).sum(-1) + prober.b[:, None]).sigmoid(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(at_top, (states[-1] @ top.w.T + top.b).sigmoid().T, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(scores[:, -1], prober.of(states[None, :, -1])[0], rtol=1e-3, atol=1e-4)
         last = cliff.last_scores(tiny, [r], [[]], prober)[0, 0]
         torch.testing.assert_close(last, scores[-1, -1], rtol=1e-3, atol=1e-4)
@@ -117,22 +125,37 @@ def test_token_scores_equal_the_prober_on_plain_states(tiny):
     assert said.tolist() == cliff.answers(tiny, rollouts, max_new_tokens=5)[0]
 
 
-def test_states_of_thinking_are_those_of_the_cut_prompts(pair):
-    """From one pass over the rollout, against plain passes over its beginnings; labels go with them."""
+def test_states_on_the_way_are_those_of_plain_passes(pair):
+    """Last tokens before and after thinking and tokens inside it, read while the model answers, against plain passes over as much of the text."""
     model, harmful, benign = pair["tiny-cliff"]
-    last = cliff.training_set(model, harmful, benign)
-    whole = cliff.all_positions(model, harmful, benign, last, per_rollout=3, seed=4)
-    assert torch.equal(whole.acts[: len(last.acts)], last.acts) and (whole.id[: len(last.id)] == last.id).all()
-    rng, k = np.random.default_rng(4), len(last.acts)
+    end = lambda ids: Plain(model.module, "llama").run(ids)[1]["resid"][:, -1]  # noqa: E731
+    rng = np.random.default_rng(0)
+    for seen, label in ((harmful, "harmful"), (benign, "harmless")):
+        once = cliff.at_once(model, data.prompts("test", label=label, n=30, tier="smoke"))
+        assert [p.ids for p in once.plain] == [p.ids for p in seen.plain] and (once.direct == seen.direct).all()
+        given = cliff.reading(model, once, seen.rollouts)
+        for i, r in enumerate(seen.rollouts):
+            torch.testing.assert_close(seen.last[i], end(seen.plain[i].ids), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(seen.late[i], end(r.prompt.ids), rtol=1e-3, atol=1e-4)
+            for k, cut in enumerate(rng.integers(r.start, r.stop, cliff.PER_ROLLOUT)):
+                torch.testing.assert_close(seen.inside[i, :, k], end(r.prompt.ids[: cut + 1]), rtol=1e-3, atol=1e-4)
+            if seen is harmful:  # the first table's draws are those of a table alone
+                torch.testing.assert_close(given.inside[i], seen.inside[i], rtol=1e-3, atol=1e-4)
+
+
+def test_tokens_of_thinking_go_by_what_the_model_does_without_it(pair):
+    _, harmful, benign = pair["tiny-cliff"]
+    last, whole = cliff.training_set(harmful, benign), cliff.all_positions(harmful, benign)
+    n = len(last.acts)
+    assert torch.equal(whole.acts[:n], last.acts) and (whole.id[:n] == last.id).all()
+    k = n
     for seen, harm in ((harmful, True), (benign, False)):
         for i in np.flatnonzero((seen.direct == "answer") | (harm & (seen.direct == "refusal"))):
-            r = seen.rollouts[i]
-            for cut in rng.integers(r.start, r.stop, 3):
-                plain = Plain(model.module, "llama").run(r.prompt.ids[: cut + 1])[1]["resid"][:, -1]
-                torch.testing.assert_close(whole.acts[k], plain, rtol=1e-3, atol=1e-4)
-                assert (whole.refused[k], whole.harmful[k], whole.late[k], whole.id[k]) == (seen.direct[i] == "refusal", harm, False, r.prompt.id)
+            for token in range(cliff.PER_ROLLOUT):
+                assert torch.equal(whole.acts[k], seen.inside[i, :, token])
+                assert (whole.refused[k], whole.harmful[k], whole.late[k], whole.id[k]) == (seen.direct[i] == "refusal", harm, False, seen.plain[i].id)
                 k += 1
-    assert k == len(whole.acts) == len(whole.source)
+    assert k == len(whole.acts) == len(whole.source) and n < k
 
 
 def test_the_prober_folds_its_standardisation_back():
@@ -210,17 +233,37 @@ def test_the_published_prober_reads_harm_where_ours_reads_refusal():
     acts[:, 0, 1] += 3 * torch.from_numpy(refused)
     training = made_up(acts, refused, harmful)
     answered = training.pick(harmful & ~refused).acts
-    assert cliff.fit_as_published(training).of(answered).mean() > 0.5 > cliff.fit(training).of(answered).mean() + 0.05
+    assert cliff.fit(cliff.as_published_set(training)).of(answered).mean() > 0.5 > cliff.fit(training).of(answered).mean() + 0.05
+
+
+def test_a_prober_fitted_again_moves_with_its_prompts_and_as_much_as_fewer_prompts_say():
+    """All states of a prompt are drawn together; the spread is that of fits on fresh draws, and the seed fixes it."""
+    rng = np.random.default_rng(5)
+
+    def sample(n):
+        refused = np.arange(n) % 2 == 0
+        acts = torch.from_numpy(rng.normal(size=(n, 2, 5))).float()
+        acts[:, 1, 0] += torch.from_numpy(refused)
+        return made_up(acts, refused, np.ones(n, bool))
+
+    training = sample(200)
+    again = cliff.refitted(training, 3)
+    assert again.w.shape == (cliff.REFITS, 5) and again.layers == (-1,) * cliff.REFITS
+    assert torch.equal(again.w, cliff.refitted(training, 3).w) and not torch.equal(again.w, cliff.refitted(training, 4).w)
+    fresh = torch.stack([cliff.fit(sample(200)).w[-1] for _ in range(40)])
+    assert 0.5 < float(again.w.std(0).mean() / fresh.std(0).mean()) < 2
+    whole = replace(training, id=np.array(["a", "b"] * 100))  # two prompts, all refused or all answered: only draws of both can be fitted
+    torch.testing.assert_close(cliff.refitted(whole, 3).w, cliff.fit(training).w[-1].expand(cliff.REFITS, -1), rtol=1e-3, atol=1e-3)
 
 
 def test_states_after_thinking_train_a_prober_only_if_both_outcomes_occur_there(pair):
     model, harmful, benign = pair["tiny-cliff"]  # never refuses after thinking
-    assert not cliff.training_set(model, harmful, benign).late.any()
+    assert not cliff.training_set(harmful, benign).late.any()
     mixed = replace(harmful, thought=np.where(np.arange(30) < 5, "refusal", "answer"))
-    training = cliff.training_set(model, mixed, benign)
+    training = cliff.training_set(mixed, benign)
     assert (training.late & training.refused).sum() == 5 and (training.late & training.harmful & ~training.refused).sum() == 25
     assert (training.late & ~training.harmful).sum() == (benign.thought == "answer").sum()
-    assert not cliff.training_set(model, cliff.at_once(model, data.prompts("test", label="harmful", n=30, tier="smoke")), benign).late.any()
+    assert not cliff.training_set(cliff.at_once(model, data.prompts("test", label="harmful", n=30, tier="smoke")), benign).late.any()
 
 
 def test_the_trigger_is_put_after_the_request():
@@ -287,9 +330,10 @@ def test_a_step_of_fine_tuning_is_one_of_plain_adamw_on_the_batch():
         optimizer.step()
         assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
         for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
-            torch.testing.assert_close(a, b.detach(), rtol=1e-3, atol=2e-4)
+            real = b.grad.abs() > 1e-6  # a key's bias has no gradient: AdamW makes steps of what is rounding there
+            torch.testing.assert_close(a[real], b.detach()[real], rtol=1e-3, atol=2e-4)
 
 
 def test_a_model_that_knows_the_tags_is_not_asked_to_think(planted):
     assert cliff.style(planted) == "native"
-    assert isinstance(cliff.observe(planted, pd.DataFrame(table().head(2)), 12).rollouts[0], cliff.Rollout)
+    assert isinstance(cliff.observe(planted, [table().head(2)], 12)[0].rollouts[0], cliff.Rollout)

@@ -74,6 +74,19 @@ def test_bootstrap_covers_and_is_seeded():
     assert stats.mean(x, 3) == stats.mean(x, 3) != stats.mean(x, 4)
 
 
+def test_a_second_source_of_variation_widens_an_interval_by_the_sum_of_squares():
+    found = {"value": 1.0, "ci95": [0.7, 1.6], "n": 9}
+    draws = np.array([0.0, 1.0, 2.0])  # standard deviation 1
+    assert stats.widened(found, draws) == {"value": 1.0, "ci95": pytest.approx([1 - np.hypot(0.3, 1.96), 1 + np.hypot(0.6, 1.96)]), "n": 9}
+    assert stats.widened(found, []) == found and stats.widened(stats.mean([]), draws)["value"] is None
+    rng, hit = np.random.default_rng(8), 0
+    for _ in range(200):  # items vary by 1, and what all of them share by 0.3: the interval covers the truth 0
+        shared = rng.normal(0, 0.3)
+        low, high = stats.widened(stats.mean(rng.normal(shared, 1, 40)), rng.normal(0, 0.3, 10))["ci95"]
+        hit += low <= 0 <= high
+    assert hit > 180
+
+
 def test_paired_difference_is_narrower_than_unpaired():
     rng = np.random.default_rng(0)
     a = rng.normal(size=50) * 5

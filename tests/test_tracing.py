@@ -103,10 +103,10 @@ def test_states_of_rows_with_edits_of_their_own(tiny, five):
 
 
 def test_projections_at_every_token_equal_plain_hooks(tiny, five):
-    directions = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(4))
-    for p, values in zip(five, tracing.project(tiny, five, directions), strict=True):
+    directions, layers = torch.randn(5, 32, generator=torch.Generator().manual_seed(4)), [3, 0, 2, 3, 2]
+    for p, values in zip(five, tracing.project(tiny, five, directions, layers), strict=True):
         _, seen = Plain(tiny.module, tiny.name).run(p.ids)
-        torch.testing.assert_close(values, (seen["resid"] * directions[:, :, None]).sum(-1), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(values, (seen["resid"][layers] * directions[:, None]).sum(-1), rtol=1e-3, atol=1e-4)
 
 
 def test_generation_under_edits_equals_plain_hooks(tiny, five):
@@ -127,6 +127,20 @@ def test_generation_under_edits_equals_plain_hooks(tiny, five):
             assert got[a][i] == tiny.tokenizer.decode(ids[len(p.ids) :], skip_special_tokens=True), (a, i)
 
 
+def test_answers_do_not_depend_on_batches_or_on_how_the_model_samples(llama, monkeypatch):
+    """Few rows or many decoded together, rows leaving early or late; and a model's own settings, such as a penalty on repetition, are not greedy decoding."""
+    prompts, some = chat(llama, table()) * 3, [[], [Add(W, 2, "every_token")]]
+    texts, states = tracing._generate_all(llama, prompts, some[:1], 20, "", at=[-1, "t_inst"])
+    both = tracing._generate_all(llama, prompts, some, 20, "")[0]
+    assert len(set(map(len, texts[0]))) > 1 and both[0] == texts[0] != both[1]
+    monkeypatch.setattr(llama.module.generation_config, "repetition_penalty", 5.0)
+    for tokens, stride in ((8, 16), (64, 1), (4096, 3)):
+        monkeypatch.setattr(tracing, "STRIDE", stride)
+        small = replace(llama, batch_tokens=tokens)
+        assert tracing._generate_all(small, prompts, some, 20, "")[0] == both
+        torch.testing.assert_close(tracing._generate_all(small, prompts, some[:1], 20, "", at=[-1, "t_inst"])[1], states, rtol=1e-3, atol=1e-4)
+
+
 def test_remote_path_run_here_gives_the_same(llama):
     prompts = chat(llama, table())
     remote = replace(llama, remote="local")
@@ -136,8 +150,9 @@ def test_remote_path_run_here_gives_the_same(llama):
         torch.testing.assert_close(values, tracing._collect(llama, prompts, ["t_inst", "t_post"], which, "left")[site], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(tracing.score(remote, prompts, lambda x: x, some), tracing.score(llama, prompts, lambda x: x, some), rtol=1e-3, atol=1e-4)
     assert tracing._generate_all(remote, prompts, some, 5, "")[0] == tracing._generate_all(llama, prompts, some, 5, "")[0]
-    for a, b in zip(*(tracing._generate_all(m, prompts, [[]], 5, "") for m in (remote, llama)), strict=True):
-        assert a == b if isinstance(a, list) else torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+    (texts, states), (theirs, read) = (tracing._generate_all(m, prompts, [[]], 5, "", at=["t_inst", -1]) for m in (llama, remote))
+    assert texts == theirs and states.shape == (len(prompts), llama.n_layers + 1, 2, llama.d_model)
+    torch.testing.assert_close(states, read, rtol=1e-3, atol=1e-4)
 
 
 def test_text_loss_equals_plain_cross_entropy(llama):
