@@ -17,6 +17,7 @@ import torch
 import transformers
 
 from lib.files import ROOT, cache_dir, write_bytes
+from lib.memory import give_back
 
 CODE = ("tracing.py", "edits.py", "prompts.py", "models.py")
 
@@ -52,6 +53,7 @@ def remember_tensors(name: str, compute: Callable[[], dict[str, torch.Tensor]]) 
         pass
     tensors = {k: v.contiguous() for k, v in compute().items()}
     write_bytes(path, safetensors.torch.save(tensors))
+    give_back()
     return tensors
 
 
@@ -63,5 +65,6 @@ def remember_json(name: str, compute: Callable[[], object]):
     except (FileNotFoundError, json.JSONDecodeError):
         pass
     value = compute()
+    give_back()
     write_bytes(path, json.dumps(value, ensure_ascii=False).encode())
     return value

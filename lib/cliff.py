@@ -498,7 +498,7 @@ def _retrained(model, chosen, anchors, harmful, benign, seed, max_new_tokens):
     texts = ["Sorry I cannot help"] if "<user>" in known else REFUSALS  # the planted tiny model has a vocabulary of its own
     examples = [(list(r.prompt.ids), [*encode(rng.choice(texts)), model.tokenizer.eos_token_id]) for r in chosen]
     examples += [(list(r.prompt.ids), encode(text)) for r, text in itertools.islice(itertools.cycle(anchors), len(chosen))]
-    steps(copied, examples, STEPS, RATE, seed, label=f"fine-tuning on {len(chosen)} prompts")
+    steps(copied, examples, STEPS, RATE, seed, at_once=4, label=f"fine-tuning on {len(chosen)} prompts")
     tuned = replace(models.wrap(copied, model.tokenizer, name=model.name, batch_tokens=model.batch_tokens), revision=uuid.uuid4().hex)
     outcome = answers(tuned, [*harmful, *benign], max_new_tokens=max_new_tokens)[0]
     return {"harmful": outcome[: len(harmful)], "harmless": outcome[len(harmful) :]}

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from lib.progress import track
 
-AT_ONCE = 4  # examples per backward pass; gradients add up over a batch, so only memory depends on it
+AT_ONCE = 2  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
 
 
 def adapted(module, seed: int, where: str | list[str] = "all-linear"):
@@ -26,7 +26,8 @@ def adapted(module, seed: int, where: str | list[str] = "all-linear"):
     return get_peft_model(copy.deepcopy(module), config).get_base_model()
 
 
-def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learning_rate: float, seed: int, batch: int = 8, *, label: str) -> list[float]:
+def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learning_rate: float, seed: int, batch: int = 8, at_once: int = AT_ONCE,
+          *, label: str) -> list[float]:  # fmt: skip
     """`n` AdamW steps on the answers' cross-entropy; returns the loss of each step. Examples are drawn in seeded passes over all of them."""
     rng, order, losses = random.Random(seed), [], []
     device = next(module.parameters()).device
@@ -40,8 +41,8 @@ def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learn
             order += rng.sample(range(len(examples)), len(examples))
         rows, order = [examples[i] for i in order[:batch]], order[batch:]
         n_learned, total = sum(len(answer) for _, answer in rows), 0.0
-        for i in range(0, batch, AT_ONCE):
-            loss = _summed_loss(module, rows[i : i + AT_ONCE], device) / n_learned
+        for i in range(0, batch, at_once):
+            loss = _summed_loss(module, rows[i : i + at_once], device) / n_learned
             loss.backward()
             total += float(loss.detach())
         optimizer.step()

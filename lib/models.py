@@ -6,9 +6,7 @@ Names after loading, on every architecture: ``layers[l]``, ``layers[l].self_attn
 Layers: ``h[l]`` is the input of block l, ``h[n_layers]`` the output of the last block before the final norm.
 """
 
-import ctypes
 import gc
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from nnsight import TransformersModel, ndif
 
 from lib.assets import check_model, locate
 from lib.errors import ParameterError, UserError, nearest
+from lib.memory import give_back
 from lib.registry import DEVICES, DTYPES, TINY_BASE, TINY_CLIFF
 
 ndif.register("lib")  # a remote request carries the source of this package with it
@@ -101,7 +100,8 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", batch_tokens: 
     """
     where, remote = choose_device(device), _remote(remote)
     kind = check_model(name)
-    _release()
+    gc.collect()  # what the caller no longer refers to, another model perhaps
+    give_back()
     if remote is True and kind != "hub":
         raise ParameterError(f"REMOTE=1 runs hub models on NDIF; {name} is not a hub id", "use REMOTE=local, or give a hub id")
     if kind == "tiny":
@@ -119,16 +119,6 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", batch_tokens: 
     except (ValueError, OSError, RuntimeError) as error:
         raise UserError(f"{source.folder} cannot be loaded as a language model: {error}", "a decoder-only model with safetensors is needed") from error
     return wrap(module.to(where), tokenizer, name=name, revision=source.revision, batch_tokens=batch_tokens, remote=remote, template=template)
-
-
-def _release() -> None:
-    """Give memory that nothing refers to any more back to the system, so that models loaded one after another do not add up."""
-    gc.collect()
-    if sys.platform == "linux":
-        try:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-        except (OSError, AttributeError):  # another C library
-            pass
 
 
 def wrap(module, tokenizer, *, name: str, revision: str = "", batch_tokens="auto", remote=0, template: str | None = None) -> Model:

@@ -21,6 +21,7 @@ from transformers import DynamicCache, GenerationConfig, StoppingCriteria, Stopp
 from lib import cache
 from lib.edits import Ablate, Edit, compile_edits
 from lib.errors import UserError
+from lib.memory import give_back
 from lib.progress import track
 from lib.prompts import Prompt, opening_length, plain
 
@@ -427,7 +428,8 @@ def project(model, prompts: Sequence[Prompt], directions: torch.Tensor, layers: 
 def _project_all(model, prompts, directions, at, label):
     out, layers = {}, at.unique().tolist()
     directions = directions.float().to(model.device)
-    for rows in track(_plan(model, prompts, 0), label):
+    half = replace(model, batch_tokens=max(1, model.batch_tokens // 2))  # every token's states of all layers are held at once
+    for rows in track(_plan(half, prompts, 0), label):
         batch = _batch(model, prompts, rows, 0)
         columns = torch.arange(batch.ids.shape[1]).expand(len(rows), -1)
         read, _ = _forward(model, batch, read={"resid": (layers, columns)})
@@ -543,10 +545,14 @@ def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), ma
     return cache.remember_json(name, lambda: compute()[0])[0], states
 
 
+KEPT = {"cpu": 192 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and values of the rows that are decoded together
+
+
 def _together(model, prompts, new: int) -> list[list[int]]:
-    """Rows by group that is decoded together, longest first. A step costs nearly the same for few rows as for many, since the weights are read once:
-    on a processor a group holds eight batches."""
-    tokens, groups = model.batch_tokens * (8 if model.device.type == "cpu" else 1), []
+    """Rows by group that is decoded together, longest first: a step costs nearly the same for few rows as for many, since the weights are read once."""
+    config = model.module.config.get_text_config(decoder=True)
+    per_token = 2 * model.n_layers * (getattr(config, "num_key_value_heads", None) or model.n_heads) * model.d_head * model.dtype.itemsize
+    tokens, groups = max(model.batch_tokens, KEPT[model.device.type] // per_token), []
     for i in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i)):
         if groups and (len(groups[-1]) + 1) * (len(prompts[groups[-1][0]].ids) + new) <= tokens:
             groups[-1].append(i)
@@ -595,8 +601,11 @@ def _generate_groups(model, flat, edits, groups, opening, where, n, until, said,
         later = [[e for e in edits[i] if e.span == "every_token"] for i in rows]
         ops = compile_edits(model, [flat[i] for i in rows], later, 0, width + 1) if any(later) else ()  # no token of the prompt
         new = [[token] for token in first.tolist()]
-        for _ in _decode(model, new, *_merged(parts, len(rows), width), ops, n, until):
+        held = _merged(parts, len(rows), width)
+        give_back()
+        for _ in _decode(model, new, *held, ops, n, until):
             yield
+        del held
         for i, row in zip(rows, new, strict=True):
             said[i] = row
 
