@@ -19,7 +19,7 @@ import transformers
 from lib.files import ROOT, cache_dir, write_bytes
 from lib.memory import give_back
 
-CODE = ("tracing.py", "edits.py", "prompts.py", "models.py")
+CODE = ("tracing.py", "edits.py", "prompts.py", "models.py", "finetune.py")
 
 
 @functools.cache

@@ -65,7 +65,7 @@ Edit = Add | Ablate | ScaleHead | Patch
 class Op:
     """One compiled edit of a batch: ``x * keep + shift`` where keep is given, else ``x − on * (x·unit) unit``.
 
-    keep, shift, on are [row, position, 1 or width]; `later` holds the same for generated tokens ([row, 1, …]) or None.
+    keep, shift, on are [row, position or 1, 1 or width]; `later` holds the same for generated tokens ([row, 1, …]) or None.
     """
 
     site: str  # resid, heads, attn, mlp
@@ -144,7 +144,7 @@ def _tensors(model, prompts, by_row, kind, width, skip):
         offset = width - (len(prompts[row].ids) - skip) - skip
         columns = [p + offset for p in span if p >= skip]
         on[row, columns] = 1.0
-        everywhere &= len(columns) == len(prompts[row].ids) - skip
+        everywhere &= len(set(columns)) == len(prompts[row].ids) - skip
         later_on[row] = float(edit.span == "every_token")
         if kind is Add:
             vectors[row] = edit.vector.float().cpu() * edit.coefficient

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest, rankdata
+from scipy.stats import binomtest, rankdata, t
 
 BOOTSTRAPS = 2000
 
@@ -45,11 +45,11 @@ def mean(values: ArrayLike, seed: int = 0) -> dict:
 def widened(found: dict, draws: ArrayLike) -> dict:
     """{value, ci95, n} with the interval widened by a second, independent source of variation: `draws` are the value under it [draw], or empty.
 
-    Half widths add in quadrature, 1.96 standard deviations for the draws.
+    Half widths add in quadrature; that of the draws is their standard deviation times Student's quantile.
     """
     if found["value"] is None or len(draws) < 2:
         return found
-    value, (low, high), more = found["value"], found["ci95"], 1.96 * float(np.std(draws, ddof=1))
+    value, (low, high), more = found["value"], found["ci95"], float(t.ppf(0.975, len(draws) - 1) * np.std(draws, ddof=1))
     return found | {"ci95": [value - float(np.hypot(value - low, more)), value + float(np.hypot(high - value, more))]}
 
 

@@ -235,9 +235,8 @@ def _generate(model, ids, mask, ops, cache, n: int, until: str | None = None):
     edits, rescaled = _by_site(model, ops), _rescaled(model, ops)
     projections = {layer: model.nn.layers[layer].self_attn.o_proj._module for layer in rescaled}
     edited, every_step, began = bool(ops), any(op.later is not None for op in ops), int(cache is not None)
-    config = GenerationConfig(
-        max_new_tokens=n, do_sample=False, repetition_penalty=1.0, pad_token_id=model.tokenizer.pad_token_id, eos_token_id=_stop_tokens(model)
-    )
+    plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": 0, "use_cache": True}
+    config = GenerationConfig(max_new_tokens=n, pad_token_id=model.tokenizer.pad_token_id, eos_token_id=_stop_tokens(model), **plain)
     # positions are given, since nnsight does not count past the gap between a shared opening and the rest
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
     options = {"generation_config": config}
@@ -538,7 +537,8 @@ def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), ma
     name, made = cache.key(model, "generate_and_read", prompts, at=list(at), max_new_tokens=max_new_tokens), []
 
     def compute():
-        made.extend(made or _generate_all(model, prompts, ((),), max_new_tokens, label, at=at))
+        if not made:
+            made.extend(_generate_all(model, prompts, ((),), max_new_tokens, label, at=at))
         return made
 
     states = cache.remember_tensors(name, lambda: {"states": compute()[1]})["states"]

@@ -76,8 +76,8 @@ def test_bootstrap_covers_and_is_seeded():
 
 def test_a_second_source_of_variation_widens_an_interval_by_the_sum_of_squares():
     found = {"value": 1.0, "ci95": [0.7, 1.6], "n": 9}
-    draws = np.array([0.0, 1.0, 2.0])  # standard deviation 1
-    assert stats.widened(found, draws) == {"value": 1.0, "ci95": pytest.approx([1 - np.hypot(0.3, 1.96), 1 + np.hypot(0.6, 1.96)]), "n": 9}
+    draws = np.array([0.0, 1.0, 2.0])  # standard deviation 1; Student's quantile of two degrees of freedom is 4.30
+    assert stats.widened(found, draws) == {"value": 1.0, "ci95": pytest.approx([1 - np.hypot(0.3, 4.3027), 1 + np.hypot(0.6, 4.3027)], rel=1e-4), "n": 9}
     assert stats.widened(found, []) == found and stats.widened(stats.mean([]), draws)["value"] is None
     rng, hit = np.random.default_rng(8), 0
     for _ in range(200):  # items vary by 1, and what all of them share by 0.3: the interval covers the truth 0
