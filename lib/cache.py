@@ -19,7 +19,7 @@ import transformers
 from lib.files import ROOT, cache_dir, write_bytes
 from lib.memory import give_back
 
-CODE = ("tracing.py", "edits.py", "prompts.py", "models.py", "finetune.py")
+CODE = ("tracing.py", "kv_cache.py", "edits.py", "prompts.py", "models.py", "finetune.py")
 
 
 @functools.cache
@@ -65,6 +65,6 @@ def remember_json(name: str, compute: Callable[[], object]):
     except (FileNotFoundError, json.JSONDecodeError):
         pass
     value = compute()
-    give_back()
     write_bytes(path, json.dumps(value, ensure_ascii=False).encode())
+    give_back()
     return value

@@ -39,14 +39,19 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
         height = max(3.2, 1.2 + (0.36 if "low" in data else 0.15) * data["row"].nunique())  # two lines in a cell, or one
     groups = data["group"].nunique() if "group" in data else 0
     spec = spec | {"sideways": groups > SIDEWAYS}
+    heights, stacked = [height] * rows, spec["sideways"] and columns == 1
     if spec["sideways"]:
-        spec["groups"] = list(dict.fromkeys(data["group"]))  # all panels share one axis
         spec = spec | {"xlabel": spec["ylabel"], "ylabel": spec["xlabel"]}
-        height = 0.5 + groups * max(0.26, 0.11 * data["series"].nunique())
+        if not stacked:
+            spec["groups"] = list(dict.fromkeys(data["group"]))  # panels side by side share one axis
+        per_panel = data.groupby("panel", sort=False)["group"].nunique().tolist() if stacked and "panel" in data else [groups] * rows
+        heights = [0.5 + n * max(0.26, 0.11 * data["series"].nunique()) for n in per_panel]
     width = max(5.2, 4.3 * columns, 0 if spec["sideways"] else 1.25 * columns * groups)
     if spec["kind"] == "grid":
         width = columns * max(4.3, 1.6 + 0.42 * data["column"].nunique() + 0.05 * data["row"].astype(str).str.len().max())
-    fig, axes = plt.subplots(rows, columns, figsize=(width, height * rows + 0.9), squeeze=False, sharey=spec.get("sharey", True))
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(width, sum(heights) + 0.9), height_ratios=heights, squeeze=False, sharey=spec.get("sharey", True) and not stacked
+    )
     if spec["kind"] == "grid":  # one colour scale for all panels
         spec = spec | {"largest": data["value"].abs().max()}
     series = list(dict.fromkeys(data["series"])) if "series" in data else []

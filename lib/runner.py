@@ -158,7 +158,8 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
     saved = dict(os.environ)
     os.environ |= {
         OUT: str(staging), RUNNER: str(os.getpid()), PROGRESS_FILE: str(progress), "TQDM_DISABLE": "1",
-        "MALLOC_MMAP_THRESHOLD_": str(64 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20),  # a layer's results reuse memory: a third faster
+        # glibc: a layer's results reuse memory, in huge pages; together 1.4 times as fast
+        "GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={64 << 20}:glibc.malloc.trim_threshold={256 << 20}:glibc.malloc.hugetlb=1",
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32",  # kernels kept per shape of a batch add up to a gigabyte else
         "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }  # fmt: skip

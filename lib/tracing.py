@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 
 import nnsight
 import torch
-from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, GenerationConfig
 
 from lib import cache
 from lib.edits import Ablate, Edit, compile_edits
 from lib.errors import UserError
+from lib.kv_cache import merged
 from lib.memory import give_back
 from lib.progress import track
 from lib.prompts import Prompt, opening_length, plain
@@ -219,43 +220,25 @@ def _edit_step(model, edits, rescaled, projections, step: int) -> None:
             last.output = (_changed(out[0], change[which]), *out[1:]) if model.tuple_outputs[0] else _changed(out, change[which])
 
 
-class _Said(StoppingCriteria):
-    """A row is done once the text of its last tokens holds `text`; the others go on."""
-
-    def __init__(self, tokenizer, text: str):
-        self.tokenizer, self.text, self.last = tokenizer, text, len(text) + 1  # no token is shorter than a character
-
-    def __call__(self, input_ids, scores, **kwargs):
-        said = self.tokenizer.batch_decode(input_ids[:, -self.last :])
-        return torch.tensor([self.text in s for s in said], device=input_ids.device)
-
-
-def _generate(model, ids, mask, ops, cache, n: int, until: str | None = None):
-    """Greedy decoding of `n` tokens after `ids`, [row, step]: the prompts without `cache`, else all that it holds and one token more of each row."""
+def _generate(model, batch: Batch, ops, n: int) -> list[list[int]]:
+    """Greedy decoding of `n` tokens after whole prompts in one trace, which a remote run can carry: the new tokens of each row."""
     edits, rescaled = _by_site(model, ops), _rescaled(model, ops)
     projections = {layer: model.nn.layers[layer].self_attn.o_proj._module for layer in rescaled}
-    edited, every_step, began = bool(ops), any(op.later is not None for op in ops), int(cache is not None)
+    edited, every_step = bool(ops), any(op.later is not None for op in ops)
     plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": 0, "use_cache": True}
     config = GenerationConfig(max_new_tokens=n, pad_token_id=model.tokenizer.pad_token_id, eos_token_id=_stop_tokens(model), **plain)
-    # positions are given, since nnsight does not count past the gap between a shared opening and the rest
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
-    options = {"generation_config": config}
-    if cache is not None:
-        options["cache"] = cache
-    if until and not model.remote:
-        options["stopping_criteria"] = StoppingCriteriaList([_Said(model.tokenizer, until)])
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", message=".*was never reached.*")  # how an open iter[:] ends, by design
-        with model.nn.generate(remote=model.remote, **options) as tracer:
-            with tracer.invoke(inputs):
+        with model.nn.generate(remote=model.remote, generation_config=config) as tracer:
+            with tracer.invoke({"input_ids": batch.ids, "attention_mask": batch.mask}):
                 if every_step:
                     for step in tracer.iter[:]:
-                        _edit_step(model, edits, rescaled, projections, step + began)
+                        _edit_step(model, edits, rescaled, projections, step)
                 elif edited:
-                    _edit_step(model, edits, rescaled, projections, began)
+                    _edit_step(model, edits, rescaled, projections, 0)
             with tracer.invoke():
                 out = nnsight.save(tracer.result)
-    return out[:, ids.shape[1] :]
+    return out[:, batch.ids.shape[1] :].tolist()
 
 
 def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, where):
@@ -272,48 +255,29 @@ def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, where)
         yield places, logits.argmax(-1), cache, batch.mask, found["resid"] if read else None
 
 
-def _merged(parts, n_rows: int, width: int):
-    """One cache of all rows from [(places, cache, mask)], padded on the left to `width`, and its mask; the parts are emptied on the way."""
-    cache, mask = DynamicCache(), torch.zeros(n_rows, width, dtype=torch.long, device=parts[0][2].device)
-    for places, _, part in parts:
-        mask[places, width - part.shape[1] :] = part
-    for layer in range(len(parts[0][1].layers)):
-        whole = []
-        for name in ("keys", "values"):
-            tensors = [(places, getattr(part.layers[layer], name)) for places, part, _ in parts]
-            whole.append(tensors[0][1].new_zeros(n_rows, tensors[0][1].shape[1], width, tensors[0][1].shape[3]))
-            for places, tensor in tensors:
-                whole[-1][places, :, width - tensor.shape[2] :] = tensor
-            for _, part, _ in parts:
-                setattr(part.layers[layer], name, None)
-        cache.update(*whole, layer)
-    return cache, mask
-
-
-STRIDE = 16  # tokens after which rows that are done leave the batch
+LEAVE = 0.25  # share of rows that are done at which they leave the batch
 
 
 def _decode(model, out: list[list[int]], cache, mask, ops, n: int, until: str | None):
-    """Greedy decoding of rows whose prompts are in `cache`: add to the one new token that each row of `out` has, up to `n`; yields now and then.
+    """Greedy decoding of rows whose prompts are in `cache`: add to the one new token that each row of `out` has, up to `n`; yields after each step.
 
-    Rows that are done leave on the way, for a step costs what its rows cost; under `ops` they stay.
+    A step costs what its rows cost, so rows that are done leave, not one by one since that copies the cache; under `ops` they stay.
     """
-    first, live, stops = torch.tensor(out, device=mask.device), torch.arange(len(out), device=mask.device), set(_stop_tokens(model))
-    ids = torch.cat([torch.full_like(mask, model.tokenizer.pad_token_id), first], 1)  # what the cache holds is not read again
-    mask = torch.cat([mask, torch.ones_like(first)], 1)
-    stride = n if ops else STRIDE
-    for done in range(1, n, stride):
-        left = [k for k, i in enumerate(live.tolist()) if not stops & set(out[i]) and not (until and until in model.tokenizer.decode(out[i]))]
-        if not left:
+    live, stops, last = list(range(len(out))), set(_stop_tokens(model)), len(until or "") + 1  # no token is shorter than a character
+    for _ in range(1, n):
+        done = [out[i][-1] in stops or bool(until and until in model.tokenizer.decode(out[i][-last:])) for i in live]
+        if all(done):
             break
-        if len(left) < len(live) and not ops:
-            index = torch.tensor(left, device=mask.device)
-            ids, mask, live = ids[index], mask[index], live[index]
-            cache.batch_select_indices(index)
-        new = _generate(model, ids, mask, ops, cache, min(stride, n - done), until)
-        for i, row in zip(live.tolist(), new.tolist(), strict=True):
-            out[i] += row
-        ids, mask = torch.cat([ids, new], 1), torch.cat([mask, torch.ones_like(new)], 1)
+        if any(done) and sum(done) >= LEAVE * len(live) and not ops:
+            stay = torch.tensor([k for k in range(len(live)) if not done[k]], device=mask.device)
+            cache.batch_select_indices(stay)
+            mask, live, done = mask[stay], [i for i, d in zip(live, done, strict=True) if not d], [False] * len(stay)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        ids = torch.tensor([[out[i][-1]] for i in live], device=mask.device)
+        _, logits = _forward(model, Batch(live, ids, mask, mask.sum(1, keepdim=True) - 1, []), ops, cache=cache, logits=True)
+        for i, token, d in zip(live, logits.argmax(-1).tolist(), done, strict=True):
+            if not d:
+                out[i].append(token)
         yield
 
 
@@ -545,14 +509,17 @@ def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), ma
     return cache.remember_json(name, lambda: compute()[0])[0], states
 
 
-KEPT = {"cpu": 192 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and values of the rows that are decoded together
+KEPT = {"cpu": 576 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and values of the rows that are decoded together
 
 
 def _together(model, prompts, new: int) -> list[list[int]]:
     """Rows by group that is decoded together, longest first: a step costs nearly the same for few rows as for many, since the weights are read once."""
     config = model.module.config.get_text_config(decoder=True)
     per_token = 2 * model.n_layers * (getattr(config, "num_key_value_heads", None) or model.n_heads) * model.d_head * model.dtype.itemsize
-    tokens, groups = max(model.batch_tokens, KEPT[model.device.type] // per_token), []
+    kept, weights = KEPT[model.device.type], model.module.num_parameters() * model.dtype.itemsize
+    if model.device.type == "cpu":
+        kept //= max(1, round(weights / 2**30))  # so that a large model and what it keeps fit a small machine
+    tokens, groups = max(model.batch_tokens, kept // per_token), []
     for i in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i)):
         if groups and (len(groups[-1]) + 1) * (len(prompts[groups[-1][0]].ids) + new) <= tokens:
             groups[-1].append(i)
@@ -565,20 +532,20 @@ def _generate_all(model, prompts, arms, max_new_tokens, label, until=None, at=()
     """Texts by arm, and the states at the positions `at` of every row's prompt, [arm × prompt, layer, position, d_model]."""
     flat = [p for _ in arms for p in prompts]
     edits = [list(arm) for arm in arms for _ in prompts]
-    where, said = _each(flat, at), [[] for _ in flat]
-    states = torch.empty(len(flat), model.n_layers + 1, len(where[0]) if flat else 0, model.d_model)
+    where, said, states = _each(flat, at), [[] for _ in flat], None
     if model.remote:
         for rows in track(_plan(model, flat, 0, max_new_tokens), label):
             batch = _batch(model, flat, rows, 0)
             ops = compile_edits(model, [flat[i] for i in rows], [edits[i] for i in rows], batch.ids.shape[1])
-            for i, row in zip(rows, _generate(model, batch.ids, batch.mask, ops, None, max_new_tokens).tolist(), strict=True):
+            for i, row in zip(rows, _generate(model, batch, ops, max_new_tokens), strict=True):
                 said[i] = row
         if len(at):
             states = _collect(model, flat, at, {"resid": range(model.n_layers + 1)}, "left")["resid"]
     else:
         opening = min([_share_opening(model, prompts, arms), *(k for positions in where for k in positions)])
+        states = torch.empty(len(flat), model.n_layers + 1, len(where[0]) if flat else 0, model.d_model)
         groups = _together(model, flat, max_new_tokens)
-        steps = sum(len(_plan(model, [flat[i] for i in rows], opening)) + -(-(max_new_tokens - 1) // STRIDE) for rows in groups)
+        steps = sum(len(_plan(model, [flat[i] for i in rows], opening)) + max_new_tokens - 1 for rows in groups)
         for _ in track(_generate_groups(model, flat, edits, groups, opening, where, max_new_tokens, until, said, states), label, steps):
             pass
     stops = set(_stop_tokens(model))
@@ -600,8 +567,9 @@ def _generate_groups(model, flat, edits, groups, opening, where, n, until, said,
             yield
         later = [[e for e in edits[i] if e.span == "every_token"] for i in rows]
         ops = compile_edits(model, [flat[i] for i in rows], later, 0, width + 1) if any(later) else ()  # no token of the prompt
+        ops = [replace(op, prompt=op.later) for op in ops]
         new = [[token] for token in first.tolist()]
-        held = _merged(parts, len(rows), width)
+        held = merged(parts, len(rows), width, n)
         give_back()
         for _ in _decode(model, new, *held, ops, n, until):
             yield

@@ -42,12 +42,12 @@ def test_thinking_is_found_closed_and_marked(pair):
     assert {r.stop - r.start for r in none} == {0}
 
 
-@pytest.mark.parametrize("stride", [1, 5, 16])
-def test_generation_stops_row_by_row_at_what_it_waits_for(pair, stride, monkeypatch):
+@pytest.mark.parametrize("leave", [0.0, 0.25, 2.0])
+def test_generation_stops_row_by_row_at_what_it_waits_for(pair, leave, monkeypatch):
     """However often the rows that are done leave the batch, and whether or not an opening is shared."""
-    monkeypatch.setattr(tracing, "STRIDE", stride)
-    model = replace(pair["tiny"][0], revision=f"stride {stride}")  # so that nothing comes from the cache
-    if stride == 1:
+    monkeypatch.setattr(tracing, "LEAVE", leave)
+    model = replace(pair["tiny"][0], revision=f"leave {leave}")  # so that nothing comes from the cache
+    if leave == 0:
         monkeypatch.setattr(tracing, "_share_opening", lambda *_: 0)
     prompts = chat(model, data.prompts("test", label="harmful", n=6, tier="smoke"), said=["<think>"] * 6)
     whole = tracing.generate(model, prompts, max_new_tokens=12)[0]

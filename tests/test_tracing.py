@@ -134,8 +134,8 @@ def test_answers_do_not_depend_on_batches_or_on_how_the_model_samples(llama, mon
     both = tracing._generate_all(llama, prompts, some, 20, "")[0]
     assert len(set(map(len, texts[0]))) > 1 and both[0] == texts[0] != both[1]
     monkeypatch.setattr(llama.module.generation_config, "repetition_penalty", 5.0)
-    for tokens, stride in ((8, 16), (64, 1), (4096, 3)):
-        monkeypatch.setattr(tracing, "STRIDE", stride)
+    for tokens, leave in ((8, 0.25), (64, 0.0), (4096, 2.0)):
+        monkeypatch.setattr(tracing, "LEAVE", leave)
         monkeypatch.setattr(tracing, "KEPT", {"cpu": 0, "cuda": 0})  # groups of one batch
         small = replace(llama, batch_tokens=tokens)
         assert tracing._generate_all(small, prompts, some, 20, "")[0] == both
