@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lib import cache, models
-from lib.finetune import AT_ONCE, adapted, steps
+from lib.finetune import TOGETHER, adapted, steps
 from lib.judge import judge
 from lib.prompts import Prompt
 from lib.tracing import collect, generate
@@ -23,7 +23,7 @@ def after(model, trained_on: Sequence[Prompt], tests: Sequence[Prompt], passes: 
 
     Returns {"states": h at t_inst and t_post [prompt, layer, 2, d_model], "outcomes": judged answers, "loss": first and last loss}.
     """
-    how = {"rate": RATE, "at_once": AT_ONCE, "stub": STUB, "adapters": "beside the weights"}
+    how = {"rate": RATE, "together": TOGETHER, "stub": STUB, "adapters": "beside the weights"}
     name = cache.key(model, "attack", [*trained_on, *tests], trained_on=len(trained_on), passes=passes, seed=seed, tokens=max_new_tokens, **how)
     kept: dict = {}
 

@@ -132,7 +132,9 @@ def fit_prober(acts: Float[Tensor, "prompt layer d"], refused: ArrayLike, weight
     """
     w, b = torch.zeros(acts.shape[1:]), torch.zeros(acts.shape[1])
     for layer in range(acts.shape[1]):
-        pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000, class_weight=None if weights is not None else "balanced"))
+        balanced = None if weights is not None else "balanced"
+        logistic = LogisticRegression(C=strength, solver="newton-cg", max_iter=1000, class_weight=balanced)  # the fastest solver here, by far
+        pipeline = make_pipeline(StandardScaler(), logistic)
         pipeline.fit(acts[:, layer].numpy(), np.asarray(refused, bool), logisticregression__sample_weight=weights)
         scale, model = pipeline[0], pipeline[1]
         w[layer] = torch.from_numpy(model.coef_[0] / scale.scale_).float()
@@ -498,7 +500,7 @@ def _retrained(model, chosen, anchors, harmful, benign, seed, max_new_tokens):
     texts = ["Sorry I cannot help"] if "<user>" in known else REFUSALS  # the planted tiny model has a vocabulary of its own
     examples = [(list(r.prompt.ids), [*encode(rng.choice(texts)), model.tokenizer.eos_token_id]) for r in chosen]
     examples += [(list(r.prompt.ids), encode(text)) for r, text in itertools.islice(itertools.cycle(anchors), len(chosen))]
-    steps(copied, examples, STEPS, RATE, seed, at_once=4, label=f"fine-tuning on {len(chosen)} prompts")
+    steps(copied, examples, STEPS, RATE, seed, together=4, label=f"fine-tuning on {len(chosen)} prompts")
     tuned = replace(models.wrap(copied, model.tokenizer, name=model.name, batch_tokens=model.batch_tokens), revision=uuid.uuid4().hex)
     outcome = answers(tuned, [*harmful, *benign], max_new_tokens=max_new_tokens)[0]
     return {"harmful": outcome[: len(harmful)], "harmless": outcome[len(harmful) :]}

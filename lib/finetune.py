@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from lib.progress import track
 
-AT_ONCE = 2  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
+TOGETHER = 2  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
 
 
 def adapted(module, seed: int, where: str | list[str] = "all-linear"):
@@ -26,7 +26,7 @@ def adapted(module, seed: int, where: str | list[str] = "all-linear"):
     return get_peft_model(copy.deepcopy(module), config).get_base_model()
 
 
-def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learning_rate: float, seed: int, batch: int = 8, at_once: int = AT_ONCE,
+def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learning_rate: float, seed: int, batch: int = 8, together: int = TOGETHER,
           *, label: str) -> list[float]:  # fmt: skip
     """`n` AdamW steps on the answers' cross-entropy; returns the loss of each step. Examples are drawn in seeded passes over all of them."""
     rng, order, losses = random.Random(seed), [], []
@@ -39,10 +39,10 @@ def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learn
     for _ in track(range(n), label):
         while len(order) < batch:
             order += rng.sample(range(len(examples)), len(examples))
-        rows, order = [examples[i] for i in order[:batch]], order[batch:]
+        rows, order = sorted((examples[i] for i in order[:batch]), key=lambda row: len(row[0]) + len(row[1])), order[batch:]  # alike lengths go together
         n_learned, total = sum(len(answer) for _, answer in rows), 0.0
-        for i in range(0, batch, at_once):
-            loss = _summed_loss(module, rows[i : i + at_once], device) / n_learned
+        for i in range(0, batch, together):
+            loss = _summed_loss(module, rows[i : i + together], device) / n_learned
             loss.backward()
             total += float(loss.detach())
         optimizer.step()
