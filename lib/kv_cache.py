@@ -10,18 +10,18 @@ from transformers.cache_utils import DynamicLayer
 
 
 class _Roomy(DynamicLayer):
-    """One layer: `keys` and `values` are views, [row, head, token, d_head], of tensors that have room for more tokens."""
+    """One layer: `keys` and `values` are views, [row, head, token, d_head], of tensors that have room for more tokens than `width`."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: int):
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, width: int):
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.whole, self.keys, self.values = (keys, values), keys[:, :, :-room], values[:, :, :-room]
+        self.whole, self.keys, self.values = (keys, values), keys[:, :, :width], values[:, :, :width]
 
     def update(self, key_states, value_states, *args, **kwargs):
-        start, stop = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        start, n = self.keys.shape[2], key_states.shape[2]
         for whole, new in zip(self.whole, (key_states, value_states), strict=True):
-            whole[:, :, start:stop] = new
-        self.keys, self.values = (whole[:, :, :stop] for whole in self.whole)
+            whole.narrow(2, start, n).copy_(new)  # raises where there is no room left
+        self.keys, self.values = (whole[:, :, : start + n] for whole in self.whole)
         return self.keys, self.values
 
     def batch_select_indices(self, indices):
@@ -45,5 +45,5 @@ def merged(parts: list, n_rows: int, width: int, room: int) -> tuple[DynamicCach
                 whole[-1][rows, :, width - tensor.shape[2] : width] = tensor
             for _, part, _ in parts:
                 setattr(part.layers[layer], name, None)
-        cache.layers.append(_Roomy(*whole, room))
+        cache.layers.append(_Roomy(*whole, width))
     return cache, mask

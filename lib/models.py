@@ -125,8 +125,8 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", batch_tokens: 
 def wrap(module, tokenizer, *, name: str, revision: str = "", batch_tokens="auto", remote=0, template: str | None = None) -> Model:
     """A transformers model and its tokenizer as a Model, checked. Raises UserError when the layout is not understood."""
     module.eval().requires_grad_(False)
-    # keys and values shared by query heads are not copied for each of them; elsewhere than on a processor the fast kernels want copies
-    os.environ["TRANSFORMERS_SDPA_FORCE_GQA"] = str(int(module.device.type == "cpu"))
+    if module.device.type == "cpu":  # attention of several tokens reads keys and values that query heads share as they are, not copied for each head
+        os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     # the last position's states are a slice; multiplied as it is, torch copies a frozen vocabulary matrix once per row (15 x slower)
     module.get_output_embeddings().register_forward_pre_hook(lambda _m, args: (args[0].clone(memory_format=torch.contiguous_format), *args[1:]))
     if tokenizer.pad_token is None:

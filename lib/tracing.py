@@ -261,7 +261,7 @@ LEAVE = 0.25  # share of rows that are done at which they leave the batch
 def _decode(model, out: list[list[int]], cache, mask, ops, n: int, until: str | None):
     """Greedy decoding of rows whose prompts are in `cache`: add to the one new token that each row of `out` has, up to `n`; yields after each step.
 
-    A step costs what its rows cost, so rows that are done leave, not one by one since that copies the cache; under `ops` they stay.
+    Rows that are done leave, for each costs the reading of its keys and values; not one by one, since that copies the cache. Under `ops` they stay.
     """
     live, stops, last = list(range(len(out))), set(_stop_tokens(model)), len(until or "") + 1  # no token is shorter than a character
     for _ in range(1, n):
@@ -487,7 +487,8 @@ def _clean_states(model, prompts, layers, opening, clean) -> dict[int, list[torc
 
 def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = ((),), max_new_tokens: int = 12, *, until: str | None = None,
              label: str = "generating") -> list[list[str]]:  # fmt: skip
-    """Greedy answers, cut at `max_new_tokens`: one list of texts per arm. Cached on disk. With `until` a row is done once it has said that.
+    """Greedy answers, cut at `max_new_tokens`: one list of texts per arm. Cached on disk. With `until` a row is done once it has said that
+    (a remote run goes on).
 
     Edits with span ``every_token`` also act on each generated token; all others on the prompt only.
     """
@@ -509,11 +510,11 @@ def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), ma
     return cache.remember_json(name, lambda: compute()[0])[0], states
 
 
-KEPT = {"cpu": 576 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and values of the rows that are decoded together
+KEPT = {"cpu": 384 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and values of the rows that are decoded together
 
 
 def _together(model, prompts, new: int) -> list[list[int]]:
-    """Rows by group that is decoded together, longest first: a step costs nearly the same for few rows as for many, since the weights are read once."""
+    """Rows by group that is decoded together, longest first: a step reads the weights once, for few rows as for many."""
     config = model.module.config.get_text_config(decoder=True)
     per_token = 2 * model.n_layers * (getattr(config, "num_key_value_heads", None) or model.n_heads) * model.d_head * model.dtype.itemsize
     kept, weights = KEPT[model.device.type], model.module.num_parameters() * model.dtype.itemsize

@@ -109,7 +109,7 @@ def test_projections_at_every_token_equal_plain_hooks(tiny, five):
         torch.testing.assert_close(values, (seen["resid"][layers] * directions[:, None]).sum(-1), rtol=1e-3, atol=1e-4)
 
 
-def test_generation_under_edits_equals_plain_hooks(tiny, five):
+def test_generation_under_edits_equals_plain_hooks(tiny, five, monkeypatch):
     plain = Plain(tiny.module, tiny.name)
     some = [[], [Add(V, 1, "instruction", 1.5)], [Ablate(V)], [Add(W, 2, "every_token")], [ScaleHead(1, 2, 0.0)], [Add(V, 2, "prompt")],
             [ScaleHead(1, 2, 0.0, rescale=True)]]  # fmt: skip
@@ -125,6 +125,10 @@ def test_generation_under_edits_equals_plain_hooks(tiny, five):
                     ids.pop()
                     break
             assert got[a][i] == tiny.tokenizer.decode(ids[len(p.ids) :], skip_special_tokens=True), (a, i)
+    monkeypatch.setattr(tracing, "LEAVE", 0.0)
+    word = next(text for text in got[0] if text.strip()).split()[0]  # rows that say it leave, the others go on as before
+    for text, whole in zip(tracing._generate_all(tiny, five, [[]], 6, "", until=word)[0][0], got[0], strict=True):
+        assert whole.startswith(text) and (word in text or text == whole)
 
 
 def test_answers_do_not_depend_on_batches_or_on_how_the_model_samples(llama, monkeypatch):
