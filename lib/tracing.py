@@ -252,6 +252,7 @@ def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, where)
         columns = torch.tensor([[k - opening + pad for k in where[i]] for i, pad in zip(members, batch.pad, strict=True)])
         read = {"resid": (range(model.n_layers + 1), columns)} if columns.numel() else None
         found, logits = _forward(model, batch, ops, read, cache=cache, logits=True)
+        give_back()  # each batch has a shape of its own, and what one has freed does not fit the next
         yield places, logits.argmax(-1), cache, batch.mask, found["resid"] if read else None
 
 
