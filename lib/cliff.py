@@ -412,12 +412,17 @@ def as_published_set(training: Training) -> Training:
 REFITS = 10
 
 
-def refitted(training: Training, seed: int = 0) -> Prober:
-    """The last layer's prober fitted again on `REFITS` draws of as many prompts, with replacement, one row each: how much it owes to its prompts."""
+def refitted(training: Training, seed: int = 0, shuffled: bool = False) -> Prober:
+    """The last layer's prober fitted again on `REFITS` draws of as many prompts, with replacement, one row each: how much it owes to its prompts.
+
+    With `shuffled` each draw's labels are shuffled first: what probers say that have learned nothing.
+    """
     rng, members = np.random.default_rng(seed), [np.flatnonzero(training.id == one) for one in np.unique(training.id)]
     training, rows = training.at_the_top(), []
     while len(rows) < REFITS:
         drawn = training.pick(np.concatenate([members[k] for k in rng.integers(0, len(members), len(members))]))
+        if shuffled:
+            drawn = replace(drawn, refused=rng.permutation(drawn.refused))
         if 0 < drawn.refused.sum() < len(drawn.refused):
             rows.append(fit(drawn))
     return Prober(torch.cat([p.w for p in rows]), torch.cat([p.b for p in rows]), (-1,) * REFITS)

@@ -252,6 +252,8 @@ def test_a_prober_fitted_again_moves_with_its_prompts_and_as_much_as_fewer_promp
     assert torch.equal(again.w, cliff.refitted(training, 3).w) and not torch.equal(again.w, cliff.refitted(training, 4).w)
     fresh = torch.stack([cliff.fit(sample(200)).w[-1] for _ in range(40)])
     assert 0.5 < float(again.w.std(0).mean() / fresh.std(0).mean()) < 2
+    nothing = cliff.refitted(training, 3, shuffled=True).w  # one shuffle differs from the next, and none has learned what the labels say
+    assert nothing[:, 0].std() > 0 and nothing[:, 0].mean().abs() < 0.3 * again.w[:, 0].mean() and len({tuple(w.tolist()) for w in nothing}) == cliff.REFITS
     whole = replace(training, id=np.array(["a", "b"] * 100))  # two prompts, all refused or all answered: only draws of both can be fitted
     torch.testing.assert_close(cliff.refitted(whole, 3).w, cliff.fit(training).w[-1].expand(cliff.REFITS, -1), rtol=1e-3, atol=1e-3)
 
