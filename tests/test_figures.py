@@ -24,11 +24,15 @@ def test_rates_of_many_groups_lie_on_their_side(n):
     plt.close(fig)
 
 
-def test_panels_that_lie_on_their_side_share_their_groups():
+@pytest.mark.parametrize("columns, places, names", [(2, [7], [f"group {i}" for i in range(9)]), (1, [0], ["group 7"])])
+def test_panels_on_their_side_share_their_groups_next_to_each_other_and_have_their_own_below_each_other(columns, places, names):
     rows = [figures.point(f"group {i}", {"value": i / 10, "ci95": None, "n": 9}, "s", panel="one") for i in range(9)]
     rows += [figures.point("group 7", {"value": 0.7, "ci95": None, "n": 9}, "s", panel="two")]
-    fig = figures.draw(SPEC | {"columns": 1}, pd.DataFrame(rows))
-    assert [list(ax.containers[0].lines[0].get_ydata()) for ax in fig.axes] == [list(range(9)), [7]]
+    fig = figures.draw(SPEC | {"columns": columns}, pd.DataFrame(rows))
+    first, second = (list(ax.containers[0].lines[0].get_ydata()) for ax in fig.axes)
+    assert first == list(range(9)) and second == places
+    if columns == 1:
+        assert [t.get_text() for t in fig.axes[1].get_yticklabels()] == names and fig.axes[1].get_position().height < fig.axes[0].get_position().height
     plt.close(fig)
 
 
