@@ -31,15 +31,24 @@ from lib.registry import RECIPES
 from lib.thinking import REFUSALS
 from lib.tracing import collect, generate, generate_and_read, project, score_rows
 
-OPEN, CLOSE = "<think>", "</think>"
 INSTRUCTION = "\n\nThink first: between <think> and </think>, say in three short sentences what is asked for and whether it is safe. Then answer."
+TAG = re.compile(r"<((?:seed:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\]")
+
+
+def tags(model) -> tuple[str, str]:
+    """What a model opens and closes its thinking with: as its chat template writes them, else ``<think>`` and ``</think>``."""
+    written = getattr(model.tokenizer, "chat_template", None) or ""
+    found = TAG.search(written if isinstance(written, str) else " ".join(written.values()))
+    word = next(filter(None, found.groups())) if found else "think"
+    return (f"[{word}]", f"[/{word}]") if word == "THINK" else (f"<{word}>", f"</{word}>")
 
 
 def style(model) -> str:
     """``native`` where the model was trained to think between tags (its template or tokenizer has them), else ``prompted``."""
-    single = len(model.tokenizer(CLOSE, add_special_tokens=False)["input_ids"]) == 1
+    opening, closing = tags(model)
+    single = len(model.tokenizer(closing, add_special_tokens=False)["input_ids"]) == 1
     taught = model.name in RECIPES and RECIPES[model.name].data.startswith("thinking")
-    return "native" if single or taught or OPEN in template_text(model)[1] else "prompted"
+    return "native" if single or taught or opening in template_text(model)[1] else "prompted"
 
 
 @dataclass(frozen=True)
@@ -55,29 +64,30 @@ class Rollout:
 
 def _asking(model) -> tuple[str, str]:
     """What follows the request in the user's turn, and what the model's turn is opened with, so that it thinks."""
-    after = "" if style(model) == "native" else INSTRUCTION
-    return after, "" if template_text(model)[1].rstrip().endswith(OPEN) else OPEN + "\n"
+    after, opening = "" if style(model) == "native" else INSTRUCTION, tags(model)[0]
+    return after, "" if template_text(model)[1].rstrip().endswith(opening) else opening + "\n"
 
 
 def think(model, table: pd.DataFrame, max_tokens: int = 90, edits: Sequence = ()) -> list[Rollout]:
     """Greedy thinking of at most `max_tokens` for each row of `table`; what is not closed by then is cut and closed, and marked."""
     after, opened = _asking(model)
     prompts = chat(model, table, after=after, said=[opened] * len(table))
-    texts = generate(model, prompts, [list(edits)], max_tokens, until=CLOSE, label="thinking")[0]
-    thoughts = [re.split(r"</?think>", text)[0].strip() for text in texts]
-    return with_thinking(model, table, thoughts, [CLOSE in text for text in texts])
+    opening, closing = tags(model)
+    texts = generate(model, prompts, [list(edits)], max_tokens, until=closing, label="thinking")[0]
+    thoughts = [text.split(closing)[0].split(opening)[0].strip() for text in texts]
+    return with_thinking(model, table, thoughts, [closing in text for text in texts])
 
 
 def with_thinking(model, table: pd.DataFrame, thoughts: Sequence[str], finished: ArrayLike | None = None) -> list[Rollout]:
     """Rollouts of given thoughts. Positions are found from the text's own offsets, and the thinking is checked by decoding it."""
-    (opening, closing), (after, opened) = template_text(model), _asking(model)
-    said = [f"{opened}{thought}\n{CLOSE}\n\n" for thought in thoughts]
+    (opening, closing), (after, opened), close = template_text(model), _asking(model), tags(model)[1]
+    said = [f"{opened}{thought}\n{close}\n\n" for thought in thoughts]
     out = []
     for prompt, row, thought, done in zip(
         chat(model, table, after=after, said=said), table.itertuples(), thoughts, finished or [True] * len(said), strict=True
     ):
         before = opening + str(row.text).strip() + after + closing + opened
-        offsets = model.tokenizer(before + f"{thought}\n{CLOSE}\n\n", add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        offsets = model.tokenizer(before + f"{thought}\n{close}\n\n", add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         inside = [i for i, (a, b) in enumerate(offsets) if a < len(before) + len(thought) and b > len(before)]
         start, stop = (inside[0], inside[-1] + 1) if inside else (len(prompt.ids) - 1, len(prompt.ids) - 1)
         out.append(Rollout(prompt, start, stop, thought, done))
@@ -122,6 +132,11 @@ class Prober:
     def at_the_end(self, states: Float[Tensor, "prompt d"]) -> Float[Tensor, "prompt"]:
         """Scores of the last block's output."""
         return (states.cpu() @ self.w[-1] + self.b[-1]).sigmoid()
+
+
+def everywhere(prober: Prober) -> Prober:
+    """The last layer's regression in every layer's place: the authors read all layers with it. Kept to show what that does."""
+    return Prober(prober.w[-1:].expand_as(prober.w), prober.b[-1:].expand_as(prober.b), prober.layers)
 
 
 def fit_prober(acts: Float[Tensor, "prompt layer d"], refused: ArrayLike, weights: ArrayLike | None = None, strength: float = 0.01) -> Prober:
@@ -429,9 +444,9 @@ def refitted(training: Training, seed: int = 0, shuffled: bool = False) -> Probe
 
 
 def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[str, dict]:
-    """AUROC of the last layer's prober: on held-out fifths of the prompts (``val``), there with shuffled labels (``shuffled``), on other
-    prompts (``test``), among harmful ones only (``harmful``) and among these after thinking (``late``), and on a source it was not trained on (``ood``).
-    What has fewer than five states of a class is left out.
+    """AUROC of the last layer's prober: on held-out fifths of the prompts (``val``), there with labels shuffled `REFITS` times (``shuffled``,
+    their mean and range), on other prompts (``test``), among harmful ones only (``harmful``) and among these after thinking (``late``), and on
+    a source it was not trained on (``ood``). What has fewer than five states of a class is left out. Intervals resample prompts.
     """
     rng = np.random.default_rng(seed)
     training, test = training.at_the_top(), test.at_the_top()
@@ -442,13 +457,17 @@ def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[st
         out = np.zeros(len(folds))
         for k in range(5):
             out[folds == k] = fit(of.pick(folds != k)).of(of.acts[folds == k])[:, 0].numpy()
-        return stats.auroc(out[of.refused], out[~of.refused], seed)
+        return area(out, of)
+
+    def area(scores: np.ndarray, of: Training):
+        return stats.auroc(scores[of.refused], scores[~of.refused], seed, (of.id[of.refused], of.id[~of.refused]))
 
     def tried(prober: Prober, on: Training):
-        scores = prober.of(on.acts)[:, 0].numpy()
-        return stats.auroc(scores[on.refused], scores[~on.refused], seed)
+        return area(prober.of(on.acts)[:, 0].numpy(), on)
 
-    found = {"val": held_out(training), "shuffled": held_out(replace(training, refused=rng.permutation(training.refused)))}
+    by_chance = [held_out(replace(training, refused=rng.permutation(training.refused)))["value"] for _ in range(REFITS)]
+    found = {"val": held_out(training)}
+    found["shuffled"] = {"value": float(np.mean(by_chance)), "ci95": [min(by_chance), max(by_chance)], "n": REFITS}
     prober, there = fit(training), training.source != "strongreject"
     asked = {"test": test, "harmful": test.pick(test.harmful), "late": test.pick(test.harmful & test.late)}
     found |= {name: tried(prober, on) for name, on in asked.items() if min(on.refused.sum(), (~on.refused).sum()) >= FEW}

@@ -29,7 +29,7 @@ STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize":
 
 
 def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
-    """The figure of `data`. `spec` holds kind, title, xlabel, ylabel, note, model, and optionally ylim, baseline and vlines."""
+    """The figure of `data`. `spec` holds kind, title, xlabel, ylabel, note, model, and optionally ylim, xticks, baseline and vlines."""
     sns.set_theme(style="ticks", palette="colorblind", rc=STYLE)
     panels = list(dict.fromkeys(data["panel"])) if "panel" in data else [""]
     columns = min(len(panels), spec.get("columns", 2))
@@ -119,6 +119,8 @@ def _layers(ax, data, spec, colours, series):
         if part["low"].notna().any():
             ax.fill_between(part["x"], part["low"], part["high"], color=look["color"], alpha=0.18, linewidth=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if "xticks" in spec:
+        ax.set_xticks(spec["xticks"])
     _lines(ax, spec)
 
 

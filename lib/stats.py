@@ -42,15 +42,16 @@ def mean(values: ArrayLike, seed: int = 0) -> dict:
     return bootstrap(lambda x: x.mean(0), values, seed=seed)
 
 
-def widened(found: dict, draws: ArrayLike) -> dict:
+def widened(found: dict, draws: ArrayLike, within: tuple[float, float] = (-np.inf, np.inf)) -> dict:
     """{value, ci95, n} with the interval widened by a second, independent source of variation: `draws` are the value under it [draw], or empty.
 
-    Half widths add in quadrature; that of the draws is their standard deviation times Student's quantile.
+    Half widths add in quadrature; that of the draws is their standard deviation times Student's quantile. `within` bounds what can be.
     """
     if found["value"] is None or len(draws) < 2:
         return found
     value, (low, high), more = found["value"], found["ci95"], float(t.ppf(0.975, len(draws) - 1) * np.std(draws, ddof=1))
-    return found | {"ci95": [value - float(np.hypot(value - low, more)), value + float(np.hypot(high - value, more))]}
+    low, high = value - float(np.hypot(value - low, more)), value + float(np.hypot(high - value, more))
+    return found | {"ci95": [max(low, within[0]), min(high, within[1])]}
 
 
 def difference(a: ArrayLike, b: ArrayLike, seed: int = 0, paired: bool = False) -> dict:
@@ -67,9 +68,29 @@ def difference(a: ArrayLike, b: ArrayLike, seed: int = 0, paired: bool = False) 
     return found
 
 
-def auroc(positive: ArrayLike, negative: ArrayLike, seed: int = 0) -> dict:
-    """{value, ci95, n} of the area under the ROC curve."""
-    return bootstrap(area, positive, negative, seed=seed)
+def auroc(positive: ArrayLike, negative: ArrayLike, seed: int = 0, of: tuple[ArrayLike, ArrayLike] | None = None) -> dict:
+    """{value, ci95, n} of the area under the ROC curve. `of` names the prompt behind each positive and negative, where one prompt gives
+    several: then prompts are resampled, with all they gave, and n is how many are behind the smaller class.
+
+    Classes that part completely leave a bootstrap no width; then the bound is Wilson's for as many hits as n.
+    """
+    found = bootstrap(area, positive, negative, seed=seed) if of is None else _auroc_of_prompts(positive, negative, of, seed)
+    if found["value"] in (0.0, 1.0):
+        found["ci95"] = rate([bool(found["value"])] * found["n"])["ci95"]
+    return found
+
+
+def _auroc_of_prompts(positive, negative, of, seed) -> dict:
+    positive, negative = np.asarray(positive, float), np.asarray(negative, float)
+    if not len(positive) or not len(negative):
+        return {"value": None, "ci95": None, "n": 0}
+    names, number = np.unique(np.concatenate([np.asarray(ids, str) for ids in of]), return_inverse=True)
+    a, b = number[: len(positive)], number[len(positive) :]
+    wins = np.sign(positive[:, None] - negative) / 2 + 0.5
+    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), BOOTSTRAPS)  # how often each prompt is drawn
+    pairs = times[:, a].sum(1) * times[:, b].sum(1)
+    draws = ((times[:, a] @ wins) * times[:, b]).sum(1)[pairs > 0] / pairs[pairs > 0]
+    return {"value": float(wins.mean()), "ci95": np.percentile(draws, [2.5, 97.5]).tolist(), "n": min(len(set(a)), len(set(b)))}
 
 
 def area(positive: np.ndarray, negative: np.ndarray) -> float:

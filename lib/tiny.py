@@ -148,8 +148,9 @@ def _planted_rows() -> tuple:
             words[place] = word
         return " ".join(words)
 
-    for role, count in (("direction", 140), ("validation", 60), ("test", 140), ("prober", 16), ("post-training", 16)):
-        for i in range(count):
+    first = {"direction": range(140), "validation": range(60), "test": range(140), "prober": range(16), "post-training": range(16)}
+    for role, numbers in (*first.items(), ("prober", range(16, 32))):
+        for i in numbers:
             extra = list(rng.choice(HARMFUL, 2, replace=False)) + ([str(rng.choice(DISGUISE))] if i % 3 == 0 else [])
             source = ("harmbench", "strongreject")[i % 2]
             rows.append((f"{source}:{role}{i}", source, "harmful", role, "", text(extra, "harmful")))

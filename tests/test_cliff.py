@@ -92,6 +92,32 @@ def test_the_planted_head_is_found_and_switching_it_off_gives_refusal_back(pair,
     assert (again == harmful.direct).all()
 
 
+def test_nothing_of_the_kind_is_found_in_the_twin(pair, probers):
+    """Heads found in the same way do less in the twin, in log-odds, and the head with the plant in it is none that writes against refusal there."""
+    rise, written = {}, {}
+    for name, (model, harmful, _) in pair.items():
+        rollouts = [harmful.rollouts[i] for i in np.flatnonzero(harmful.direct == "refusal")][:8]
+        effect = cliff.attribution(model, rollouts, probers[name].w[-1]).mean(0)
+        arms = [[], cliff.silence(cliff.most_negative(effect, 0.01), False)]
+        rise[name] = torch.logit(cliff.last_scores(model, rollouts, arms, probers[name]).double()).diff(dim=0).mean()
+        written[name] = float(effect[CLIFF_HEAD])
+    assert rise["tiny-cliff"] > 2 and rise["tiny"] < rise["tiny-cliff"] / 2
+    assert written["tiny-cliff"] < 0 and abs(written["tiny"]) < 0.1 * abs(written["tiny-cliff"])
+
+
+def test_selection_by_cliff_finds_the_prompts_that_fall_and_there_are_none_in_the_twin(pair, probers):
+    chosen = {}
+    for name, (model, harmful, benign) in pair.items():
+        falling = [harmful.rollouts[i] for i in np.flatnonzero(harmful.direct == "refusal")][:10]
+        rollouts = [*benign.rollouts[:20], *falling]
+        scores = cliff.token_scores(model, rollouts, {"p": probers[name]})["p"]
+        found = [cliff.summary(s[-1], r) for s, r in zip(scores, rollouts, strict=True)]
+        falls = np.array([f["cliff_mean"] for f in found])
+        picked = cliff.select(falls, [f["final"] for f in found], len(falling), "cliff")
+        chosen[name] = np.mean([k >= 20 for k in picked]), falls[picked].mean()
+    assert chosen["tiny-cliff"][0] >= 0.9 and chosen["tiny-cliff"][1] > 0.5 and chosen["tiny"][1] < 0.25
+
+
 def test_attribution_is_what_each_head_writes(tiny):
     """Against plain hooks: the sum over heads is what the output projection writes along w, and one head alone is its own part."""
     rollouts = [cliff.Rollout(p, 1, 2, "", True) for p in chat(tiny, table())]
@@ -156,6 +182,16 @@ def test_tokens_of_thinking_go_by_what_the_model_does_without_it(pair):
                 assert (whole.refused[k], whole.harmful[k], whole.late[k], whole.id[k]) == (seen.direct[i] == "refusal", harm, False, seen.plain[i].id)
                 k += 1
     assert k == len(whole.acts) == len(whole.source) and n < k
+
+
+def test_the_last_layers_prober_at_every_layer(pair, probers):
+    model, harmful, _ = pair["tiny-cliff"]
+    found = cliff.token_scores(model, harmful.rollouts[:2], {"own": probers["tiny-cliff"], "theirs": cliff.everywhere(probers["tiny-cliff"])})
+    w, b = probers["tiny-cliff"].w[-1], probers["tiny-cliff"].b[-1]
+    acts = Plain(model.module, model.name).run(harmful.rollouts[0].prompt.ids)[1]["resid"]
+    for layer in range(model.n_layers + 1):
+        torch.testing.assert_close(found["theirs"][0][layer], (acts[layer].float() @ w + b).sigmoid(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found["theirs"][0][-1], found["own"][0][-1])
 
 
 def test_the_prober_folds_its_standardisation_back():
@@ -334,6 +370,22 @@ def test_a_step_of_fine_tuning_is_one_of_plain_adamw_on_the_batch():
         for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
             real = b.grad.abs() > 1e-6  # a key's bias has no gradient: AdamW makes steps of what is rounding there
             torch.testing.assert_close(a[real], b.detach()[real], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "template, tags",
+    [
+        (None, ("<think>", "</think>")),
+        ("{{ x.split('</think>')[-1] }}<|Assistant|><think>\\n", ("<think>", "</think>")),  # as DeepSeek-R1-Distill writes it
+        ("{{ '<seed:think>' }}", ("<seed:think>", "</seed:think>")),
+        ("[INST]x[/INST][THINK]", ("[THINK]", "[/THINK]")),
+        ({"default": "no tags", "tool_use": "<thinking>"}, ("<thinking>", "</thinking>")),
+    ],
+)
+def test_tags_are_those_of_the_template(planted, template, tags):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    assert cliff.tags(replace(planted, tokenizer=tokenizer)) == tags
 
 
 def test_a_model_that_knows_the_tags_is_not_asked_to_think(planted):

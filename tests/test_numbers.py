@@ -78,6 +78,7 @@ def test_a_second_source_of_variation_widens_an_interval_by_the_sum_of_squares()
     found = {"value": 1.0, "ci95": [0.7, 1.6], "n": 9}
     draws = np.array([0.0, 1.0, 2.0])  # standard deviation 1; Student's quantile of two degrees of freedom is 4.30
     assert stats.widened(found, draws) == {"value": 1.0, "ci95": pytest.approx([1 - np.hypot(0.3, 4.3027), 1 + np.hypot(0.6, 4.3027)], rel=1e-4), "n": 9}
+    assert stats.widened(found, draws, (0, 1.2))["ci95"] == [0, 1.2]
     assert stats.widened(found, []) == found and stats.widened(stats.mean([]), draws)["value"] is None
     rng, hit = np.random.default_rng(8), 0
     for _ in range(200):  # items vary by 1, and what all of them share by 0.3: the interval covers the truth 0
@@ -96,7 +97,28 @@ def test_paired_difference_is_narrower_than_unpaired():
 
 def test_auroc_equals_scikit_learn_with_ties():
     p, q = [1, 2, 2, 5, 3], [0, 2, 1, 1]
-    assert abs(stats.auroc(p, q)["value"] - roc_auc_score([1] * 5 + [0] * 4, p + q)) < 1e-12
+    one_each = [f"p{i}" for i in range(5)], [f"q{i}" for i in range(4)]
+    for found in (stats.auroc(p, q), stats.auroc(p, q, of=one_each)):
+        assert abs(found["value"] - roc_auc_score([1] * 5 + [0] * 4, p + q)) < 1e-12 and found["n"] == 4
+
+
+def test_auroc_of_prompts_with_several_states_resamples_prompts():
+    """States that repeat their prompt's score tell no more than one of each: the interval is that of the prompts, and n their number."""
+    rng = np.random.default_rng(3)
+    p, q = rng.normal(1, 1, 25), rng.normal(0, 1, 30)
+    ids = np.arange(25), np.arange(100, 130)
+    once, naive = stats.auroc(p, q), stats.auroc(np.repeat(p, 6), np.repeat(q, 6))
+    often = stats.auroc(np.repeat(p, 6), np.repeat(q, 6), of=(np.repeat(ids[0], 6), np.repeat(ids[1], 6)))
+    width = lambda r: r["ci95"][1] - r["ci95"][0]  # noqa: E731
+    assert often["value"] == pytest.approx(once["value"]) and often["n"] == 25
+    assert width(often) == pytest.approx(width(once), rel=0.15) and width(naive) < 0.6 * width(often)
+    assert stats.auroc([], q, of=([], ids[1])) == {"value": None, "ci95": None, "n": 0}
+
+
+def test_auroc_of_classes_that_part_completely_is_not_certain():
+    for positive, negative, ci95 in ((range(10, 24), range(9), [wilson(9, 9)[0], 1.0]), (range(9), range(10, 24), [0.0, wilson(0, 9)[1]])):
+        found = stats.auroc(positive, negative)
+        assert found["value"] in (0, 1) and found["ci95"] == pytest.approx(ci95, abs=1e-9)
 
 
 def test_random_band_takes_the_higher_bar():

@@ -68,7 +68,7 @@ def test_the_planted_cliff_carries_the_verdicts_of_the_instrument(smoke):
     folder = RESULTS / "smoke" / "tiny-cliff" / runner.notebooks()["03"].stem
     verdict = {c["id"]: c["verdict"] for c in json.loads((folder / "claims.json").read_text())}
     # by the prober that has seen thinking; a last-token prober of the tiny model is not clearly above one of shuffled labels, which varies a lot
-    for name in ("cliff.all-positions", "twin", "twin.all-positions", "heads.score", "heads.refusal"):
+    for name in ("cliff.all-positions", "twin.all-positions", "heads.score", "heads.refusal", "heads.twin"):
         assert verdict[f"03.instrument.{name}"] == "replicated", verdict
 
 
