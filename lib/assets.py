@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from lib.errors import ParameterError, UserError, nearest
 from lib.files import ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json, writing
+from lib.machine import slower
 from lib.registry import DATASETS, MODELS, RECIPES, TINY, TINY_BASE, TINY_CLIFF, File
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -281,7 +282,7 @@ def _post_trained(name: str) -> Path:
         if (target / "recipe.json").exists():
             return target
         need_space(target.parent, 5_000_000_000 if recipe.method == "full" else 2_000_000_000, f"post-training {name}")
-        print(f"post-training {recipe.base} into {name}, once: about {recipe.minutes} minutes on two cores", flush=True)
+        print(f"post-training {recipe.base} into {name}, once: about {recipe.minutes} minutes on two cores{slower()}", flush=True)
         done = subprocess.run([sys.executable, "-m", "lib.recipes", name, str(target)], stderr=subprocess.PIPE if not sys.stderr.isatty() else None, text=True)
         if done.returncode:
             if done.returncode < 0:

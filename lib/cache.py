@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from lib.files import ROOT, cache_dir, write_bytes
-from lib.memory import give_back
+from lib.machine import give_back
 
 CODE = ("tracing.py", "kv_cache.py", "edits.py", "prompts.py", "models.py", "finetune.py")
 

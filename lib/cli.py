@@ -132,6 +132,7 @@ def readme() -> None:
 
 def help_() -> None:
     """One line per target, then the parameters with their defaults."""
+    from lib.machine import slower
     from lib.params import parameters_of
     from lib.registry import MODELS, RECIPES, TIERS
     from lib.runner import notebooks
@@ -170,6 +171,8 @@ def help_() -> None:
         print(f"  {entry.name:<29} {entry.about}; {entry.disk_gb} GB on disk, {times} on two cores")
     for recipe in RECIPES.values():
         print(f"  {recipe.name:<29} {recipe.base} {recipe.about}; {recipe.disk_gb} GB on disk, made here in about {recipe.minutes} min")
+    if slower():
+        print(f"  times: on processors with bfloat16 arithmetic{slower()}")
     print("Tiers")
     for name, tier in TIERS.items():
         print(f"  {name:<13} {tier.about} [{tier.model}]")

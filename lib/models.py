@@ -10,7 +10,6 @@ import gc
 import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import transformers
@@ -18,7 +17,7 @@ from nnsight import TransformersModel, ndif
 
 from lib.assets import check_model, locate
 from lib.errors import ParameterError, UserError, nearest
-from lib.memory import give_back
+from lib.machine import cpu_has_bfloat16, give_back
 from lib.registry import DEVICES, DTYPES, TINY_BASE, TINY_CLIFF
 
 ndif.register("lib")  # a remote request carries the source of this package with it
@@ -87,9 +86,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     if device.type == "cpu":
-        cpuinfo = Path("/proc/cpuinfo")
-        flags = cpuinfo.read_text() if cpuinfo.exists() else ""
-        return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+        return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
     return torch.float32
 
 

@@ -29,7 +29,7 @@ class ModelEntry:
     about: str
     disk_gb: float  # download + converted copy
     convert_s: int  # one-time conversion on two cores, seconds
-    run_minutes: dict[str, int]  # by notebook, on two cores, nothing cached
+    run_minutes: dict[str, int]  # by notebook, on two cores with bfloat16 arithmetic, nothing cached
 
 
 _QWEN_HALF = File(
@@ -112,7 +112,7 @@ class Recipe:
     epochs: int
     about: str
     disk_gb: float
-    minutes: int  # on two cores
+    minutes: int  # on two cores with bfloat16 arithmetic
     seed: int = 0
 
 

@@ -22,6 +22,7 @@ from lib.assets import locate, recipe_folder
 from lib.errors import UserError
 from lib.figures import update_manifest
 from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json
+from lib.machine import slower
 from lib.progress import PROGRESS_FILE
 from lib.record import OUT, RUNNER
 from lib.registry import MODELS, MODERATOR, PLANTED_REASONERS, READERS, RECIPES
@@ -69,7 +70,7 @@ def missing(names: Iterable[str]) -> list[str]:
             recipe = RECIPES[name]
             if not recipe_folder(name).exists():
                 lines += missing([recipe.base])
-                lines.append(f"{name}: about {recipe.minutes} minutes of post-training from {recipe.base}, {recipe.disk_gb} GB on disk, once")
+                lines.append(f"{name}: about {recipe.minutes} minutes of post-training from {recipe.base}{slower()}; {recipe.disk_gb} GB on disk, once")
         elif name in MODELS:
             entry = MODELS[name]
             if not (cache_dir() / "models" / f"{name}-{entry.file.sha256[:12]}" / "source.json").exists():
@@ -113,7 +114,7 @@ def run(notebook: Path, parameters: dict) -> str:
             print(f"{notebook.stem} on {name}: up to date")
             return "up to date"
         if minutes := about_minutes(notebook, names):
-            print(f"{notebook.stem} on {name}: about {minutes} minutes on two cores if nothing is cached", flush=True)
+            print(f"{notebook.stem} on {name}: about {minutes} minutes on two cores if nothing is cached{slower()}", flush=True)
         need_space(RESULTS, 200_000_000, f"the results of {notebook.stem}")
         staging = folder.parent / f".{notebook.stem}.{os.getpid()}"
         staging.mkdir(parents=True)

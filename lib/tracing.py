@@ -22,7 +22,7 @@ from lib import cache
 from lib.edits import Ablate, Edit, compile_edits
 from lib.errors import UserError
 from lib.kv_cache import merged
-from lib.memory import give_back
+from lib.machine import give_back
 from lib.progress import track
 from lib.prompts import Prompt, opening_length, plain
 
@@ -511,14 +511,15 @@ def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), ma
     return cache.remember_json(name, lambda: compute()[0])[0], states
 
 
-KEPT = {"cpu": 384 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and values of the rows that are decoded together
+KEPT = {"cpu": 384 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and values of the rows that are decoded together, on a CPU if in bfloat16
 
 
 def _together(model, prompts, new: int) -> list[list[int]]:
     """Rows by group that is decoded together, longest first: a step reads the weights once, for few rows as for many."""
     config = model.module.config.get_text_config(decoder=True)
-    per_token = 2 * model.n_layers * (getattr(config, "num_key_value_heads", None) or model.n_heads) * model.d_head * model.dtype.itemsize
-    kept, weights = KEPT[model.device.type], model.module.num_parameters() * model.dtype.itemsize
+    size = 2 if model.device.type == "cpu" else model.dtype.itemsize  # as many rows in float32 as in bfloat16: fewer, and each step waits for the weights
+    per_token = 2 * model.n_layers * (getattr(config, "num_key_value_heads", None) or model.n_heads) * model.d_head * size
+    kept, weights = KEPT[model.device.type], model.module.num_parameters() * size
     if model.device.type == "cpu":
         kept //= max(1, round(weights / 2**30))  # so that a large model and what it keeps fit a small machine
     tokens, groups = max(model.batch_tokens, kept // per_token), []
