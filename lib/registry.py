@@ -137,7 +137,10 @@ TINY, TINY_BASE, TINY_CLIFF = "tiny", "tiny-base", "tiny-cliff"
 # (with a cliff, without) of notebook 03, for real runs and for the smoke tier; and which model can read a reasoner's text as a control
 PLANTED_REASONERS = (("smollm2-135m-cliff", "smollm2-135m-thinks"), (TINY_CLIFF, TINY))
 MODERATOR = "meta-llama/Llama-Guard-3-8B"  # what notebook 02b compares the guard with on the paper tier
-READERS = {"qwen2.5-coder-1.5b-instruct": "qwen2.5-coder-0.5b-instruct"}
+READERS = {
+    "qwen2.5-coder-1.5b-instruct": "qwen2.5-coder-0.5b-instruct",
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": "Qwen/Qwen2.5-1.5B-Instruct",  # of that size, and not trained to reason
+}
 
 
 @dataclass(frozen=True)
