@@ -10,8 +10,8 @@ BOOTSTRAPS = 2000
 
 
 def rate(hits: ArrayLike) -> dict:
-    """{value, ci95 (Wilson), n} of a share. An empty list gives value None."""
-    hits = np.asarray(hits, bool)
+    """{value, ci95 (Wilson), n} of a share of hits, in a list or an array of any shape. None at all give value None."""
+    hits = np.asarray(hits, bool).ravel()
     if len(hits) == 0:
         return {"value": None, "ci95": None, "n": 0}
     interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")

@@ -517,12 +517,11 @@ KEPT = {"cpu": 384 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and 
 def _together(model, prompts, new: int) -> list[list[int]]:
     """Rows by group that is decoded together, longest first: a step reads the weights once, for few rows as for many."""
     config = model.module.config.get_text_config(decoder=True)
-    size = 2 if model.device.type == "cpu" else model.dtype.itemsize
+    size = 2 if model.device.type == "cpu" else model.dtype.itemsize  # as many rows in float32 as in bfloat16: fewer, and each step waits for the weights
     per_token = 2 * model.n_layers * (getattr(config, "num_key_value_heads", None) or model.n_heads) * model.d_head * size
     kept, weights = KEPT[model.device.type], model.module.num_parameters() * size
-    if model.device.type == "cpu" and model.dtype != torch.float32:
+    if model.device.type == "cpu":
         kept //= max(1, round(weights / 2**30))  # so that a large model and what it keeps fit a small machine
-    # in float32 a step costs nearly the same for 20 rows as for 100: there it is the weights that take the time, and the memory
     tokens, groups = max(model.batch_tokens, kept // per_token), []
     for i in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i)):
         if groups and (len(groups[-1]) + 1) * (len(prompts[groups[-1][0]].ids) + new) <= tokens:

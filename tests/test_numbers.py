@@ -74,6 +74,10 @@ def test_bootstrap_covers_and_is_seeded():
     assert stats.mean(x, 3) == stats.mean(x, 3) != stats.mean(x, 4)
 
 
+def test_a_rate_counts_every_item_of_an_array():
+    assert stats.rate(np.array([[True, False, True], [True, True, True]])) == stats.rate([True] * 5 + [False])
+
+
 def test_a_second_source_of_variation_widens_an_interval_by_the_sum_of_squares():
     found = {"value": 1.0, "ci95": [0.7, 1.6], "n": 9}
     draws = np.array([0.0, 1.0, 2.0])  # standard deviation 1; Student's quantile of two degrees of freedom is 4.30
