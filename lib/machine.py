@@ -15,7 +15,7 @@ def cpu_has_bfloat16() -> bool:
 
 def slower() -> str:
     """What to add to a time that was measured on two cores with bfloat16 arithmetic, where this processor has none."""
-    return "" if cpu_has_bfloat16() else ", three to four times that on this processor, which has no bfloat16 arithmetic"
+    return "" if cpu_has_bfloat16() else ", three to six times that on this processor, which has no bfloat16 arithmetic"
 
 
 def give_back() -> None:
