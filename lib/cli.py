@@ -24,6 +24,7 @@ PARAMETERS = {
 }
 MAKE_ONLY = ("PYTHON", "PY", "VENV")
 PREFIX = "COMPANION_PARAM_"
+STOPPED = 130  # the exit status of what Ctrl-C ended
 
 
 def given_parameters() -> dict[str, str]:
@@ -225,7 +226,7 @@ def main(argv: list[str]) -> int:
         return error.status
     except KeyboardInterrupt:
         print("\nstopped; what was computed is kept, and the same command goes on from there", file=sys.stderr)
-        return 130
+        return STOPPED
     except BrokenPipeError:  # `make models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -237,4 +238,9 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if status == STOPPED:  # all is cleaned up by now; what a stopped kernel's tasks still have to say would only bury the message
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -42,7 +42,7 @@ def mean(values: ArrayLike, seed: int = 0) -> dict:
     return bootstrap(lambda x: x.mean(0), values, seed=seed)
 
 
-def widened(found: dict, draws: ArrayLike, within: tuple[float, float] = (-np.inf, np.inf)) -> dict:
+def widened(found: dict, draws: ArrayLike, within: tuple[float | int, float | int] = (-np.inf, np.inf)) -> dict:
     """{value, ci95, n} with the interval widened by a second, independent source of variation: `draws` are the value under it [draw], or empty.
 
     Half widths add in quadrature; that of the draws is their standard deviation times Student's quantile. `within` bounds what can be.

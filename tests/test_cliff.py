@@ -1,6 +1,7 @@
 """The refusal cliff on a pair of hand-planted reasoners: what was planted is found, nothing is found in the twin; pieces by hand."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -188,7 +189,7 @@ def test_the_last_layers_prober_at_every_layer(pair, probers):
     model, harmful, _ = pair["tiny-cliff"]
     found = cliff.token_scores(model, harmful.rollouts[:2], {"own": probers["tiny-cliff"], "theirs": cliff.everywhere(probers["tiny-cliff"])})
     w, b = probers["tiny-cliff"].w[-1], probers["tiny-cliff"].b[-1]
-    acts = Plain(model.module, model.name).run(harmful.rollouts[0].prompt.ids)[1]["resid"]
+    acts = Plain(model.module, "llama").run(harmful.rollouts[0].prompt.ids)[1]["resid"]
     for layer in range(model.n_layers + 1):
         torch.testing.assert_close(found["theirs"][0][layer], (acts[layer].float() @ w + b).sigmoid(), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(found["theirs"][0][-1], found["own"][0][-1])
@@ -382,10 +383,8 @@ def test_a_step_of_fine_tuning_is_one_of_plain_adamw_on_the_batch():
         ({"default": "no tags", "tool_use": "<thinking>"}, ("<thinking>", "</thinking>")),
     ],
 )
-def test_tags_are_those_of_the_template(planted, template, tags):
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = template
-    assert cliff.tags(replace(planted, tokenizer=tokenizer)) == tags
+def test_tags_are_those_of_the_template(template, tags):
+    assert cliff.tags(SimpleNamespace(tokenizer=SimpleNamespace(chat_template=template))) == tags
 
 
 def test_a_model_that_knows_the_tags_is_not_asked_to_think(planted):
