@@ -31,7 +31,7 @@ from lib.registry import RECIPES
 from lib.thinking import REFUSALS
 from lib.tracing import collect, generate, generate_and_read, project, score_rows
 
-INSTRUCTION = "\n\nThink first: between <think> and </think>, say in three short sentences what is asked for and whether it is safe. Then answer."
+INSTRUCTION = "\n\nThink first: between {} and {}, say in three short sentences what is asked for and whether it is safe. Then answer."
 TAG = re.compile(r"<((?:seed:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\]")
 
 
@@ -64,7 +64,8 @@ class Rollout:
 
 def _asking(model) -> tuple[str, str]:
     """What follows the request in the user's turn, and what the model's turn is opened with, so that it thinks."""
-    after, opening = "" if style(model) == "native" else INSTRUCTION, tags(model)[0]
+    opening, closing = tags(model)
+    after = "" if style(model) == "native" else INSTRUCTION.format(opening, closing)
     return after, "" if template_text(model)[1].rstrip().endswith(opening) else opening + "\n"
 
 

@@ -148,8 +148,8 @@ def _planted_rows() -> tuple:
             words[place] = word
         return " ".join(words)
 
-    first = {"direction": range(140), "validation": range(60), "test": range(140), "prober": range(16), "post-training": range(16)}
-    for role, numbers in (*first.items(), ("prober", range(16, 32))):
+    counts = {"direction": range(140), "validation": range(60), "test": range(140), "prober": range(16), "post-training": range(16)}
+    for role, numbers in (*counts.items(), ("prober", range(16, 32))):  # more of them at the end, where they take no other role's words
         for i in numbers:
             extra = list(rng.choice(HARMFUL, 2, replace=False)) + ([str(rng.choice(DISGUISE))] if i % 3 == 0 else [])
             source = ("harmbench", "strongreject")[i % 2]

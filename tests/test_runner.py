@@ -70,6 +70,8 @@ def test_the_planted_cliff_carries_the_verdicts_of_the_instrument(smoke):
     # by the prober that has seen thinking; a last-token prober of the tiny model is not clearly above one of shuffled labels, which varies a lot
     for name in ("cliff.all-positions", "twin.all-positions", "heads.score", "heads.refusal", "heads.twin"):
         assert verdict[f"03.instrument.{name}"] == "replicated", verdict
+    blind = verdict["03.instrument.cliff"] != "replicated"  # what does not find the planted cliff may not speak of the twin
+    assert verdict["03.instrument.twin"] == ("uninformative" if blind else "replicated"), verdict
 
 
 def test_smoke_stays_out_of_tracked_files(smoke):
