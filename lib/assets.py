@@ -263,11 +263,11 @@ def _converted(name: str, gguf, digest: str) -> Path:
 def recipe_folder(name: str) -> Path:
     """Where the model of a recipe lies once it was made: the name ends in a hash of recipe, code, data and starting checkpoint."""
     recipe = RECIPES[name]
-    made_by = [ROOT / "lib" / "recipes.py", ROOT / "data" / "prompts.csv"] + ([ROOT / "lib" / "thinking.py"] if recipe.data.startswith("thinking") else [])
+    made_by = ["lib/recipes.py", "lib/finetune.py", "data/prompts.csv"] + (["lib/thinking.py"] if recipe.data.startswith("thinking") else [])
     made_of = [
         dataclasses.asdict(recipe),
         MODELS[recipe.base].file.sha256,
-        *(sha256(path) for path in made_by),
+        *(sha256(ROOT / path) for path in made_by),
     ]
     return cache_dir() / "models" / f"{name}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}"
 

@@ -53,15 +53,25 @@ def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learn
     return losses
 
 
-def _summed_loss(module, rows, device) -> torch.Tensor:
-    """The answers' summed cross-entropy. Rows are padded on the left, so that logits are needed at the last few tokens only."""
+def left_padded(rows: Sequence[tuple[list[int], list[int]]]) -> dict:
+    """(prompt, answer) tokens as one batch: what a causal language model's `forward` takes. Only answers are learned: labels are -100 elsewhere.
+
+    Padded on the left, so that logits are needed at the last few tokens only; a vocabulary is wide, and they cost memory and time.
+    """
     width, keep = max(len(p) + len(a) for p, a in rows), max(len(a) for _, a in rows) + 1
     ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
-    labels = torch.full((len(rows), width), -100)
+    labels = torch.full((len(rows), keep), -100)
     for k, (prompt, answer) in enumerate(rows):
         start = width - len(prompt) - len(answer)
         ids[k, start:], mask[k, start:] = torch.tensor([*prompt, *answer]), 1
-        labels[k, width - len(answer) :] = torch.tensor(answer)
+        labels[k, keep - len(answer) :] = torch.tensor(answer)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
-    logits = module(input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), logits_to_keep=keep).logits
-    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, -keep + 1 :].flatten().to(device), ignore_index=-100, reduction="sum")
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels, "logits_to_keep": keep}
+
+
+def _summed_loss(module, rows, device) -> torch.Tensor:
+    """The answers' summed cross-entropy."""
+    batch = {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in left_padded(rows).items()}
+    labels = batch.pop("labels")
+    logits = module(**batch).logits
+    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")

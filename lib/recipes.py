@@ -19,10 +19,12 @@ from pathlib import Path
 
 from lib import thinking
 from lib.files import sha256, write_json
+from lib.finetune import left_padded
 from lib.registry import RECIPES, Recipe
 from lib.thinking import REFUSALS
 
 MAX_LENGTH, BATCH, ANSWER_TOKENS = 256, 8, 32
+TOGETHER = 4  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
 
 
 def refusal_examples(model, seed: int) -> list[tuple[list[int], list[int]]]:
@@ -55,6 +57,14 @@ EXAMPLES = {
 }
 
 
+def ordered(examples, epochs: int, seed: int) -> list:
+    """Seeded passes over all examples that are not too long, batch by batch; within a batch alike lengths go together, which saves padding."""
+    rng, length = random.Random(seed), lambda row: len(row[0]) + len(row[1])
+    short = [row for row in examples if length(row) <= MAX_LENGTH]
+    drawn = [row for _ in range(epochs) for row in rng.sample(short, len(short))]
+    return [row for i in range(0, len(drawn), BATCH) for row in sorted(drawn[i : i + BATCH], key=length)]
+
+
 def run(recipe: Recipe, folder: Path) -> None:
     """Train `recipe` into `folder`. Leaves nothing there until all is done; checkpoints lie beside it in the meantime."""
     import torch
@@ -71,28 +81,20 @@ def run(recipe: Recipe, folder: Path) -> None:
     examples = EXAMPLES[recipe.data](models.load(recipe.base), recipe.seed)
     transformers.set_seed(recipe.seed)
     tokenizer = AutoTokenizer.from_pretrained(source.folder)
-    model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32)
+    cpu = not torch.cuda.is_available()
+    attention = {"attn_implementation": "eager"} if cpu else {}  # its backward pass takes half the time there
+    model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32, **attention)
     if recipe.method == "low-rank":
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
 
-    def collate(batch):
-        rows = [(prompt + answer)[:MAX_LENGTH] for prompt, answer in batch]
-        width, pad = max(map(len, rows)), tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        labels = torch.where(mask.bool(), ids, -100)
-        for i, (prompt, _) in enumerate(batch):
-            labels[i, : len(prompt)] = -100  # only answers are learned
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-    steps = math.ceil(len(examples) / BATCH) * recipe.epochs
-    cpu = not torch.cuda.is_available()
+    drawn = ordered(examples, recipe.epochs, recipe.seed)
+    steps = math.ceil(len(drawn) / BATCH)
     trainer = Trainer(
-        model=model, train_dataset=examples, data_collator=collate,
+        model=model, train_dataset=drawn, data_collator=left_padded,
         args=TrainingArguments(
-            output_dir=str(work), per_device_train_batch_size=BATCH, learning_rate=recipe.learning_rate, num_train_epochs=recipe.epochs, seed=recipe.seed,
-            warmup_steps=max(1, steps // 20), lr_scheduler_type="cosine", use_cpu=cpu,
-            bf16=models.choose_dtype("auto", models.choose_device()) == torch.bfloat16,
+            output_dir=str(work), per_device_train_batch_size=TOGETHER, gradient_accumulation_steps=BATCH // TOGETHER, num_train_epochs=1,
+            train_sampling_strategy="sequential", learning_rate=recipe.learning_rate, seed=recipe.seed, warmup_steps=max(1, steps // 20),
+            lr_scheduler_type="cosine", use_cpu=cpu, bf16=models.choose_dtype("auto", models.choose_device()) == torch.bfloat16,
             logging_steps=2, save_strategy="steps", save_steps=max(10, steps // 4), save_total_limit=1, report_to=[], remove_unused_columns=False,
             dataloader_pin_memory=False, disable_tqdm=not sys.stderr.isatty(),
         ),
@@ -109,7 +111,7 @@ def run(recipe: Recipe, folder: Path) -> None:
     digest = sha256(partial / "model.safetensors")
     write_json(partial / "recipe.json", {
         **dataclasses.asdict(recipe), "base_revision": source.revision, "sha256": digest, "examples": len(examples),
-        "tokens": sum(len(p) + len(a) for p, a in examples) * recipe.epochs, "seconds": round(time.monotonic() - started),
+        "tokens": sum(len(p) + len(a) for p, a in drawn), "seconds": round(time.monotonic() - started),
         "loss": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
         "held_out": held_out(models.wrap(trained, tokenizer, name=recipe.name, revision=digest)),
     })  # fmt: skip

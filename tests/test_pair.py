@@ -11,6 +11,7 @@ from conftest import Plain, tiny_module
 
 from lib import data, models, neurons, pairs, patching, recipes, tracing, truth
 from lib.errors import ParameterError
+from lib.finetune import left_padded
 from lib.prompts import plain
 from lib.registry import Recipe
 from lib.tiny import tiny_tokenizer
@@ -251,6 +252,26 @@ def test_a_recipe_trains_and_leaves_a_model_with_its_record(recipe, method, tmp_
     about = json.loads((target / "recipe.json").read_text())
     assert about["loss"][-1][1] < about["loss"][0][1] and about["examples"] == 24 and about["held_out"]["harmful"]["n"] == 40
     assert models.load(str(target)).n_layers == 3 and not list(tmp_path.glob("*.training")) and not list(tmp_path.glob("*.done"))
+
+
+def test_a_recipe_sees_every_example_once_per_pass_and_none_that_is_too_long():
+    examples = [([1] * k, [2]) for k in range(1, 41)] + [([1] * recipes.MAX_LENGTH, [2])]
+    drawn = recipes.ordered(examples, 2, seed=0)
+    assert sorted(drawn[:40]) == sorted(drawn[40:]) == examples[:40] and drawn[:40] != drawn[40:]
+    lengths = [len(prompt) for prompt, _ in drawn]
+    assert all(lengths[i : i + recipes.BATCH] == sorted(lengths[i : i + recipes.BATCH]) for i in range(0, 80, recipes.BATCH))
+    assert drawn == recipes.ordered(examples, 2, seed=0) != recipes.ordered(examples, 2, seed=1)
+
+
+def test_a_padded_batch_has_the_loss_of_its_rows_alone(llama):
+    rows = [([5, 6, 7, 8, 9], [10, 11]), ([5, 6], [12, 13, 14]), ([20], [21])]
+    with torch.no_grad():
+        together = llama.module(**left_padded(rows)).loss
+        alone = []
+        for prompt, answer in rows:
+            logits = llama.module(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+            alone += [-logits[len(prompt) - 1 + k, token] for k, token in enumerate(answer)]
+    torch.testing.assert_close(together, torch.stack(alone).mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_an_interrupted_recipe_goes_on_from_its_checkpoint(recipe, tmp_path, monkeypatch, capsys):
