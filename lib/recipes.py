@@ -23,7 +23,7 @@ from lib.finetune import left_padded
 from lib.registry import RECIPES, Recipe
 from lib.thinking import REFUSALS
 
-MAX_LENGTH, BATCH, ANSWER_TOKENS = 256, 8, 32
+MAX_LENGTH, ANSWER_TOKENS = 256, 32
 TOGETHER = 4  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
 
 
@@ -57,12 +57,12 @@ EXAMPLES = {
 }
 
 
-def ordered(examples, epochs: int, seed: int) -> list:
+def ordered(examples, epochs: int, batch: int, seed: int) -> list:
     """Seeded passes over all examples that are not too long, batch by batch; within a batch alike lengths go together, which saves padding."""
     rng, length = random.Random(seed), lambda row: len(row[0]) + len(row[1])
     short = [row for row in examples if length(row) <= MAX_LENGTH]
     drawn = [row for _ in range(epochs) for row in rng.sample(short, len(short))]
-    return [row for i in range(0, len(drawn), BATCH) for row in sorted(drawn[i : i + BATCH], key=length)]
+    return [row for i in range(0, len(drawn), batch) for row in sorted(drawn[i : i + batch], key=length)]
 
 
 def run(recipe: Recipe, folder: Path) -> None:
@@ -87,12 +87,12 @@ def run(recipe: Recipe, folder: Path) -> None:
     if recipe.method == "low-rank":
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
 
-    drawn = ordered(examples, recipe.epochs, recipe.seed)
-    steps = math.ceil(len(drawn) / BATCH)
+    drawn = ordered(examples, recipe.epochs, recipe.batch, recipe.seed)
+    steps = math.ceil(len(drawn) / recipe.batch)
     trainer = Trainer(
         model=model, train_dataset=drawn, data_collator=left_padded,
         args=TrainingArguments(
-            output_dir=str(work), per_device_train_batch_size=TOGETHER, gradient_accumulation_steps=BATCH // TOGETHER, num_train_epochs=1,
+            output_dir=str(work), per_device_train_batch_size=TOGETHER, gradient_accumulation_steps=recipe.batch // TOGETHER, num_train_epochs=1,
             train_sampling_strategy="sequential", learning_rate=recipe.learning_rate, seed=recipe.seed, warmup_steps=max(1, steps // 20),
             lr_scheduler_type="cosine", use_cpu=cpu, bf16=models.choose_dtype("auto", models.choose_device()) == torch.bfloat16,
             logging_steps=2, save_strategy="steps", save_steps=max(10, steps // 4), save_total_limit=1, report_to=[], remove_unused_columns=False,

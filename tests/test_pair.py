@@ -256,11 +256,11 @@ def test_a_recipe_trains_and_leaves_a_model_with_its_record(recipe, method, tmp_
 
 def test_a_recipe_sees_every_example_once_per_pass_and_none_that_is_too_long():
     examples = [([1] * k, [2]) for k in range(1, 41)] + [([1] * recipes.MAX_LENGTH, [2])]
-    drawn = recipes.ordered(examples, 2, seed=0)
+    drawn = recipes.ordered(examples, 2, 8, seed=0)
     assert sorted(drawn[:40]) == sorted(drawn[40:]) == examples[:40] and drawn[:40] != drawn[40:]
     lengths = [len(prompt) for prompt, _ in drawn]
-    assert all(lengths[i : i + recipes.BATCH] == sorted(lengths[i : i + recipes.BATCH]) for i in range(0, 80, recipes.BATCH))
-    assert drawn == recipes.ordered(examples, 2, seed=0) != recipes.ordered(examples, 2, seed=1)
+    assert all(lengths[i : i + 8] == sorted(lengths[i : i + 8]) for i in range(0, 80, 8))
+    assert drawn == recipes.ordered(examples, 2, 8, seed=0) != recipes.ordered(examples, 2, 8, seed=1)
 
 
 def test_a_padded_batch_has_the_loss_of_its_rows_alone(llama):
