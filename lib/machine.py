@@ -2,15 +2,27 @@
 passes one after another do not add up. Without torch, so that the command line can ask."""
 
 import ctypes
+import platform
+import re
 import sys
 from pathlib import Path
 
 
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
+
+
 def cpu_has_bfloat16() -> bool:
     """Whether the processor multiplies in bfloat16 (AVX-512 BF16 or AMX); where it only stores it, float32 is several times as fast."""
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return any(flag in _cpuinfo() for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def processor() -> str:
+    """The processor's name and what it multiplies in bfloat16 with: times differ by these."""
+    name = re.search(r"model name\s*: (.*)", _cpuinfo())
+    units = [unit for flag, unit in (("avx512_bf16", "AVX-512 BF16"), ("amx_bf16", "AMX")) if flag in _cpuinfo()]
+    return ", ".join([name[1] if name else platform.processor() or platform.machine(), *units])
 
 
 def slower() -> str:

@@ -22,7 +22,7 @@ from lib.assets import locate, recipe_folder
 from lib.errors import UserError
 from lib.figures import update_manifest
 from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json
-from lib.machine import slower
+from lib.machine import processor, slower
 from lib.progress import PROGRESS_FILE
 from lib.record import OUT, RUNNER
 from lib.registry import MODELS, MODERATOR, PLANTED_REASONERS, READERS, RECIPES
@@ -256,7 +256,7 @@ def _publish(notebook, parameters, revision, mark, staging: Path, folder: Path, 
         "notebook": notebook.name, "parameters": parameters, "model": {"name": "--vs--".join(models_of(parameters)), "revision": revision},
         "data": data.hashes(parameters["TIER"]), "seed": parameters["SEED"], **usage,
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
-        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "machine": {"system": platform.system(), "architecture": platform.machine(), "processor": processor(), "cores": os.cpu_count()},
         "git_commit": _commit(), "duration_s": round(duration, 1), "fingerprint": mark, "outputs": outputs,
     })  # fmt: skip
 

@@ -12,7 +12,7 @@ import time
 import nbformat
 import pytest
 
-from lib import cli, params, runner
+from lib import cli, machine, params, runner
 from lib.errors import ParameterError, UserError
 from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT
 
@@ -332,3 +332,14 @@ def test_two_models_of_unequal_shape_are_compared_where_they_can_be(tmp_path):
         for place in places:
             shutil.rmtree(place, ignore_errors=True)
         update_manifest()
+
+
+@pytest.mark.parametrize(
+    "flags, units",
+    [("avx2", ""), ("avx2 avx512_bf16", ", AVX-512 BF16"), ("avx512_bf16 amx_bf16", ", AVX-512 BF16, AMX")],
+)
+def test_what_the_processor_multiplies_bfloat16_with_is_recorded(monkeypatch, flags, units):
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: f"model name\t: Some CPU\nflags\t\t: fpu {flags}\n")
+    assert machine.processor() == "Some CPU" + units and machine.cpu_has_bfloat16() == bool(units) == (machine.slower() == "")
+    monkeypatch.setattr(machine, "_cpuinfo", str)
+    assert machine.processor() and not machine.cpu_has_bfloat16()
