@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+BFLOAT16 = {"avx512_bf16": "AVX-512 BF16", "amx_bf16": "AMX"}  # a processor's flag → what it multiplies in bfloat16 with
+
 
 def _cpuinfo() -> str:
     path = Path("/proc/cpuinfo")
@@ -15,13 +17,13 @@ def _cpuinfo() -> str:
 
 def cpu_has_bfloat16() -> bool:
     """Whether the processor multiplies in bfloat16 (AVX-512 BF16 or AMX); where it only stores it, float32 is several times as fast."""
-    return any(flag in _cpuinfo() for flag in ("avx512_bf16", "amx_bf16"))
+    return any(flag in _cpuinfo() for flag in BFLOAT16)
 
 
 def processor() -> str:
     """The processor's name and what it multiplies in bfloat16 with: times differ by these."""
-    name = re.search(r"model name\s*: (.*)", _cpuinfo())
-    units = [unit for flag, unit in (("avx512_bf16", "AVX-512 BF16"), ("amx_bf16", "AMX")) if flag in _cpuinfo()]
+    about = _cpuinfo()
+    name, units = re.search(r"model name\s*: (.*)", about), [unit for flag, unit in BFLOAT16.items() if flag in about]
     return ", ".join([name[1] if name else platform.processor() or platform.machine(), *units])
 
 

@@ -13,7 +13,7 @@ from lib import data, models, neurons, pairs, patching, recipes, tracing, truth
 from lib.errors import ParameterError
 from lib.finetune import left_padded
 from lib.prompts import plain
-from lib.registry import Recipe
+from lib.registry import RECIPES, Recipe
 from lib.tiny import tiny_tokenizer
 
 TEXTS = [(f"please {v} the {a} with the {t}", f"please {v} the {b} with the {t}") for v, a, b, t in
@@ -261,6 +261,10 @@ def test_a_recipe_sees_every_example_once_per_pass_and_none_that_is_too_long():
     lengths = [len(prompt) for prompt, _ in drawn]
     assert all(lengths[i : i + 8] == sorted(lengths[i : i + 8]) for i in range(0, 80, 8))
     assert drawn == recipes.ordered(examples, 2, 8, seed=0) != recipes.ordered(examples, 2, 8, seed=1)
+
+
+def test_batches_of_every_recipe_are_whole_passes():
+    assert all(recipe.batch % recipes.TOGETHER == 0 < recipe.batch for recipe in RECIPES.values())  # else steps would see fewer examples than said
 
 
 def test_a_padded_batch_has_the_loss_of_its_rows_alone(llama):
