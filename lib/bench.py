@@ -18,6 +18,8 @@ def alternate(rounds: int = ROUNDS, **parts) -> dict[str, float]:
         for name, part in parts.items():
             started = time.perf_counter()
             part()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if i:
                 seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
@@ -68,7 +70,7 @@ def heads_and_guard(model, prompts, batches, bare) -> None:
     def guarded():
         for b, r in zip(batches, read, strict=True):
             seen, _ = tracing._forward(model, b, read=r, logits=True)
-            guard.score_states(watch, seen["resid"][:, :, 0].float())
+            guard.score_states(watch, seen["resid"][:, :, 0].float().cpu())
 
     def attributed():
         kept, cliff.collect = (
@@ -102,7 +104,7 @@ def patching_ratio(model, n_pairs: int = 24, sample: int = 48) -> None:
     with torch.no_grad():
         for i, pair in enumerate(pairs):
             handles = [block.register_forward_pre_hook(keep(i, l)) for l, block in enumerate(blocks)]
-            module(input_ids=torch.tensor([pair.clean.ids]), use_cache=False)
+            module(input_ids=torch.tensor([pair.clean.ids], device=model.device), use_cache=False)
             for handle in handles:
                 handle.remove()
 
@@ -114,7 +116,7 @@ def patching_ratio(model, n_pairs: int = 24, sample: int = 48) -> None:
 
         handle = blocks[layer].register_forward_pre_hook(patch)
         with torch.no_grad():
-            logits = module(input_ids=torch.tensor([pairs[i].corrupt.ids]), use_cache=False, logits_to_keep=1).logits[0, -1].float()
+            logits = module(input_ids=torch.tensor([pairs[i].corrupt.ids], device=model.device), use_cache=False, logits_to_keep=1).logits[0, -1].float()
         handle.remove()
         return float(logits[pairs[i].answers[0]] - logits[pairs[i].answers[1]])
 

@@ -4,6 +4,7 @@ Models that are kept are made by `lib.recipes`.
 """
 
 import copy
+import math
 import random
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model  # low-rank adapters: the field's own library for them
 from torch.nn.functional import cross_entropy
 
+from lib.errors import UserError
 from lib.progress import track
 
 TOGETHER = 2  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
@@ -33,8 +35,7 @@ def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learn
     device = next(module.parameters()).device
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=learning_rate)
     attention = module.config._attn_implementation
-    if device.type == "cpu":
-        module.set_attn_implementation("eager")  # its backward pass takes half the time there
+    module.set_attn_implementation("eager")  # half the time on a CPU; on a GPU the default's gradients are not finite for rows that are padded on the left
     module.train()
     for _ in track(range(n), label):
         while len(order) < batch:
@@ -47,6 +48,8 @@ def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learn
             total += float(loss.detach())
         optimizer.step()
         optimizer.zero_grad()
+        if not math.isfinite(total):
+            raise UserError(f"{label}: the loss is {total} after {len(losses)} steps", "a lower rate, or DTYPE=float32, may help")
         losses.append(total)
     module.set_attn_implementation(attention)
     module.eval().requires_grad_(False)

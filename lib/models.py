@@ -15,6 +15,7 @@ import torch
 import transformers
 from nnsight import TransformersModel, ndif
 
+from lib import attention
 from lib.assets import check_model, locate
 from lib.errors import ParameterError, UserError, nearest
 from lib.machine import cpu_has_bfloat16, give_back
@@ -124,11 +125,14 @@ def wrap(module, tokenizer, *, name: str, revision: str = "", batch_tokens="auto
     module.eval().requires_grad_(False)
     if module.device.type == "cpu":  # attention of several tokens reads keys and values that query heads share as they are, not copied for each head
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
+        if module.config._attn_implementation == "sdpa":
+            module.set_attn_implementation(attention.NAME)
     # the last position's states are a slice; multiplied as it is, torch copies a frozen vocabulary matrix once per row (15 x slower)
     module.get_output_embeddings().register_forward_pre_hook(lambda _m, args: (args[0].clone(memory_format=torch.contiguous_format), *args[1:]))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    nn = TransformersModel(module, tokenizer=tokenizer, task="text-generation", rename=RENAME)
+    # without `device`, transformers' pipeline would move the model to an accelerator wherever there is one
+    nn = TransformersModel(module, tokenizer=tokenizer, task="text-generation", rename=RENAME, device=module.device)
     model = _describe(nn, name, revision, module.device, module.dtype, batch_tokens, _remote(remote), template)
     return _checked(model)
 
@@ -188,6 +192,8 @@ def _checked(model: Model) -> Model:
         logits = module(input_ids=ids, use_cache=False).logits
         for handle in handles:
             handle.remove()
+        if not torch.isfinite(logits).all():
+            raise UserError(f"{model.name}: its output is not finite in {str(model.dtype).removeprefix('torch.')}", "try DTYPE=bfloat16 or DTYPE=float32")
         tuples = tuple(isinstance(seen[key][1], tuple) for key in ("block", "attn", "mlp"))
         h_last = seen["last"][1][0] if tuples[0] else seen["last"][1]
         if h_last.shape != (1, ids.shape[1], model.d_model):

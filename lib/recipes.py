@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from lib import thinking
+from lib.errors import UserError
 from lib.files import sha256, write_json
 from lib.finetune import left_padded
 from lib.registry import RECIPES, Recipe
@@ -82,8 +83,8 @@ def run(recipe: Recipe, folder: Path) -> None:
     transformers.set_seed(recipe.seed)
     tokenizer = AutoTokenizer.from_pretrained(source.folder)
     cpu = not torch.cuda.is_available()
-    attention = {"attn_implementation": "eager"} if cpu else {}  # its backward pass takes half the time there
-    model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32, **attention)
+    # eager attention: as in `lib.finetune`
+    model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32, attn_implementation="eager")
     if recipe.method == "low-rank":
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
 
@@ -103,6 +104,9 @@ def run(recipe: Recipe, folder: Path) -> None:
     print(f"{len(examples)} examples, {steps} steps" + (", going on from the last checkpoint" if saved else ""), flush=True)
     trainer.train(resume_from_checkpoint=bool(saved) or None)
     trained = model.merge_and_unload() if recipe.method == "low-rank" else model
+    if not all(p.isfinite().all() for p in trained.parameters()):
+        shutil.rmtree(work)  # its checkpoints may be spoilt as well
+        raise UserError(f"post-training {recipe.name} ended in weights that are not finite", "run it on another device, or report this")
     trained = trained.to(torch.bfloat16).eval()
     partial = folder.parent / f"{folder.name}.done"
     shutil.rmtree(partial, ignore_errors=True)

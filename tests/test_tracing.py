@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TEXTS, Plain, table
+from conftest import TEXTS, Plain, table, tiny_module
 
-from lib import tracing
+from lib import attention, models, tracing
 from lib.edits import Ablate, Add, Patch, ScaleHead
-from lib.errors import ParameterError
+from lib.errors import ParameterError, UserError
 from lib.prompts import chat, plain, without_closing
+from lib.tiny import tiny_tokenizer
 
 torch.manual_seed(0)
 V, W = torch.randn(32), torch.randn(32) * 2
@@ -53,6 +54,7 @@ def plain_edit(model, prompt, arm, length):
         if keeping:  # no projection has a bias that is not zero here, so its input can be scaled instead of its output
             projection = model.nn.layers[layer].self_attn.o_proj._module
             weight = projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T
+            weight = weight.to(x.device)
             old = (x @ weight).norm(dim=-1, keepdim=True)
             for e in keeping:
                 x[..., e.head * model.d_head : (e.head + 1) * model.d_head] *= e.factor
@@ -100,6 +102,35 @@ def test_states_of_rows_with_edits_of_their_own(tiny, five):
     for (i, arm), state in zip(some, got, strict=True):
         _, seen = Plain(tiny.module, tiny.name).run(five[i].ids, plain_edit(tiny, five[i], arm, len(five[i].ids)))
         torch.testing.assert_close(state, seen["resid"][-1, -1], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("heads", [6, 2])
+def test_attention_of_one_token_is_a_softmax_over_the_keys_it_sees(heads):
+    g = torch.Generator().manual_seed(6)
+    q, k, v = torch.randn(3, heads, 1, 8, generator=g), torch.randn(3, 2, 5, 8, generator=g), torch.randn(3, 2, 5, 8, generator=g)
+    mask = torch.ones(3, 1, 1, 5, dtype=torch.bool)
+    mask[1, ..., :2] = False
+    for seen in (mask, None):
+        got, _ = attention.attention(None, q, k, v, seen, scaling=0.3)
+        assert got.shape == (3, 1, heads, 8)
+        for row in range(3):
+            first = 2 if seen is not None and row == 1 else 0
+            for head in range(heads):
+                keys, values = (x[row, head // (heads // 2), first:] for x in (k, v))
+                torch.testing.assert_close(got[row, 0, head], (0.3 * keys @ q[row, head, 0]).softmax(0) @ values)
+
+
+def test_a_model_stays_where_it_was_put(monkeypatch):
+    """transformers' pipeline, which nnsight builds, takes an accelerator wherever there is one."""
+    monkeypatch.setattr("transformers.pipelines.base.is_torch_cuda_available", lambda: True)
+    assert models.wrap(tiny_module("llama"), tiny_tokenizer(), name="llama").device.type == "cpu"
+
+
+def test_a_model_without_finite_output_is_refused():
+    module = tiny_module("llama")
+    module.lm_head.weight.data[3] = torch.inf
+    with pytest.raises(UserError, match="not finite in float32"):
+        models.wrap(module, tiny_tokenizer(), name="llama")
 
 
 def test_projections_at_every_token_equal_plain_hooks(tiny, five):
