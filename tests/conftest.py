@@ -1,5 +1,6 @@
 """Tiny models of every architecture, and an independent way to run them: plain hooks, one prompt at a time, no padding."""
 
+import copy
 import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -105,9 +106,7 @@ class Plain:
     """The independent implementation: plain forward hooks on one unpadded prompt at a time."""
 
     def __init__(self, module, kind: str):
-        if module.device.type != "cpu":  # the independent run is one on the processor
-            weights, module = module.state_dict(), tiny_module(kind)
-            module.load_state_dict(weights)
+        module = module if module.device.type == "cpu" else copy.deepcopy(module).cpu()  # the independent run is one on the processor
         self.module, self.kind = module, kind
         blocks, attention, projection, mlp, self.attn_writes, self.mlp_writes = PATHS[kind]
         self.blocks = module.get_submodule(blocks)

@@ -74,7 +74,7 @@ def test_collect_equals_plain_hooks(tiny, five, batch_tokens, side):
         _, seen = plain.run(p.ids)
         places = [p.t_inst, p.t_inst + 1, p.t_post]
         for site in tracing.SITES:
-            torch.testing.assert_close(got[site][i], seen[site][:, places], rtol=1e-4, atol=2e-5)
+            torch.testing.assert_close(got[site][i], seen[site][:, places], rtol=1e-4, atol=5e-5)
 
 
 def test_positions_may_differ_between_prompts_and_lie_in_the_common_opening(tiny, five):
