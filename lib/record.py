@@ -93,7 +93,7 @@ class Recorder:
             write_json(self.out / "figures.json", self.figures)
             write_json(self.out / "usage.json", {
                 "device": str(self.device), "dtype": str(self.dtype).removeprefix("torch."), "batch_tokens": self.batch_tokens,
-                "peak_memory_bytes": _peak_memory(self.device),
+                "peak_memory_bytes": _peak_memory(self.device), **_gpu(self.device),
             })  # fmt: skip
             write_json(self.out / "claims.json", [json.loads(c.model_dump_json()) for c in self.claims])
 
@@ -123,6 +123,15 @@ def _peak_memory(device) -> dict:
 
         peak["gpu"] = torch.cuda.max_memory_allocated()
     return peak
+
+
+def _gpu(device) -> dict:
+    """The name of the GPU, where one is used: times differ by it."""
+    if device.type != "cuda":
+        return {}
+    import torch
+
+    return {"gpu": torch.cuda.get_device_name(device)}
 
 
 def _plain(x):
