@@ -213,7 +213,9 @@ TARGETS = {
 def main(argv: list[str]) -> int:
     """Run one target; a UserError becomes a message and an exit status, without a traceback."""
     try:
-        target, *rest = argv
+        target, *rest = argv or ["help"]
+        if target not in TARGETS:
+            raise ParameterError(f"unknown target {target!r}", nearest(target, TARGETS))
         if target in ("figures", "hello", "clean", "readme", "models"):
             given_parameters()
             TARGETS[target]()

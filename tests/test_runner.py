@@ -135,6 +135,11 @@ def test_ctrl_c_says_that_nothing_is_lost(smoke):
     assert not list(smoke[0].parent.glob(f".{BOOK.stem}.*"))
 
 
+def test_an_unknown_target_is_named():
+    done = subprocess.run([sys.executable, "-m", "lib.cli", "reprodcue"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "did you mean 'reproduce'" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
