@@ -168,7 +168,7 @@ def help_() -> None:
             print(f"    {name:<17} {p.help} [{p.default}]")
     print("Models")
     for entry in MODELS.values():
-        times = ", ".join(f"notebook {number} in about {minutes} min" for number, minutes in entry.run_minutes.items())
+        times = ", ".join(f"notebook {number} in {minutes} to {2 * minutes} min" for number, minutes in entry.run_minutes.items())
         print(f"  {entry.name:<29} {entry.about}; {entry.disk_gb} GB on disk, {times} on two cores")
     for recipe in RECIPES.values():
         print(f"  {recipe.name:<29} {recipe.base} {recipe.about}; {recipe.disk_gb} GB on disk, made here in about {recipe.minutes} min")

@@ -29,7 +29,7 @@ class ModelEntry:
     about: str
     disk_gb: float  # download + converted copy
     convert_s: int  # one-time conversion on two cores, seconds
-    run_minutes: dict[str, int]  # by notebook, on two cores with bfloat16 arithmetic, nothing cached
+    run_minutes: dict[str, int]  # by notebook, on two fast cores with bfloat16 arithmetic, nothing cached; slower ones take twice that
 
 
 _QWEN_HALF = File(

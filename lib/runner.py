@@ -114,7 +114,7 @@ def run(notebook: Path, parameters: dict) -> str:
             print(f"{notebook.stem} on {name}: up to date")
             return "up to date"
         if minutes := about_minutes(notebook, names):
-            print(f"{notebook.stem} on {name}: about {minutes} minutes on two cores if nothing is cached{slower()}", flush=True)
+            print(f"{notebook.stem} on {name}: {minutes} to {2 * minutes} minutes on two cores if nothing is cached{slower()}", flush=True)
         need_space(RESULTS, 200_000_000, f"the results of {notebook.stem}")
         staging = folder.parent / f".{notebook.stem}.{os.getpid()}"
         staging.mkdir(parents=True)
