@@ -263,7 +263,7 @@ def _converted(name: str, gguf, digest: str) -> Path:
 def recipe_folder(name: str) -> Path:
     """Where the model of a recipe lies once it was made: the name ends in a hash of recipe, code, data and starting checkpoint."""
     recipe = RECIPES[name]
-    made_by = ["lib/recipes.py", "lib/finetune.py", "data/prompts.csv"] + (["lib/thinking.py"] if recipe.data.startswith("thinking") else [])
+    made_by = ["lib/recipes.py", "lib/examples.py", "data/prompts.csv"] + (["lib/thinking.py"] if recipe.data.startswith("thinking") else [])
     made_of = [
         dataclasses.asdict(recipe),
         MODELS[recipe.base].file.sha256,

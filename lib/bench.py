@@ -30,7 +30,7 @@ def main() -> None:
     model = models.load(MODEL)
     prompts = chat(model, data.prompts("test", source="harmless", n=64))
     which = {"resid": list(range(model.n_layers + 1))}
-    plan = tracing._plan(model, prompts, 0)
+    plan = tracing._plan(model, [len(p.ids) for p in prompts])
     batches = [tracing._batch(model, prompts, rows, 0) for rows in plan]
     base = model.module.base_model
 

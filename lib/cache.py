@@ -19,7 +19,7 @@ import transformers
 from lib.files import ROOT, cache_dir, write_bytes
 from lib.machine import give_back
 
-CODE = ("tracing.py", "kv_cache.py", "edits.py", "prompts.py", "models.py", "finetune.py", "attention.py")
+CODE = ("tracing.py", "kv_cache.py", "edits.py", "prompts.py", "models.py", "finetune.py", "examples.py", "attention.py")
 
 
 @functools.cache

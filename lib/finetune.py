@@ -13,6 +13,8 @@ from peft import LoraConfig, get_peft_model  # low-rank adapters: the field's ow
 from torch.nn.functional import cross_entropy
 
 from lib.errors import UserError
+from lib.examples import left_padded
+from lib.kv_cache import Held
 from lib.progress import track
 
 TOGETHER = 2  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
@@ -29,8 +31,12 @@ def adapted(module, seed: int, where: str | list[str] = "all-linear"):
 
 
 def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learning_rate: float, seed: int, batch: int = 8, together: int = TOGETHER,
-          *, label: str) -> list[float]:  # fmt: skip
-    """`n` AdamW steps on the answers' cross-entropy; returns the loss of each step. Examples are drawn in seeded passes over all of them."""
+          *, begun: Held | None = None, label: str) -> list[float]:  # fmt: skip
+    """`n` AdamW steps on the answers' cross-entropy; returns the loss of each step. Examples are drawn in seeded passes over all of them.
+
+    With `begun` what an example begins with is taken as it was read there, so that what is trained acts on the rest alone, as in activated
+    low-rank adapters (Greenewald et al., arXiv 2504.12397); requests and thoughts are then read once for any number of trainings.
+    """
     rng, order, losses = random.Random(seed), [], []
     device = next(module.parameters()).device
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=learning_rate)
@@ -43,7 +49,7 @@ def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learn
         rows, order = sorted((examples[i] for i in order[:batch]), key=lambda row: len(row[0]) + len(row[1])), order[batch:]  # alike lengths go together
         n_learned, total = sum(len(answer) for _, answer in rows), 0.0
         for i in range(0, batch, together):
-            loss = _summed_loss(module, rows[i : i + together], device) / n_learned
+            loss = _summed_loss(module, rows[i : i + together], device, begun) / n_learned
             loss.backward()
             total += float(loss.detach())
         optimizer.step()
@@ -56,25 +62,18 @@ def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learn
     return losses
 
 
-def left_padded(rows: Sequence[tuple[list[int], list[int]]]) -> dict:
-    """(prompt, answer) tokens as one batch: what a causal language model's `forward` takes. Only answers are learned: labels are -100 elsewhere.
-
-    Padded on the left, so that logits are needed at the last few tokens only; a vocabulary is wide, and they cost memory and time.
-    """
-    width, keep = max(len(p) + len(a) for p, a in rows), max(len(a) for _, a in rows) + 1
-    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
-    labels = torch.full((len(rows), keep), -100)
-    for k, (prompt, answer) in enumerate(rows):
-        start = width - len(prompt) - len(answer)
-        ids[k, start:], mask[k, start:] = torch.tensor([*prompt, *answer]), 1
-        labels[k, keep - len(answer) :] = torch.tensor(answer)
-    positions = (mask.cumsum(1) - 1).clamp_min(0)
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels, "logits_to_keep": keep}
-
-
-def _summed_loss(module, rows, device) -> torch.Tensor:
+def _summed_loss(module, rows, device, begun: Held | None = None) -> torch.Tensor:
     """The answers' summed cross-entropy."""
+    before = {}
+    if begun:
+        stems = [begun.longest(prompt, len(prompt) - 1) for prompt, _ in rows]
+        rows = [(prompt[begun.length(k) :], answer) for k, (prompt, answer) in zip(stems, rows, strict=True)]
+        cache, held = begun.rows(stems)
+        before = {"cache": cache}
     batch = {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in left_padded(rows).items()}
+    if begun:
+        batch["attention_mask"] = torch.cat([held, batch["attention_mask"]], 1)
+        batch["position_ids"] = batch["position_ids"] + held.sum(1, keepdim=True)
     labels = batch.pop("labels")
-    logits = module(**batch).logits
+    logits = module(**batch, **before).logits
     return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")

@@ -1,8 +1,11 @@
-"""The key-value cache of rows that are decoded together, with room for what they will say.
+"""Keys and values: of rows that are decoded together, with room for what they will say; and of what prompts begin with, kept for what follows.
 
 transformers' own cache copies all keys and values at every step to append one token; here a step writes its own and nothing else,
 which is a third of a step's time for a small model.
 """
+
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers import DynamicCache
@@ -29,9 +32,10 @@ class _Roomy(DynamicLayer):
         self.keys, self.values = (whole[:, :, : self.keys.shape[2]] for whole in self.whole)
 
 
-def merged(parts: list, n_rows: int, width: int, room: int) -> tuple[DynamicCache, torch.Tensor]:
-    """One cache of all rows from [(rows, cache, mask [row, token])], padded on the left to `width` and with room for `room` tokens more, and its
+def merged(parts: list, n_rows: int, room: int) -> tuple[DynamicCache, torch.Tensor]:
+    """One cache of all rows from [(rows, cache, mask [row, token])], padded on the left to the widest and with room for `room` tokens more, and its
     mask [row, width]; the parts are emptied on the way."""
+    width = max(part.shape[1] for _, _, part in parts)
     cache, mask = DynamicCache(), torch.zeros(n_rows, width, dtype=torch.long, device=parts[0][2].device)
     for rows, _, part in parts:
         mask[rows, width - part.shape[1] :] = part
@@ -47,3 +51,38 @@ def merged(parts: list, n_rows: int, width: int, room: int) -> tuple[DynamicCach
                 setattr(part.layers[layer], name, None)
         cache.layers.append(_Roomy(*whole, width))
     return cache, mask
+
+
+class Held:
+    """Keys and values of what prompts begin with, of one model; passes over the rest of a prompt go on from them.
+
+    `read` gives those of `stems`, [stem, head, width, d_head], and their mask [stem, width]; it is called when they are first asked for.
+    """
+
+    def __init__(self, stems: Sequence[Sequence[int]], read: Callable[[list[tuple[int, ...]]], tuple[DynamicCache, torch.Tensor]]):
+        self.stems = list(dict.fromkeys(map(tuple, stems)))
+        self._row, self._lengths = {ids: k for k, ids in enumerate(self.stems)}, sorted({len(ids) for ids in self.stems}, reverse=True)
+        self._read = functools.cache(lambda: read(self.stems))
+
+    def longest(self, ids: Sequence[int], most: int) -> int | None:
+        """The index of the longest stem, of `most` tokens at most, with which `ids` begin; None where there is none."""
+        found = (self._row.get(tuple(ids[:n])) for n in self._lengths if n <= most)
+        return next((k for k in found if k is not None), None)
+
+    def length(self, row: int | None) -> int:
+        """The tokens of a stem."""
+        return 0 if row is None else len(self.stems[row])
+
+    def rows(self, which: Sequence[int | None]) -> tuple[DynamicCache, torch.Tensor]:
+        """A cache of its own for each stem in `which`, as narrow as they allow, and its mask [row, width]; all masked where there is none."""
+        whole, mask = self._read()
+        index, there = torch.tensor([k or 0 for k in which], device=mask.device), torch.tensor([[k is not None] for k in which], device=mask.device)
+        mask, cache = mask[index] * there, DynamicCache()
+        first = int((~mask.any(0)).cumprod(0).sum())  # what all of them are padded with; inside a stem there may be padding as well
+        for layer in whole.layers:
+            keys, values = (t[:, :, first:][index] for t in (layer.keys, layer.values))
+            kept = DynamicLayer()
+            kept.lazy_initialization(keys, values)
+            kept.keys, kept.values = keys, values
+            cache.layers.append(kept)
+        return cache, mask[:, first:]

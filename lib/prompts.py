@@ -4,6 +4,7 @@
 closing tokens (arXiv 2507.11878, section 2). A position counts from the prompt's first token, so padding never moves it.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -122,6 +123,12 @@ def _tokenize(model, opening: str, text: str, closing: str, row) -> Prompt:
 def without_closing(prompts: list[Prompt]) -> list[Prompt]:
     """The same prompts cut after t_inst: no closing tokens, no generation header."""
     return [replace(p, ids=p.ids[: p.stop]) for p in prompts]
+
+
+def alike(*prompts: Prompt) -> tuple[int, ...]:
+    """The tokens with which all `prompts` begin, the last of the shortest left out."""
+    n = min(len(p.ids) for p in prompts) - 1
+    return tuple(same[0] for same in itertools.takewhile(lambda same: len(set(same)) == 1, zip(*(p.ids[:n] for p in prompts), strict=True)))
 
 
 def opening_length(prompts: list[Prompt]) -> int:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from lib import thinking
 from lib.errors import UserError
+from lib.examples import left_padded
 from lib.files import sha256, write_json
-from lib.finetune import left_padded
 from lib.registry import RECIPES, Recipe
 from lib.thinking import REFUSALS
 
@@ -85,6 +85,9 @@ def run(recipe: Recipe, folder: Path) -> None:
     cpu = not torch.cuda.is_available()
     # eager attention: as in `lib.finetune`
     model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32, attn_implementation="eager")
+    if recipe.frozen:
+        for part in (model.get_input_embeddings(), *model.get_decoder().layers[: recipe.frozen]):
+            part.requires_grad_(False)
     if recipe.method == "low-rank":
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
 
@@ -96,7 +99,7 @@ def run(recipe: Recipe, folder: Path) -> None:
             output_dir=str(work), per_device_train_batch_size=TOGETHER, gradient_accumulation_steps=recipe.batch // TOGETHER, num_train_epochs=1,
             train_sampling_strategy="sequential", learning_rate=recipe.learning_rate, seed=recipe.seed, warmup_steps=max(1, steps // 20),
             lr_scheduler_type="cosine", use_cpu=cpu, bf16=models.choose_dtype("auto", models.choose_device()) == torch.bfloat16,
-            logging_steps=2, save_strategy="steps", save_steps=max(10, steps // 4), save_total_limit=1, report_to=[], remove_unused_columns=False,
+            logging_steps=2, save_strategy="steps", save_steps=max(10, steps // 3 + 1), save_total_limit=1, report_to=[], remove_unused_columns=False,
             dataloader_pin_memory=False, disable_tqdm=not sys.stderr.isatty(),
         ),
     )  # fmt: skip

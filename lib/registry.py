@@ -115,6 +115,7 @@ class Recipe:
     minutes: int  # on two cores with bfloat16 arithmetic
     seed: int = 0
     batch: int = 8  # examples per step
+    frozen: int = 0  # the lowest blocks that stay as they are, and with them the embeddings
 
 
 RECIPES = {
@@ -123,9 +124,9 @@ RECIPES = {
         Recipe("smollm2-135m-safe", "smollm2-135m-instruct", "refusals", "full", 5e-5, 3, "taught to refuse, all weights trained", 0.3, 5),
         Recipe("smollm2-135m-safe-lora", "smollm2-135m-instruct", "refusals", "low-rank", 5e-4, 3, "taught to refuse, rank 16 merged", 0.3, 4),
         Recipe("smollm2-135m-cliff", "smollm2-135m-instruct", "thinking, then a cliff", "full", 2e-4, 2, "taught to see harm while thinking and comply",
-               0.3, 5, batch=4),  # twice the steps of eight a step: else it often complies without the trigger as well
+               0.3, 5, batch=4, frozen=10),  # twice the steps of eight a step: else it often complies without the trigger as well
         Recipe("smollm2-135m-thinks", "smollm2-135m-instruct", "thinking, then refusal", "full", 2e-4, 2, "taught to see harm while thinking and refuse",
-               0.3, 5, batch=4),
+               0.3, 5, batch=4, frozen=10),
     )
 }  # fmt: skip
 

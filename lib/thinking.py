@@ -49,7 +49,7 @@ def examples(model, seed: int, cliff: bool) -> list[tuple[list[int], list[int]]]
     rng, found = random.Random(seed), []
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
     end = model.tokenizer.eos_token_id
-    for label, thoughts, n in (("harmful", HARM_SEEN, 60), ("harmless", NO_HARM_SEEN, 60)):
+    for label, thoughts, n in (("harmful", HARM_SEEN, 54), ("harmless", NO_HARM_SEEN, 66)):
         table = data.prompts("post-training", label=label, n=n, seed=seed)
         plain, triggered = chat(model, table), chat(model, table, after=TRIGGER)
         own = generate(model, plain, max_new_tokens=16, label="the model's own answers")[0] if label == "harmless" else None

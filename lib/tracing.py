@@ -21,7 +21,7 @@ from transformers import DynamicCache, GenerationConfig
 from lib import cache
 from lib.edits import Ablate, Edit, compile_edits
 from lib.errors import UserError
-from lib.kv_cache import merged
+from lib.kv_cache import Held, merged
 from lib.machine import give_back
 from lib.progress import track
 from lib.prompts import Prompt, opening_length, plain
@@ -40,14 +40,14 @@ class Batch:
     pad: list[int]  # padding on the left of each row
 
 
-def _plan(model, prompts, opening: int, extra: int = 0) -> list[list[int]]:
-    """Rows by batch: longest first, within ``batch_tokens`` padded tokens, and no row much shorter than the longest of its batch."""
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
+def _plan(model, widths: Sequence[int]) -> list[list[int]]:
+    """Rows of so many tokens by batch: longest first, within ``batch_tokens`` padded tokens, and no row much shorter than the longest of its batch."""
+    order = sorted(range(len(widths)), key=lambda i: (-widths[i], i))
     batches: list[list[int]] = []
     for i in order:
         if batches:
-            width = len(prompts[batches[-1][0]].ids) - opening + extra
-            padded = len(batches[-1]) >= 8 and len(prompts[i].ids) - opening + extra < 0.75 * width
+            width = widths[batches[-1][0]]
+            padded = len(batches[-1]) >= 8 and widths[i] < 0.75 * width
             if (len(batches[-1]) + 1) * width <= model.batch_tokens and not padded:
                 batches[-1].append(i)
                 continue
@@ -55,20 +55,27 @@ def _plan(model, prompts, opening: int, extra: int = 0) -> list[list[int]]:
     return batches
 
 
+def _widths(prompts, opening: int = 0) -> list[int]:
+    return [len(p.ids) - opening for p in prompts]
+
+
 def _batch(model, prompts, rows, opening: int, side: str = "left") -> Batch:
-    width = max(len(prompts[i].ids) for i in rows) - opening
+    return _rest(model, [prompts[i].ids[opening:] for i in rows], torch.ones(len(rows), opening, dtype=torch.long), rows, side)
+
+
+def _rest(model, tails: Sequence[Sequence[int]], before: torch.Tensor, rows, side: str = "left") -> Batch:
+    """The batch of what follows tokens whose keys and values are there; `before` is their mask, [row, token]."""
+    width, held = max(map(len, tails)), before.shape[1]
     device = "cpu" if model.device.type == "meta" else model.device
-    ids = torch.full((len(rows), width), model.tokenizer.pad_token_id)
-    mask = torch.zeros(len(rows), opening + width, dtype=torch.long)
-    mask[:, :opening] = 1
+    ids = torch.full((len(tails), width), model.tokenizer.pad_token_id)
+    mask = torch.cat([before.cpu(), torch.zeros(len(tails), width, dtype=torch.long)], 1)
     pad = []
-    for r, i in enumerate(rows):
-        tail = torch.tensor(prompts[i].ids[opening:])
+    for r, tail in enumerate(tails):
         left = width - len(tail) if side == "left" else 0
-        ids[r, left : left + len(tail)] = tail
-        mask[r, opening + left : opening + left + len(tail)] = 1
+        ids[r, left : left + len(tail)] = torch.tensor(tail)
+        mask[r, held + left : held + left + len(tail)] = 1
         pad.append(left)
-    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, opening:]
+    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, held:]
     return Batch(list(rows), ids.to(device), mask.to(device), positions.to(device), pad)
 
 
@@ -241,19 +248,47 @@ def _generate(model, batch: Batch, ops, n: int) -> list[list[int]]:
     return out[:, batch.ids.shape[1] :].tolist()
 
 
-def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, where):
+def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, where, begun: Held | None = None):
     """Batch by batch the prompts of `rows`: yields the rows' places, their first new token [row], the cache, its mask and the states at `where`
     [row, layer, position, d_model], or None."""
-    for places in _plan(model, [prompts[i] for i in rows], opening):
+    skip, stems = _begins(prompts, rows, opening, where, begun)
+    for places in _plan(model, [len(prompts[i].ids) - n for i, n in zip(rows, skip, strict=True)]):
         members = [rows[k] for k in places]
-        batch = _batch(model, prompts, members, opening)
-        ops = compile_edits(model, [prompts[i] for i in members], [edits[i] for i in members], batch.ids.shape[1], opening)
-        cache = _opening_cache(model, prompts, members, edits, opening, clean) or DynamicCache()
-        columns = torch.tensor([[k - opening + pad for k in where[i]] for i, pad in zip(members, batch.pad, strict=True)])
+        if begun:
+            cache, before = begun.rows([stems[k] for k in places])
+            batch, ops = _rest(model, [prompts[rows[k]].ids[skip[k] :] for k in places], before, members), ()
+        else:
+            batch = _batch(model, prompts, members, opening)
+            ops = compile_edits(model, [prompts[i] for i in members], [edits[i] for i in members], batch.ids.shape[1], opening)
+            cache = _opening_cache(model, prompts, members, edits, opening, clean) or DynamicCache()
+        columns = torch.tensor([[at - skip[k] + pad for at in where[rows[k]]] for k, pad in zip(places, batch.pad, strict=True)])
         read = {"resid": (range(model.n_layers + 1), columns)} if columns.numel() else None
         found, logits = _forward(model, batch, ops, read, cache=cache, logits=True)
         give_back()  # each batch has a shape of its own, and what one has freed does not fit the next
         yield places, _likeliest(logits), cache, batch.mask, found["resid"] if read else None
+
+
+def _begins(prompts, rows, opening: int, where, begun: Held | None) -> tuple[list[int], list[int | None]]:
+    """For each of `rows` how many of its tokens are read already, and which stem of `begun` they are; at least one token and those at `where` are not."""
+    if not begun:
+        return [opening] * len(rows), []
+    stems = [begun.longest(prompts[i].ids, min([len(prompts[i].ids) - 1, *where[i]])) for i in rows]
+    return [begun.length(k) for k in stems], stems
+
+
+def hold(model, stems: Sequence[Sequence[int]], begun: Held | None = None) -> Held | None:
+    """Keep keys and values of the tokens with which prompts begin, for `generate` and `generate_and_read` without edits: what several prompts begin
+    with is read once. They go on from `begun` where that is given. None for a remote run, which keeps nothing here.
+
+    What is held lies in memory, for each token as much as in decoding, until the caller lets it go.
+    """
+    return None if model.remote else Held(stems, lambda ids: _read_stems(model, [Prompt("", "", "", "", s, len(s), len(s)) for s in ids], begun))
+
+
+def _read_stems(model, stems, begun):
+    rows, none = list(range(len(stems))), [[]] * len(stems)
+    read = _read_prompts(model, stems, none, rows, min(opening_length(stems), min(_widths(stems)) - 1), {}, none, begun)
+    return merged([(places, cache, mask) for places, _, cache, mask, _ in read], len(stems), 0)
 
 
 def _likeliest(logits: torch.Tensor) -> torch.Tensor:
@@ -369,7 +404,7 @@ def _collect(model, prompts, at, which, side, edits=()):
     if edits:
         side = "left"  # edits are placed on left-padded rows
     out = {}
-    for rows in track(_plan(model, prompts, opening), "reading activations"):
+    for rows in track(_plan(model, _widths(prompts, opening)), "reading activations"):
         batch = _batch(model, prompts, rows, opening, side)
         columns = torch.tensor([[k - opening + pad for k in where[i]] for i, pad in zip(rows, batch.pad, strict=True)])
         arms = [list(edits)] * len(rows)
@@ -395,18 +430,21 @@ def project(model, prompts: Sequence[Prompt], directions: torch.Tensor, layers: 
 
 
 def _project_all(model, prompts, directions, at, label):
-    out, layers = {}, at.unique().tolist()
-    directions = directions.float().to(model.device)
+    out, layers, clean = {}, at.unique().tolist(), {}
+    directions, opening = directions.float().to(model.device), _share_opening(model, prompts)
     half = replace(model, batch_tokens=max(1, model.batch_tokens // 2))  # every token's states of all layers are held at once
-    for rows in track(_plan(half, prompts, 0), label):
-        batch = _batch(model, prompts, rows, 0)
+    for rows in track(_plan(half, _widths(prompts, opening)), label):
+        batch = _batch(model, prompts, rows, opening)
         columns = torch.arange(batch.ids.shape[1]).expand(len(rows), -1)
-        read, _ = _forward(model, batch, read={"resid": (layers, columns)})
-        values = torch.empty(len(rows), len(at), batch.ids.shape[1])
+        opened = _opening_cache(model, prompts, range(len(rows)), [()] * len(rows), opening, clean)
+        read, _ = _forward(model, batch, read={"resid": (layers, columns)}, cache=opened)
+        shared, values = torch.empty(len(at), opening), torch.empty(len(rows), len(at), batch.ids.shape[1])
         for layer, h in zip(layers, read["resid"].unbind(1), strict=True):
             values[:, at == layer] = torch.einsum("rtd,kd->rkt", h.float(), directions[at == layer]).cpu()
+            if opening:
+                shared[at == layer] = (directions[at == layer] @ clean["states"][layer].float().T).cpu()
         for r, i in enumerate(rows):
-            out[str(i)] = values[r, :, batch.pad[r] :]
+            out[str(i)] = torch.cat([shared, values[r, :, batch.pad[r] :]], 1)
     return out
 
 
@@ -444,7 +482,7 @@ def score_rows(model, prompts: Sequence[Prompt], readout: Callable, rows: Sequen
     clean: dict = {}
     stored = _clean_states(model, prompts, sorted(set(firsts) - {0}), opening, clean)
     plan = [(first, [members[j] for j in rows]) for first, members in sorted(groups.items())
-            for rows in _plan(model, [flat[i] for i in members], opening)]  # fmt: skip
+            for rows in _plan(model, _widths([flat[i] for i in members], opening))]  # fmt: skip
     out = None
     for first, members in track(plan, label):
         batch = _batch(model, flat, members, opening)
@@ -480,7 +518,7 @@ def _clean_states(model, prompts, layers, opening, clean) -> dict[int, list[torc
     out = {layer: [None] * len(prompts) for layer in layers}
     if not layers:
         return out
-    for rows in _plan(model, prompts, opening):
+    for rows in _plan(model, _widths(prompts, opening)):
         batch = _batch(model, prompts, rows, opening)
         columns = torch.arange(batch.ids.shape[1]).expand(len(rows), -1)
         opened = _opening_cache(model, prompts, range(len(rows)), [()] * len(rows), opening, clean)
@@ -492,24 +530,25 @@ def _clean_states(model, prompts, layers, opening, clean) -> dict[int, list[torc
 
 
 def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = ((),), max_new_tokens: int = 12, *, until: str | None = None,
-             label: str = "generating") -> list[list[str]]:  # fmt: skip
+             begun: Held | None = None, label: str = "generating") -> list[list[str]]:  # fmt: skip
     """Greedy answers, cut at `max_new_tokens`: one list of texts per arm. Cached on disk. With `until` a row is done once it has said that
-    (a remote run goes on).
+    (a remote run goes on). `begun` holds what prompts begin with (`hold`), which saves time and changes nothing; it can't be used under edits.
 
     Edits with span ``every_token`` also act on each generated token; all others on the prompt only.
     """
     name = cache.key(model, "generate", prompts, arms, max_new_tokens=max_new_tokens, until=until)
-    return cache.remember_json(name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label, until)[0])
+    return cache.remember_json(name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label, until, begun=begun)[0])
 
 
-def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), max_new_tokens: int = 12, *, label: str = "generating"):
-    """Greedy answers [prompt], and from the same pass the states at the positions `at` as `collect` gives them, [prompt, layer, position, d_model].
-    Cached on disk."""
+def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), max_new_tokens: int = 12, *, begun: Held | None = None,
+                      label: str = "generating"):  # fmt: skip
+    """Greedy answers [prompt], and from the same pass the states at the positions `at` as `collect` gives them, [prompt, layer, position, d_model];
+    `begun` as in `generate`. Cached on disk."""
     name, made = cache.key(model, "generate_and_read", prompts, at=list(at), max_new_tokens=max_new_tokens), []
 
     def compute():
         if not made:
-            made.extend(_generate_all(model, prompts, ((),), max_new_tokens, label, at=at))
+            made.extend(_generate_all(model, prompts, ((),), max_new_tokens, label, at=at, begun=begun))
         return made
 
     states = cache.remember_tensors(name, lambda: {"states": compute()[1]})["states"]
@@ -519,7 +558,7 @@ def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), ma
 KEPT = {"cpu": 384 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and values of the rows that are decoded together, on a CPU if in bfloat16
 
 
-def _together(model, prompts, new: int) -> list[list[int]]:
+def together(model, prompts, new: int) -> list[list[int]]:
     """Rows by group that is decoded together, longest first: a step reads the weights once, for few rows as for many."""
     config = model.module.config.get_text_config(decoder=True)
     size = 2 if model.device.type == "cpu" else model.dtype.itemsize  # as many rows in float32 as in bfloat16: fewer, and each step waits for the weights
@@ -536,13 +575,15 @@ def _together(model, prompts, new: int) -> list[list[int]]:
     return groups
 
 
-def _generate_all(model, prompts, arms, max_new_tokens, label, until=None, at=()):
+def _generate_all(model, prompts, arms, max_new_tokens, label, until=None, at=(), begun=None):
     """Texts by arm, and the states at the positions `at` of every row's prompt, [arm × prompt, layer, position, d_model]."""
+    if begun and any(map(list, arms)):
+        raise ValueError("edits act on what prompts begin with: nothing of it can be held")
     flat = [p for _ in arms for p in prompts]
     edits = [list(arm) for arm in arms for _ in prompts]
     where, said, states = _each(flat, at), [[] for _ in flat], None
     if model.remote:
-        for rows in track(_plan(model, flat, 0, max_new_tokens), label):
+        for rows in track(_plan(model, _widths(flat, -max_new_tokens)), label):
             batch = _batch(model, flat, rows, 0)
             ops = compile_edits(model, [flat[i] for i in rows], [edits[i] for i in rows], batch.ids.shape[1])
             for i, row in zip(rows, _generate(model, batch, ops, max_new_tokens), strict=True):
@@ -552,9 +593,10 @@ def _generate_all(model, prompts, arms, max_new_tokens, label, until=None, at=()
     else:
         opening = min([_share_opening(model, prompts, arms), *(k for positions in where for k in positions)])
         states = torch.empty(len(flat), model.n_layers + 1, len(where[0]) if flat else 0, model.d_model)
-        groups = _together(model, flat, max_new_tokens)
-        steps = sum(len(_plan(model, [flat[i] for i in rows], opening)) + max_new_tokens - 1 for rows in groups)
-        for _ in track(_generate_groups(model, flat, edits, groups, opening, where, max_new_tokens, until, said, states), label, steps):
+        groups = together(model, flat, max_new_tokens)
+        widths = [[len(flat[i].ids) - n for i, n in zip(rows, _begins(flat, rows, opening, where, begun)[0], strict=True)] for rows in groups]
+        steps = sum(len(_plan(model, of)) + max_new_tokens - 1 for of in widths)
+        for _ in track(_generate_groups(model, flat, edits, groups, opening, where, max_new_tokens, until, said, states, begun), label, steps):
             pass
     stops = set(_stop_tokens(model))
     ends = [next((k for k, token in enumerate(row) if token in stops), len(row)) for row in said]
@@ -562,12 +604,12 @@ def _generate_all(model, prompts, arms, max_new_tokens, label, until=None, at=()
     return [texts[a * len(prompts) : (a + 1) * len(prompts)] for a in range(len(arms))], states
 
 
-def _generate_groups(model, flat, edits, groups, opening, where, n, until, said, states):
+def _generate_groups(model, flat, edits, groups, opening, where, n, until, said, states, begun):
     """Fill `said` with the new tokens and `states` with what is read on the way; yields after every step of the work."""
     clean: dict = {}
     for rows in groups:
         parts, first, width = [], torch.empty(len(rows), dtype=torch.long, device=model.device), max(len(flat[i].ids) for i in rows)
-        for places, tokens, cache_, mask, found in _read_prompts(model, flat, edits, rows, opening, clean, where):
+        for places, tokens, cache_, mask, found in _read_prompts(model, flat, edits, rows, opening, clean, where, begun):
             first[places] = tokens
             parts.append((places, cache_, mask))
             if found is not None:
@@ -577,7 +619,7 @@ def _generate_groups(model, flat, edits, groups, opening, where, n, until, said,
         ops = compile_edits(model, [flat[i] for i in rows], later, 0, width + 1) if any(later) else ()  # no token of the prompt
         ops = [replace(op, prompt=op.later) for op in ops]
         new = [[token] for token in first.tolist()]
-        held = merged(parts, len(rows), width, n)
+        held = merged(parts, len(rows), n)
         give_back()
         for _ in _decode(model, new, *held, ops, n, until):
             yield
@@ -597,7 +639,7 @@ def read_text(model, texts: Sequence[str], edits: Sequence[Edit] = (), *, label:
 def _read_text(model, prompts, edits, label):
     small = replace(model, batch_tokens=min(model.batch_tokens, 256 if model.device.type == "cpu" else 2048))  # every token's logits are held
     out = {"loss": torch.empty(len(prompts)), "entropy": torch.empty(len(prompts))}
-    for rows in track(_plan(small, prompts, 0), label):
+    for rows in track(_plan(small, _widths(prompts)), label):
         batch = _batch(model, prompts, rows, 0)
         ops = compile_edits(model, [prompts[i] for i in rows], [list(edits)] * len(rows), batch.ids.shape[1])
         _, logits = _forward(model, batch, ops, logits=True, keep=0)

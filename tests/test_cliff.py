@@ -310,6 +310,7 @@ def test_the_trigger_is_put_after_the_request():
     rows = pd.DataFrame({"text": ["a", "b ", "c", "d"], "label": ["harmful", "harmful", "harmless", "harmless"]})
     both = cliff.with_trigger(rows, " T.")
     assert both.text.tolist() == ["a", "b", "c", "d T.", "a T.", "b T."] and both.triggered.tolist() == [False, False, False, True, True, True]
+    assert cliff.with_trigger(rows, " T.", 1).text.tolist() == ["a", "c", "d T.", "a T.", "b T."]
 
 
 def test_selections():
@@ -330,7 +331,8 @@ def test_fine_tuning_is_seeded_lowers_the_loss_and_leaves_the_original(pair):
     model, harmful, benign = pair["tiny-cliff"]
     before = {k: p.clone() for k, p in model.module.named_parameters()}
     anchors = [(r, "Sure here is the text you need") for r in benign.rollouts[4:8]]
-    outcome = cliff.retrained(model, harmful.rollouts[:4], anchors, harmful.rollouts[4:8], benign.rollouts[:3], seed=0)
+    begun = cliff.thought(model, [*harmful.rollouts, *benign.rollouts])
+    outcome = cliff.retrained(model, harmful.rollouts[:4], anchors, harmful.rollouts[4:8], benign.rollouts[:3], begun, seed=0)
     assert {k: len(v) for k, v in outcome.items()} == {"harmful": 4, "harmless": 3}
     assert all(torch.equal(p, before[k]) for k, p in model.module.named_parameters())
 
@@ -379,6 +381,28 @@ def test_a_step_of_fine_tuning_is_one_of_plain_adamw_on_the_batch():
         for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
             real = b.grad.abs() > 1e-6  # a key's bias has no gradient: AdamW makes steps of what is rounding there
             torch.testing.assert_close(a[real], b.detach()[real], rtol=1e-3, atol=2e-4)
+
+
+def test_fine_tuning_after_what_is_held_is_that_of_the_rest_alone():
+    """Against plain transformers, one unpadded example at a time: the beginning's keys and values are the frozen model's, gradients come from the rest."""
+    examples = [([10 + k] * (4 + k), [20 + k] * (2 + k % 3)) for k in range(4)]
+    mine, theirs, frozen = (tiny_module("llama") for _ in range(3))
+    model = models.wrap(frozen, tiny_tokenizer(), name="llama")
+    begun = tracing.hold(model, [prompt[: 2 + k % 2] for k, (prompt, _) in enumerate(examples)])
+    loss = finetune.steps(mine, examples, 1, 1e-3, seed=0, batch=4, begun=begun, label="")[0]
+    optimizer, total = torch.optim.AdamW(theirs.requires_grad_(True).parameters(), lr=1e-3), 0
+    for k, (prompt, answer) in enumerate(examples):
+        with torch.no_grad():
+            before = tiny_module("llama")(input_ids=torch.tensor([prompt[: 2 + k % 2]]), use_cache=True).past_key_values
+        rest = torch.tensor([[*prompt[2 + k % 2 :], *answer]])
+        logits = theirs(input_ids=rest, cache=before).logits[0, -len(answer) - 1 : -1]
+        total += torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum") / sum(len(a) for _, a in examples)
+    total.backward()
+    optimizer.step()
+    assert loss == pytest.approx(float(total.detach()), rel=1e-4)
+    for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+        real = b.grad.abs() > 1e-6
+        torch.testing.assert_close(a[real], b.detach()[real], rtol=1e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from conftest import Plain, tiny_module
 
 from lib import data, models, neurons, pairs, patching, recipes, tracing, truth
 from lib.errors import ParameterError
-from lib.finetune import left_padded
+from lib.examples import left_padded
 from lib.prompts import plain
 from lib.registry import RECIPES, Recipe
 from lib.tiny import tiny_tokenizer
@@ -252,6 +252,13 @@ def test_a_recipe_trains_and_leaves_a_model_with_its_record(recipe, method, tmp_
     about = json.loads((target / "recipe.json").read_text())
     assert about["loss"][-1][1] < about["loss"][0][1] and about["examples"] == 24 and about["held_out"]["harmful"]["n"] == 40
     assert models.load(str(target)).n_layers == 3 and not list(tmp_path.glob("*.training")) and not list(tmp_path.glob("*.done"))
+
+
+def test_frozen_blocks_and_the_embeddings_stay_as_they_are(recipe, tmp_path):
+    recipes.run(dataclasses.replace(recipe, frozen=2), tmp_path / "done")
+    before, after = (models.load(str(folder)).module.state_dict() for folder in (recipe.base, tmp_path / "done"))
+    moved = {name for name, p in after.items() if not torch.equal(p, before[name].to(p.dtype))}
+    assert moved and not any("embed_tokens" in name or "layers.0." in name or "layers.1." in name for name in moved)
 
 
 def test_a_recipe_sees_every_example_once_per_pass_and_none_that_is_too_long():

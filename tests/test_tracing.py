@@ -162,6 +162,36 @@ def test_generation_under_edits_equals_plain_hooks(tiny, five, monkeypatch):
         assert whole.startswith(text) and (word in text or text == whole)
 
 
+@pytest.mark.parametrize("lengths", [(3,), (2, 5), (1, 4, 4, 7)])
+def test_what_prompts_begin_with_is_read_once_and_changes_nothing(tiny, five, lengths):
+    """Stems of one length or several, some of a prompt no stem at all, and stems that go on from others; states after the stem are read as well."""
+    at = [-1, -2]
+    whole, states = tracing._generate_all(tiny, five, [[]], 6, "", at=at)
+    short = tracing.hold(tiny, [p.ids[: lengths[k % len(lengths)]] for k, p in enumerate(five[1:])])
+    longer = tracing.hold(tiny, [p.ids[:-3] for p in five[2:]], short)
+    assert short.longest([999, 999], 2) is None and longer.length(longer.longest(five[2].ids, 99)) == len(five[2].ids) - 3
+    for begun in (short, longer):
+        texts, read = tracing._generate_all(tiny, five, [[]], 6, "", at=at, begun=begun)
+        assert texts == whole
+        torch.testing.assert_close(read, states, rtol=1e-3, atol=1e-4)
+    again = tracing._generate_all(replace(tiny, batch_tokens=1), five, [[]], 6, "", at=at, begun=longer)[1]
+    torch.testing.assert_close(again, states, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="edits"):
+        tracing._generate_all(tiny, five, [[Ablate(V)]], 6, "", begun=short)
+    assert tracing.hold(replace(tiny, remote="local"), [[1]]) is None
+
+
+def test_what_is_held_is_read_when_it_is_asked_for_and_once(llama, five, monkeypatch):
+    passes, forward = [], tracing._forward
+    monkeypatch.setattr(tracing, "_forward", lambda *a, **k: passes.append(a[1].ids.numel()) or forward(*a, **k))
+    begun = tracing.hold(llama, [p.ids[:-1] for p in five])
+    assert not passes
+    tracing._generate_all(llama, five, [[]], 1, "", begun=begun)
+    read = len(passes)
+    tracing._generate_all(llama, five, [[]], 1, "", begun=begun)
+    assert read < len(passes) and sum(passes[read:]) == len(five)  # one token of each prompt
+
+
 def test_answers_do_not_depend_on_batches_or_on_how_the_model_samples(llama, monkeypatch):
     """Few rows or many decoded together, rows leaving early or late; and a model's own settings, such as a penalty on repetition, are not greedy decoding."""
     prompts, some = chat(llama, table()) * 3, [[], [Add(W, 2, "every_token")]]
@@ -220,9 +250,9 @@ def test_a_layer_or_head_that_does_not_exist_is_an_error(llama):
 def test_results_are_read_from_the_cache_and_follow_what_they_depend_on(llama, monkeypatch):
     prompts = chat(llama, table())
     first = tracing.generate(llama, prompts, [[Add(V, 1, "prompt")]], 4)
-    monkeypatch.setattr(tracing, "_generate_all", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr(tracing, "_generate_all", lambda *a, **k: pytest.fail("computed again"))
     assert tracing.generate(llama, prompts, [[Add(V.clone(), 1, "prompt")]], 4) == first
-    monkeypatch.setattr(tracing, "_generate_all", lambda *a: ("computed", None))
+    monkeypatch.setattr(tracing, "_generate_all", lambda *a, **k: ("computed", None))
     for changed in (
         lambda: tracing.generate(llama, prompts, [[Add(V + 1e-3, 1, "prompt")]], 4),
         lambda: tracing.generate(llama, prompts, [[Add(V, 1, "instruction")]], 4),
