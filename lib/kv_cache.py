@@ -77,12 +77,18 @@ class Held:
         """A cache of its own for each stem in `which`, as narrow as they allow, and its mask [row, width]; all masked where there is none."""
         whole, mask = self._read()
         index, there = torch.tensor([k or 0 for k in which], device=mask.device), torch.tensor([[k is not None] for k in which], device=mask.device)
-        mask, cache = mask[index] * there, DynamicCache()
+        mask = mask[index] * there
         first = int((~mask.any(0)).cumprod(0).sum())  # what all of them are padded with; inside a stem there may be padding as well
-        for layer in whole.layers:
-            keys, values = (t[:, :, first:][index] for t in (layer.keys, layer.values))
-            kept = DynamicLayer()
-            kept.lazy_initialization(keys, values)
-            kept.keys, kept.values = keys, values
-            cache.layers.append(kept)
-        return cache, mask[:, first:]
+        return picked(whole, index, first), mask[:, first:]
+
+
+def picked(cache: DynamicCache, index: torch.Tensor, first: int = 0) -> DynamicCache:
+    """A cache of its own of the rows `index`, which may repeat, from the token `first` on."""
+    found = DynamicCache()
+    for layer in cache.layers:
+        keys, values = (t[:, :, first:][index] for t in (layer.keys, layer.values))
+        kept = DynamicLayer()
+        kept.lazy_initialization(keys, values)
+        kept.keys, kept.values = keys, values
+        found.layers.append(kept)
+    return found

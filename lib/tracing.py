@@ -8,7 +8,6 @@ no layer above the last one that is read. A remote run takes the plain path: who
 Inside a trace only plain tensor arithmetic is allowed: the body is serialised for ``remote``.
 """
 
-import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from transformers import DynamicCache, GenerationConfig
 from lib import cache
 from lib.edits import Ablate, Edit, compile_edits
 from lib.errors import UserError
-from lib.kv_cache import Held, merged
+from lib.kv_cache import Held, merged, picked
 from lib.machine import give_back
 from lib.progress import track
 from lib.prompts import Prompt, opening_length, plain
@@ -260,7 +259,7 @@ def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, where,
         else:
             batch = _batch(model, prompts, members, opening)
             ops = compile_edits(model, [prompts[i] for i in members], [edits[i] for i in members], batch.ids.shape[1], opening)
-            cache = _opening_cache(model, prompts, members, edits, opening, clean) or DynamicCache()
+            cache = _opening_cache(model, prompts, members, edits, opening, clean, among=rows) or DynamicCache()
         columns = torch.tensor([[at - skip[k] + pad for at in where[rows[k]]] for k, pad in zip(places, batch.pad, strict=True)])
         read = {"resid": (range(model.n_layers + 1), columns)} if columns.numel() else None
         found, logits = _forward(model, batch, ops, read, cache=cache, logits=True)
@@ -339,10 +338,11 @@ def _share_opening(model, prompts, arms=()) -> int:
     return min([opening_length(prompts), *(position for span in listed for p in prompts for position in p.span(span))])
 
 
-def _opening_cache(model, prompts, rows, arms, opening: int, clean: dict, first: int = 0):
+def _opening_cache(model, prompts, rows, arms, opening: int, clean: dict, first: int = 0, among: Sequence[int] | None = None):
     """Keys and values of the shared opening for each row, [one row per distinct arm that edits it] repeated to the batch's rows.
 
-    `clean` keeps the unedited opening between batches. With `first` > 0 the arms' openings start at that layer.
+    `clean` keeps the unedited opening between batches, and those under the arms of all rows `among` which batches are, where they are no more
+    than a batch. With `first` > 0 the arms' openings start at that layer.
     """
     if not opening:
         return None
@@ -352,15 +352,16 @@ def _opening_cache(model, prompts, rows, arms, opening: int, clean: dict, first:
         read = {"resid": (range(model.n_layers + 1), torch.arange(opening)[None])}
         states, _ = _forward(model, _opening_batch(model, ids, 1), read=read, cache=clean["cache"])
         clean["states"] = states["resid"][0]
-    keys = [tuple(id(e) for e in arms[r] if e.span in ("prompt", "every_token")) for r in rows]
-    distinct = list(dict.fromkeys(keys))
-    index = torch.tensor([distinct.index(k) for k in keys], device=model.device)
+    keys = {r: tuple(id(e) for e in arms[r] if e.span in ("prompt", "every_token")) for r in (*(among or ()), *rows)}
+    distinct = list(dict.fromkeys(keys.values()))
+    if len(distinct) * opening > model.batch_tokens:
+        distinct = list(dict.fromkeys(keys[r] for r in rows))
     if distinct == [()]:
-        cache = copy.deepcopy(clean["cache"])
-    else:
+        return picked(clean["cache"], torch.zeros(len(rows), dtype=torch.long, device=model.device))
+    if clean.get("arms") != (first, distinct):
         edits = []
         for k in distinct:
-            arm = next((arms[r] for r, key in zip(rows, keys, strict=True) if key == k), [])
+            arm = next((arms[r] for r, key in keys.items() if key == k), [])
             edits.append([e for e in arm if e.span in ("prompt", "every_token")])
         stand_in = [prompts[0].__class__("", "", "", "", tuple(prompts[0].ids[:opening]), 0, opening)] * len(distinct)
         cache = DynamicCache()
@@ -369,8 +370,8 @@ def _opening_cache(model, prompts, rows, arms, opening: int, clean: dict, first:
         for layer in range(first):  # skipped: their keys and values are never read, but their length is
             k, v = clean["cache"].layers[layer].keys, clean["cache"].layers[layer].values
             cache.update(k.expand(len(distinct), *k.shape[1:]), v.expand(len(distinct), *v.shape[1:]), layer)
-    cache.batch_select_indices(index)
-    return cache
+        clean["arms"], clean["edited"] = (first, distinct), cache
+    return picked(clean["edited"], torch.tensor([distinct.index(keys[r]) for r in rows], device=model.device))
 
 
 def _opening_batch(model, ids, rows: int) -> Batch:
@@ -476,6 +477,7 @@ def score_rows(model, prompts: Sequence[Prompt], readout: Callable, rows: Sequen
     edits = [list(arm) for _, arm in rows]
     opening = _share_opening(model, prompts, edits)
     firsts = [0 if model.remote else _first_layer(model, arm) for arm in edits]
+    firsts = [first if arm else max(firsts) for first, arm in zip(firsts, edits, strict=True)]  # what is not edited starts where it is stored for others
     groups: dict[int, list[int]] = {}
     for i, first in enumerate(firsts):
         groups.setdefault(first, []).append(i)
@@ -488,7 +490,7 @@ def score_rows(model, prompts: Sequence[Prompt], readout: Callable, rows: Sequen
         batch = _batch(model, flat, members, opening)
         width = batch.ids.shape[1]
         ops = compile_edits(model, [flat[i] for i in members], [edits[i] for i in members], width, opening)
-        opened = _opening_cache(model, flat, members, edits, opening, clean, first)
+        opened = _opening_cache(model, flat, members, edits, opening, clean, first, groups[first])
         start = None
         if first:
             states = torch.zeros(len(members), width, model.d_model, dtype=model.dtype, device=model.device)

@@ -72,6 +72,8 @@ def test_bootstrap_covers_and_is_seeded():
     assert covered >= 50
     x = rng.normal(size=30)
     assert stats.mean(x, 3) == stats.mean(x, 3) != stats.mean(x, 4)
+    for values in (x, rng.normal(0, 1, (7, 3)), rng.normal(0, 1, 900)):
+        assert stats.mean(values, 5) == stats.bootstrap(lambda v: v.mean(0), values, seed=5)
 
 
 def test_a_rate_counts_every_item_of_an_array():

@@ -9,7 +9,7 @@ from conftest import TEXTS, Plain, table, tiny_module
 from lib import attention, models, tracing
 from lib.edits import Ablate, Add, Patch, ScaleHead
 from lib.errors import ParameterError, UserError
-from lib.prompts import chat, plain, without_closing
+from lib.prompts import chat, opening_length, plain, without_closing
 from lib.tiny import tiny_tokenizer
 
 torch.manual_seed(0)
@@ -179,6 +179,15 @@ def test_what_prompts_begin_with_is_read_once_and_changes_nothing(tiny, five, le
     with pytest.raises(ValueError, match="edits"):
         tracing._generate_all(tiny, five, [[Ablate(V)]], 6, "", begun=short)
     assert tracing.hold(replace(tiny, remote="local"), [[1]]) is None
+
+
+def test_the_opening_under_edits_is_read_once_for_all_batches(llama, monkeypatch):
+    prompts, some = chat(llama, table()) * 4, [[], [Add(V, 1, "prompt")], [Add(W, 1, "prompt")]]
+    whole, passes, forward = tracing.score(llama, prompts, lambda x: x, some), [], tracing._forward
+    monkeypatch.setattr(tracing, "_forward", lambda *a, **k: passes.append(tuple(a[1].ids.shape)) or forward(*a, **k))
+    opening, small = opening_length(prompts), replace(llama, batch_tokens=32)
+    torch.testing.assert_close(tracing.score(small, prompts, lambda x: x, some), whole, rtol=1e-3, atol=1e-4)
+    assert opening and sum(shape == (len(some), opening) for shape in passes) == 1 and len(passes) > 10
 
 
 def test_what_is_held_is_read_when_it_is_asked_for_and_once(llama, five, monkeypatch):
