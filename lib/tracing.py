@@ -561,7 +561,10 @@ KEPT = {"cpu": 384 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and 
 
 
 def together(model, prompts, new: int) -> list[list[int]]:
-    """Rows by group that is decoded together, longest first: a step reads the weights once, for few rows as for many."""
+    """Rows by group that is decoded together, longest first: a step reads the weights once, for few rows as for many.
+
+    What is left for the last group joins the one before it where it is less than an eighth of that.
+    """
     config = model.module.config.get_text_config(decoder=True)
     size = 2 if model.device.type == "cpu" else model.dtype.itemsize  # as many rows in float32 as in bfloat16: fewer, and each step waits for the weights
     per_token = 2 * model.n_layers * (getattr(config, "num_key_value_heads", None) or model.n_heads) * model.d_head * size
@@ -574,6 +577,8 @@ def together(model, prompts, new: int) -> list[list[int]]:
             groups[-1].append(i)
         else:
             groups.append([i])
+    if len(groups) > 1 and 8 * len(groups[-1]) < len(groups[-2]):
+        groups[-2:] = [groups[-2] + groups[-1]]
     return groups
 
 
