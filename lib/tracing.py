@@ -277,11 +277,14 @@ def _begins(prompts, rows, opening: int, where, begun: Held | None) -> tuple[lis
 
 def hold(model, stems: Sequence[Sequence[int]], begun: Held | None = None) -> Held | None:
     """Keep keys and values of the tokens with which prompts begin, for `generate` and `generate_and_read` without edits: what several prompts begin
-    with is read once. They go on from `begun` where that is given. None for a remote run, which keeps nothing here.
+    with is read once. They go on from `begun` where that is given. None for a remote run, which keeps nothing here, and where all stems are empty.
 
     What is held lies in memory, for each token as much as in decoding, until the caller lets it go.
     """
-    return None if model.remote else Held(stems, lambda ids: _read_stems(model, [Prompt("", "", "", "", s, len(s), len(s)) for s in ids], begun))
+    stems = [stem for stem in stems if stem]
+    if model.remote or not stems:
+        return None
+    return Held(stems, lambda ids: _read_stems(model, [Prompt("", "", "", "", s, len(s), len(s)) for s in ids], begun))
 
 
 def _read_stems(model, stems, begun):

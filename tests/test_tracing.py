@@ -178,7 +178,7 @@ def test_what_prompts_begin_with_is_read_once_and_changes_nothing(tiny, five, le
     torch.testing.assert_close(again, states, rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="edits"):
         tracing._generate_all(tiny, five, [[Ablate(V)]], 6, "", begun=short)
-    assert tracing.hold(replace(tiny, remote="local"), [[1]]) is None
+    assert tracing.hold(replace(tiny, remote="local"), [[1]]) is None is tracing.hold(tiny, [()])
 
 
 def test_the_opening_under_edits_is_read_once_for_all_batches(llama, monkeypatch):
