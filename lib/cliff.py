@@ -105,16 +105,16 @@ def truncated(model, table: pd.DataFrame, rollouts: Sequence[Rollout], keep: flo
     return with_thinking(model, table, [" ".join(w[: round(keep * len(w))]) for w in words], [r.finished for r in rollouts])
 
 
-def answers(model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12) -> list[list[str]]:
+def answers(model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12, begun: Held | None = None) -> list[list[str]]:
     """The judged outcome of the answer after each rollout, under every arm of edits."""
-    texts = generate(model, [r.prompt for r in rollouts], arms, max_new_tokens, label="answering")
+    texts = generate(model, [r.prompt for r in rollouts], arms, max_new_tokens, begun=begun, label="answering")
     return [[judge(text) for text in arm] for arm in texts]
 
 
 def answers_and_scores(model, rollouts: Sequence[Rollout], prober: "Prober", max_new_tokens: int = 12) -> tuple[np.ndarray, np.ndarray]:
     """The judged outcome of the answer after each rollout and the last layer's refusal score at its last token, from one pass: both [rollout].
-
-    What rollouts of one request begin with is read once."""
+    What rollouts of one request begin with is read once.
+    """
     prompts, families = [r.prompt for r in rollouts], {}
     for p in prompts:
         families.setdefault((p.id, p.text), []).append(p)
@@ -536,7 +536,7 @@ def retrained(
     """Judged outcomes after fine-tuning a copy of a small model: {harmful, harmless} → [rollout]. Cached; the copy is never saved.
 
     Trained on refusals after the thinking of `chosen`, and as often on the given answers after that of benign `anchors`, so that it does not
-    learn to refuse everything. All thinking stays as it was, and as it was read: `begun` holds it (`thought`), and the adapters act from the
+    learn to refuse everything. All thinking stays as it was, and as it was read: `begun` holds it (`hold_thoughts`), and the adapters act from the
     closing tag on.
     """
     prompts = [r.prompt for r in [*chosen, *(r for r, _ in anchors), *harmful, *benign]]
@@ -547,7 +547,7 @@ def retrained(
     return cache.remember_json(name, lambda: _retrained(model, chosen, anchors, harmful, benign, begun, seed, max_new_tokens))
 
 
-def thought(model, rollouts: Sequence[Rollout]) -> Held | None:
+def hold_thoughts(model, rollouts: Sequence[Rollout]) -> Held | None:
     """Requests and thinking of `rollouts`, held up to the closing tag."""
     return hold(model, [r.prompt.ids[: r.stop] for r in rollouts])
 
@@ -566,6 +566,5 @@ def _retrained(model, chosen, anchors, harmful, benign, begun, seed, max_new_tok
     examples += [(list(r.prompt.ids), encode(text)) for r, text in itertools.islice(itertools.cycle(anchors), len(chosen))]
     steps(copied, examples, STEPS, RATE, seed, together=8, begun=begun, label=f"fine-tuning on {len(chosen)} prompts")
     tuned = replace(models.wrap(copied, model.tokenizer, name=model.name, batch_tokens=model.batch_tokens), revision=uuid.uuid4().hex)
-    texts = generate(tuned, [r.prompt for r in [*harmful, *benign]], max_new_tokens=max_new_tokens, begun=begun, label="answering")[0]
-    outcome = [judge(text) for text in texts]
+    outcome = answers(tuned, [*harmful, *benign], max_new_tokens=max_new_tokens, begun=begun)[0]
     return {"harmful": outcome[: len(harmful)], "harmless": outcome[len(harmful) :]}

@@ -331,7 +331,7 @@ def test_fine_tuning_is_seeded_lowers_the_loss_and_leaves_the_original(pair):
     model, harmful, benign = pair["tiny-cliff"]
     before = {k: p.clone() for k, p in model.module.named_parameters()}
     anchors = [(r, "Sure here is the text you need") for r in benign.rollouts[4:8]]
-    begun = cliff.thought(model, [*harmful.rollouts, *benign.rollouts])
+    begun = cliff.hold_thoughts(model, [*harmful.rollouts, *benign.rollouts])
     outcome = cliff.retrained(model, harmful.rollouts[:4], anchors, harmful.rollouts[4:8], benign.rollouts[:3], begun, seed=0)
     assert {k: len(v) for k, v in outcome.items()} == {"harmful": 4, "harmless": 3}
     assert all(torch.equal(p, before[k]) for k, p in model.module.named_parameters())
