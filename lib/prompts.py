@@ -127,20 +127,13 @@ def without_closing(prompts: list[Prompt]) -> list[Prompt]:
 
 def alike(*prompts: Prompt) -> tuple[int, ...]:
     """The tokens with which all `prompts` begin, the last of the shortest left out."""
-    n = min(len(p.ids) for p in prompts) - 1
-    return tuple(same[0] for same in itertools.takewhile(lambda same: len(set(same)) == 1, zip(*(p.ids[:n] for p in prompts), strict=True)))
+    same = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*(p.ids for p in prompts), strict=False))
+    return tuple(tokens[0] for tokens in same)[: min(len(p.ids) for p in prompts) - 1]
 
 
 def opening_length(prompts: list[Prompt]) -> int:
     """How many leading tokens all `prompts` share before any instruction starts: the template's common opening."""
-    if not prompts:
-        return 0
-    shared = min(p.start for p in prompts)
-    first = prompts[0].ids
-    for p in prompts[1:]:
-        while p.ids[:shared] != first[:shared]:
-            shared -= 1
-    return shared
+    return min([len(alike(*prompts)), *(p.start for p in prompts)]) if prompts else 0
 
 
 def plain(model, texts: Sequence[str], ids: Sequence[str] | None = None) -> list[Prompt]:

@@ -289,7 +289,7 @@ def hold(model, stems: Sequence[Sequence[int]], begun: Held | None = None) -> He
 
 def _read_stems(model, stems, begun):
     rows, none = list(range(len(stems))), [[]] * len(stems)
-    read = _read_prompts(model, stems, none, rows, min(opening_length(stems), min(_widths(stems)) - 1), {}, none, begun)
+    read = _read_prompts(model, stems, none, rows, opening_length(stems), {}, none, begun)
     return merged([(places, cache, mask) for places, _, cache, mask, _ in read], len(stems), 0)
 
 
