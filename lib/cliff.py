@@ -9,7 +9,7 @@ import itertools
 import random
 import re
 import uuid
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -29,7 +29,7 @@ from lib.judge import judge
 from lib.prompts import Prompt, alike, chat, template_text
 from lib.registry import RECIPES
 from lib.thinking import REFUSALS
-from lib.tracing import Held, collect, generate, generate_and_read, hold, project, score_rows, together
+from lib.tracing import Along, Held, collect, generate, generate_and_read, hold, project, score_rows, together
 
 INSTRUCTION = "\n\nThink first: between {} and {}, say in three short sentences what is asked for and whether it is safe. Then answer."
 TAG = re.compile(r"<((?:seed:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\]")
@@ -119,8 +119,8 @@ def answers_and_scores(model, rollouts: Sequence[Rollout], prober: "Prober", max
     for p in prompts:
         families.setdefault((p.id, p.text), []).append(p)
     begun = hold(model, [alike(*family) for family in families.values()])
-    texts, states = generate_and_read(model, prompts, max_new_tokens=max_new_tokens, begun=begun, label="answering")
-    return np.array([judge(text) for text in texts]), prober.at_the_end(states[:, -1, 0]).numpy()
+    texts, states, _ = generate_and_read(model, prompts, max_new_tokens=max_new_tokens, begun=begun, label="answering")
+    return np.array([judge(text) for text in texts]), prober.at_the_end(states["resid"][:, -1, 0]).numpy()
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,12 @@ def drop_span(curve: Float[np.ndarray, "offset"], before: int) -> int | None:
 
 
 def attribution(model, rollouts: Sequence[Rollout], w: Float[Tensor, "d"]) -> Float[Tensor, "rollout layer head"]:
-    """What every head writes at the last token along the prober's direction: (W_O^h z_h) · w / ‖w‖, from one forward pass."""
-    z = collect(model, [r.prompt for r in rollouts], at=["t_post"], sites=["heads"])["heads"][:, :, 0]  # [rollout, layer, n_heads * d_head]
+    """What every head writes at the last token along the prober's direction, from one forward pass."""
+    return written(model, collect(model, [r.prompt for r in rollouts], at=["t_post"], sites=["heads"])["heads"][:, :, 0], w)
+
+
+def written(model, z: Float[Tensor, "rollout layer d"], w: Float[Tensor, "d_model"]) -> Float[Tensor, "rollout layer head"]:
+    """What every head writes along a direction: (W_O^h z_h) · w / ‖w‖; z are the output projections' inputs, [..., n_heads * d_head]."""
     unit = w / w.norm()
     read = []
     for layer in range(model.n_layers):
@@ -282,7 +286,7 @@ def sparsity(effect: Float[Tensor, "layer head"]) -> list[float]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model did on one table of prompts, and its states on the way; what it was not asked for is empty."""
+    """What a model did on one table of prompts, and what was read on the way; what it was not asked for is empty."""
 
     plain: list[Prompt]  # without thinking
     direct: np.ndarray  # outcome of the answer to these, [prompt]
@@ -291,33 +295,64 @@ class Seen:
     thought: np.ndarray  # outcome of the answer after thinking, [prompt]
     late: Float[Tensor, "thought layer d"]  # the last token after thinking
     inside: Float[Tensor, "thinking layer token d"]  # tokens drawn from the thinking
+    heads: Float[Tensor, "rollout block d_heads"]  # what the output projections read at the last token after thinking
+    lines: list[Tensor]  # projections on the probers' directions of every token from the thinking on: rollout → [row, token]
+
+    def part(self, which: slice) -> "Seen":
+        """The same of some of the prompts."""
+        return Seen(*(getattr(self, f.name)[which] for f in fields(self)))
 
     def without_states(self) -> "Seen":
-        """What was said, which is kept, without the states, which are large."""
+        """What was said, and what is small, without the residual stream's states."""
         return replace(self, last=torch.empty(0), late=torch.empty(0), inside=torch.empty(0))
+
+    def scores(self, probers: dict[Hashable, "Prober"]) -> dict[Hashable, list[Float[Tensor, "row token"]]]:
+        """As `token_scores`, by the probers that this was read with; NaN at the tokens of the request."""
+        before = [torch.full((len(line), r.start), torch.nan) for line, r in zip(self.lines, self.rollouts, strict=True)]
+        return _scores(probers, [torch.cat(both, 1) for both in zip(before, self.lines, strict=True)])
 
 
 def at_once(model, table: pd.DataFrame, max_new_tokens: int = 12, begun: Held | None = None) -> Seen:
     """Let the model answer each prompt without thinking."""
     plain = chat(model, table)
-    texts, states = generate_and_read(model, plain, max_new_tokens=max_new_tokens, begun=begun, label="answering")
-    none = torch.zeros(0, *states.shape[1:])
-    return Seen(plain, np.array([judge(text) for text in texts]), states[:, :, 0], [], np.array([], str), none[:, :, 0], none)
+    texts, states, _ = generate_and_read(model, plain, max_new_tokens=max_new_tokens, begun=begun, label="answering")
+    last = states["resid"][:, :, 0]
+    return Seen(plain, np.array([judge(text) for text in texts]), last, [], np.array([], str), last[:0], last[:0, :, None], last[:0], [])
 
 
-def observe(model, tables: Sequence[pd.DataFrame], think_tokens: int = 90, max_new_tokens: int = 12, seed: int = 0) -> list[Seen]:
-    """Let the model answer the prompts of each table with and without thinking; `seed` draws the tokens that are read from the thinking.
+def observe(model, behind: Sequence[pd.DataFrame], tried: Sequence[pd.DataFrame], learn: Callable[[list[Seen]], dict[Hashable, "Prober"]],
+            think_tokens: int = 90, max_new_tokens: int = 12, seed: int = 0) -> tuple[list[Seen], list[Seen]]:  # fmt: skip
+    """Let the model answer the prompts of each table with and without thinking. `learn` makes probers of what was seen on the tables `behind` them,
+    with tokens that `seed` draws from the thinking; what they say of the thinking on the tables `tried` is read while it answers there.
 
     As many prompts go through the model together as are decoded together, of all tables: a step of decoding reads the weights once, for few
     rows as for many. What a prompt begins with is read once for all that is asked of it.
     """
-    table = pd.concat(tables, ignore_index=True)
-    groups = together(model, asked(model, table), think_tokens)
-    parts = [_observed(model, table.iloc[rows], think_tokens, max_new_tokens, (seed, k)) for k, rows in enumerate(groups)]
-    place = np.argsort(np.concatenate(groups))  # of each row of the table among the parts
-    whole = Seen(*(_joined([getattr(part, f.name) for part in parts], place) for f in fields(Seen)))
+    table, n = pd.concat([*behind, *tried], ignore_index=True), sum(map(len, behind))
+    prompts = asked(model, table)
+    groups = together(model, prompts, think_tokens)
+    if len(groups) > 1:  # those behind the probers come first
+        groups = together(model, prompts[:n], think_tokens) + [[n + i for i in rows] for rows in together(model, prompts[n:], think_tokens)]
+    parts, probers = {True: [], False: []}, None
+    for k, rows in enumerate(groups):
+        rows = sorted(rows, key=lambda i: i >= n)
+        first = sum(i < n for i in rows)
+        direct, begun = _before(model, table.iloc[rows], think_tokens, max_new_tokens)
+        if first:
+            seen = direct.part(slice(0, first))
+            parts[True].append((rows[:first], _after(model, seen, max_new_tokens, begun, cuts=_cuts(seen.rollouts, (seed, k)))))
+        if len(rows) > first:
+            probers = learn(_by_table(parts[True], behind)) if probers is None else probers
+            parts[False].append((rows[first:], _after(model, direct.part(slice(first, None)), max_new_tokens, begun, probers=probers)))
+    return _by_table(parts[True], behind), _by_table(parts[False], tried)
+
+
+def _by_table(parts: list[tuple[list[int], Seen]], tables: Sequence[pd.DataFrame]) -> list[Seen]:
+    """What was seen of groups of rows, in the order of the tables."""
+    place = np.argsort([i for rows, _ in parts for i in rows])
+    whole = [_joined([getattr(part, f.name) for _, part in parts], place) for f in fields(Seen)] if parts else []
     ends = np.cumsum([0, *map(len, tables)])
-    return [Seen(*(getattr(whole, f.name)[a:b] for f in fields(Seen))) for a, b in itertools.pairwise(ends)]
+    return [Seen(*whole).part(slice(a, b)) for a, b in itertools.pairwise(ends)]
 
 
 def _joined(parts: list, place: np.ndarray):
@@ -328,16 +363,26 @@ def _joined(parts: list, place: np.ndarray):
     return torch.cat(parts)[place] if torch.is_tensor(parts[0]) else np.concatenate(parts)[place]
 
 
-def _observed(model, table: pd.DataFrame, think_tokens: int, max_new_tokens: int, seed: tuple[int, int]) -> Seen:
+def _before(model, table: pd.DataFrame, think_tokens: int, max_new_tokens: int) -> tuple[Seen, Held | None]:
+    """Answers at once, and thinking; and what to go on from."""
     thinks = asked(model, table)
     request = hold(model, [alike(*both) for both in zip(chat(model, table), thinks, strict=True)])
     begun = hold(model, [p.ids[:-1] for p in thinks], request)
     rollouts = think(model, table, think_tokens, begun=begun)
-    at = [[*cuts, -1] for cuts in _cuts(rollouts, seed)]
-    texts, states = generate_and_read(model, [r.prompt for r in rollouts], at, max_new_tokens, begun=begun, label="answering")
-    thought = np.array([judge(text) for text in texts])
-    direct = at_once(model, table, max_new_tokens, request)
-    return replace(direct, rollouts=rollouts, thought=thought, late=states[:, :, -1], inside=states[:, :, :-1])
+    return replace(at_once(model, table, max_new_tokens, request), rollouts=rollouts), begun
+
+
+def _after(model, seen: Seen, max_new_tokens: int, begun: Held | None, cuts: Sequence | None = None, probers: dict[Hashable, "Prober"] | None = None) -> Seen:
+    """With the answers after thinking, and the states at `cuts` of it, or what `probers` read of it."""
+    rollouts, prompts = seen.rollouts, [r.prompt for r in seen.rollouts]
+    at, sites, along = [[*(cuts[k] if cuts else []), -1] for k in range(len(prompts))], ("resid",) if cuts else ("resid", "heads"), None
+    if probers:
+        along = _along(model, probers, [r.start for r in rollouts])
+    texts, states, lines = generate_and_read(model, prompts, at, max_new_tokens, sites=sites, along=along, begun=begun, label="answering")
+    thought, resid = np.array([judge(text) for text in texts]), states["resid"]
+    heads = states["heads"][:, :, 0] if "heads" in states else torch.empty(len(prompts), 0, 0)
+    lines = lines or [torch.empty(0, len(r.prompt.ids) - r.start) for r in rollouts]
+    return replace(seen, thought=thought, late=resid[:, :, -1], inside=resid[:, :, :-1], heads=heads, lines=lines)
 
 
 def reading(model, seen: Seen, rollouts: Sequence[Rollout], seed: int = 0) -> Seen:
@@ -512,8 +557,18 @@ def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[st
 
 def token_scores(model, rollouts: Sequence[Rollout], probers: dict[Hashable, Prober]) -> dict[Hashable, list[Float[Tensor, "row token"]]]:
     """The refusal score at every token of each rollout, by each row of each prober, from one forward pass."""
+    along = _along(model, probers, [])
+    return _scores(probers, project(model, [r.prompt for r in rollouts], along.directions, along.layers))
+
+
+def _along(model, probers: dict[Hashable, Prober], since: Sequence[int]) -> Along:
+    """All rows of all probers, with their layers."""
     layers = [model.n_layers + 1 + layer for p in probers.values() for layer in p.layers]
-    projected = project(model, [r.prompt for r in rollouts], torch.cat([p.w for p in probers.values()]), layers)
+    return Along(torch.cat([p.w for p in probers.values()]), layers, since)
+
+
+def _scores(probers: dict[Hashable, Prober], projected: Sequence[Tensor]) -> dict[Hashable, list[Tensor]]:
+    """By each prober its rows of the projections, as scores."""
     ends = np.cumsum([0, *(len(p.layers) for p in probers.values())])
     return {name: [p(values[a:b]) for values in projected] for (name, p), (a, b) in zip(probers.items(), itertools.pairwise(ends), strict=True)}
 
@@ -547,9 +602,9 @@ def retrained(
     return cache.remember_json(name, lambda: _retrained(model, chosen, anchors, harmful, benign, begun, seed, max_new_tokens))
 
 
-def hold_thoughts(model, rollouts: Sequence[Rollout]) -> Held | None:
-    """Requests and thinking of `rollouts`, held up to the closing tag."""
-    return hold(model, [r.prompt.ids[: r.stop] for r in rollouts])
+def hold_thoughts(model, rollouts: Sequence[Rollout], begun: Held | None = None) -> Held | None:
+    """Requests and thinking of `rollouts`, held up to the closing tag; on from `begun`, what they begin with."""
+    return hold(model, [r.prompt.ids[: r.stop] for r in rollouts], begun)
 
 
 # of fine-tuning in Cliff-as-a-Judge, the same for every selection: chosen on random selections of other seeds and prompts of another role than the test

@@ -27,7 +27,8 @@ def adapted(module, seed: int, where: str | list[str] = "all-linear"):
     """
     torch.manual_seed(seed)
     config = LoraConfig(r=16, lora_alpha=32, target_modules=where, task_type="CAUSAL_LM")
-    return get_peft_model(copy.deepcopy(module), config).get_base_model()
+    frozen = {id(t): t for t in [*module.parameters(), *module.buffers()]}  # shared with the original, for nothing changes them
+    return get_peft_model(copy.deepcopy(module, frozen), config).get_base_model()
 
 
 def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learning_rate: float, seed: int, batch: int = 8, together: int = TOGETHER,

@@ -39,6 +39,42 @@ class Batch:
     pad: list[int]  # padding on the left of each row
 
 
+@dataclass
+class Along:
+    """Directions [k, d_model], each with the layer whose states are projected on it, and the first token of each prompt from which on they are."""
+
+    directions: torch.Tensor
+    layers: Sequence[int]
+    since: Sequence[int]
+
+    def said(self) -> list:
+        """All of it, for a cache's key."""
+        return [hashlib.sha256(self.directions.float().cpu().numpy().tobytes()).hexdigest(), list(self.layers), list(self.since)]
+
+    @property
+    def by_layer(self) -> dict[int, torch.Tensor]:
+        """{layer: [d_model, k]}, as `_forward` takes them."""
+        at = torch.as_tensor(self.layers)
+        return {layer: self.directions[at == layer].float().T for layer in at.unique().tolist()}
+
+    def in_order(self, values: torch.Tensor) -> torch.Tensor:
+        """Projections [..., k] as `_forward` gives them, in the order of the directions."""
+        return values[..., torch.as_tensor(self.layers).argsort(stable=True).argsort()]
+
+
+@dataclass
+class Wanted:
+    """What a pass over prompts reads on its way: the states of `sites` at each prompt's positions `where`, and projections along directions."""
+
+    where: Sequence[Sequence[int]]
+    sites: Sequence[str] = ("resid",)
+    along: Along | None = None
+
+    def first(self, i: int) -> list[int]:
+        """Positions of prompt `i` before which nothing is read."""
+        return [*self.where[i], *([self.along.since[i]] if self.along else [])]
+
+
 def _plan(model, widths: Sequence[int]) -> list[list[int]]:
     """Rows of so many tokens by batch: longest first, within ``batch_tokens`` padded tokens, and no row much shorter than the longest of its batch."""
     order = sorted(range(len(widths)), key=lambda i: (-widths[i], i))
@@ -112,28 +148,30 @@ def _changed(x, change):
     return (y - shift * (y * unit).sum(-1, keepdim=True) * unit).to(x.dtype)
 
 
-def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, start=None, keep=1):
-    """One forward pass. `read` maps a site to (layers, columns [row, position]); `start` is (layer, states [row, width, d_model]).
+def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, start=None, keep=1, along=None):
+    """One forward pass. `read` maps a site to (layers, columns [row, position]); `start` is (layer, states [row, width, d_model]); `along` maps
+    a layer to directions [d_model, k] on which its states are projected, at every position.
 
-    Returns ({site: [row, layer, position, d_model]}, last-position logits [row, vocabulary] or None; with ``keep=0`` those of
-    all positions, [row, width, vocabulary]).
+    Returns ({site: [row, layer, position, d_model], "along": [row, width, all k by layer]}, last-position logits [row, vocabulary] or None;
+    with ``keep=0`` those of all positions, [row, width, vocabulary]).
     """
     nn, n_layers = model.nn, model.n_layers
     block_tuple, attn_tuple, mlp_tuple = model.tuple_outputs
     edits, rescaled = _by_site(model, ops), _rescaled(model, ops)
     projections = {layer: nn.layers[layer].self_attn.o_proj._module for layer in rescaled}
-    read = read or {}
+    read, along = read or {}, along or {}
     wanted = {site: set(read[site][0]) if site in read else set() for site in SITES}
     columns = {site: read[site][1].to(batch.ids.device)[..., None] for site in read}
     first, states = start if start else (0, None)
-    top = n_layers if logits else max((layer if site == "resid" else layer + 1 for site in read for layer in wanted[site]), default=n_layers)
+    tops = [layer if site == "resid" else layer + 1 for site in read for layer in wanted[site]]
+    top = n_layers if logits else max([*tops, *along], default=n_layers)
     attn_writes, mlp_writes = model.attn_writes, model.mlp_writes
     inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
     options = {"position_ids": batch.positions, "use_cache": cache is not None, "logits_to_keep": keep}
     if cache is not None:
         options["cache"] = cache
     with torch.no_grad(), model.nn.trace(inputs, remote=model.remote, **options) as tracer:
-        found = {site: [] for site in columns}
+        found, lines = {site: [] for site in columns}, []
         for layer in range(n_layers if top == n_layers else top + 1):
             block = nn.layers[layer]
             if layer < first:
@@ -146,6 +184,9 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
             if layer in wanted["resid"]:
                 h = block.input
                 found["resid"].append(h.gather(1, columns["resid"].expand(-1, -1, h.shape[-1])))
+            if layer in along:
+                h = block.input
+                lines.append(h.float() @ along[layer].to(h.device))
             if layer == top:
                 break
             whole = block.self_attn.o_proj.input if layer in rescaled else None
@@ -186,13 +227,18 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
             if n_layers in wanted["resid"]:
                 h = last.output[0] if block_tuple else last.output
                 found["resid"].append(h.gather(1, columns["resid"].expand(-1, -1, h.shape[-1])))
+            if n_layers in along:
+                h = last.output[0] if block_tuple else last.output
+                lines.append(h.float() @ along[n_layers].to(h.device))
         out = {site: torch.stack(found[site], 1) for site in found}
+        if lines:
+            out["along"] = torch.cat(lines, -1)
         out = nnsight.save(out)
         if logits:
             scores = nnsight.save(nn.output.logits[:, -1] if keep == 1 else nn.output.logits)
         else:
             scores = nnsight.save(None)
-            if found:  # nothing above the last read is needed; without reads the pass is there to fill the cache
+            if out:  # nothing above the last read is needed; without reads the pass is there to fill the cache
                 tracer.stop()
     return out, scores
 
@@ -247,10 +293,10 @@ def _generate(model, batch: Batch, ops, n: int) -> list[list[int]]:
     return out[:, batch.ids.shape[1] :].tolist()
 
 
-def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, where, begun: Held | None = None):
-    """Batch by batch the prompts of `rows`: yields the rows' places, their first new token [row], the cache, its mask and the states at `where`
-    [row, layer, position, d_model], or None."""
-    skip, stems = _begins(prompts, rows, opening, where, begun)
+def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, wanted: Wanted | None = None, begun: Held | None = None):
+    """Batch by batch the prompts of `rows`: yields the rows' places, their first new token [row], the cache, its mask and what is `wanted` of them:
+    {site: [row, layer, position, d_model]}, and the projections [k, token] of each row."""
+    skip, stems = _begins(prompts, rows, opening, wanted, begun)
     for places in _plan(model, [len(prompts[i].ids) - n for i, n in zip(rows, skip, strict=True)]):
         members = [rows[k] for k in places]
         if begun:
@@ -260,18 +306,23 @@ def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, where,
             batch = _batch(model, prompts, members, opening)
             ops = compile_edits(model, [prompts[i] for i in members], [edits[i] for i in members], batch.ids.shape[1], opening)
             cache = _opening_cache(model, prompts, members, edits, opening, clean, among=rows) or DynamicCache()
-        columns = torch.tensor([[at - skip[k] + pad for at in where[rows[k]]] for k, pad in zip(places, batch.pad, strict=True)])
-        read = {"resid": (range(model.n_layers + 1), columns)} if columns.numel() else None
-        found, logits = _forward(model, batch, ops, read, cache=cache, logits=True)
+        read, lines = None, []
+        if wanted:
+            columns = torch.tensor([[at - skip[k] + pad for at in wanted.where[rows[k]]] for k, pad in zip(places, batch.pad, strict=True)])
+            read = {site: (range(model.n_layers + (site == "resid")), columns) for site in wanted.sites} if columns.numel() else None
+        found, logits = _forward(model, batch, ops, read, cache=cache, logits=True, along=wanted.along.by_layer if wanted and wanted.along else None)
+        if "along" in found:
+            values, since = wanted.along.in_order(found.pop("along").cpu()), wanted.along.since
+            lines = [values[r, pad + since[rows[k]] - skip[k] :].T for r, (k, pad) in enumerate(zip(places, batch.pad, strict=True))]
         give_back()  # each batch has a shape of its own, and what one has freed does not fit the next
-        yield places, _likeliest(logits), cache, batch.mask, found["resid"] if read else None
+        yield places, _likeliest(logits), cache, batch.mask, found, lines
 
 
-def _begins(prompts, rows, opening: int, where, begun: Held | None) -> tuple[list[int], list[int | None]]:
-    """For each of `rows` how many of its tokens are read already, and which stem of `begun` they are; at least one token and those at `where` are not."""
+def _begins(prompts, rows, opening: int, wanted: Wanted | None, begun: Held | None) -> tuple[list[int], list[int | None]]:
+    """For each of `rows` how many of its tokens are read already, and which stem of `begun` they are; at least one token and those `wanted` are not."""
     if not begun:
         return [opening] * len(rows), []
-    stems = [begun.longest(prompts[i].ids, min([len(prompts[i].ids) - 1, *where[i]])) for i in rows]
+    stems = [begun.longest(prompts[i].ids, min([len(prompts[i].ids) - 1, *(wanted.first(i) if wanted else [])])) for i in rows]
     return [begun.length(k) for k in stems], stems
 
 
@@ -288,9 +339,9 @@ def hold(model, stems: Sequence[Sequence[int]], begun: Held | None = None) -> He
 
 
 def _read_stems(model, stems, begun):
-    rows, none = list(range(len(stems))), [[]] * len(stems)
-    read = _read_prompts(model, stems, none, rows, opening_length(stems), {}, none, begun)
-    return merged([(places, cache, mask) for places, _, cache, mask, _ in read], len(stems), 0)
+    rows = list(range(len(stems)))
+    read = _read_prompts(model, stems, [[]] * len(stems), rows, opening_length(stems), {}, begun=begun)
+    return merged([(places, cache, mask) for places, _, cache, mask, *_ in read], len(stems), 0)
 
 
 def _likeliest(logits: torch.Tensor) -> torch.Tensor:
@@ -298,7 +349,7 @@ def _likeliest(logits: torch.Tensor) -> torch.Tensor:
     return logits.max(-1).indices
 
 
-LEAVE = 0.25  # share of rows that are done at which they leave the batch
+LEAVE = 0.125  # share of rows that are done at which they leave the batch
 
 
 def _decode(model, out: list[list[int]], cache, mask, ops, n: int, until: str | None):
@@ -427,28 +478,20 @@ def project(model, prompts: Sequence[Prompt], directions: torch.Tensor, layers: 
 
     States are projected batch by batch, so memory does not grow with the number of prompts. Cached on disk.
     """
-    said = hashlib.sha256(directions.float().cpu().numpy().tobytes()).hexdigest()
-    name = cache.key(model, "project", prompts, directions=said, layers=list(layers))
-    found = cache.remember_tensors(name, lambda: _project_all(model, prompts, directions, torch.tensor(layers), label))
+    along = Along(directions, layers, [0] * len(prompts))
+    found = cache.remember_tensors(cache.key(model, "project", prompts, along=along.said()), lambda: _project_all(model, prompts, along, label))
     return [found[str(i)] for i in range(len(prompts))]
 
 
-def _project_all(model, prompts, directions, at, label):
-    out, layers, clean = {}, at.unique().tolist(), {}
-    directions, opening = directions.float().to(model.device), _share_opening(model, prompts)
-    half = replace(model, batch_tokens=max(1, model.batch_tokens // 2))  # every token's states of all layers are held at once
-    for rows in track(_plan(half, _widths(prompts, opening)), label):
+def _project_all(model, prompts, along: Along, label):
+    out, clean, opening = {}, {}, _share_opening(model, prompts)
+    for rows in track(_plan(model, _widths(prompts, opening)), label):
         batch = _batch(model, prompts, rows, opening)
-        columns = torch.arange(batch.ids.shape[1]).expand(len(rows), -1)
         opened = _opening_cache(model, prompts, range(len(rows)), [()] * len(rows), opening, clean)
-        read, _ = _forward(model, batch, read={"resid": (layers, columns)}, cache=opened)
-        shared, values = torch.empty(len(at), opening), torch.empty(len(rows), len(at), batch.ids.shape[1])
-        for layer, h in zip(layers, read["resid"].unbind(1), strict=True):
-            values[:, at == layer] = torch.einsum("rtd,kd->rkt", h.float(), directions[at == layer]).cpu()
-            if opening:
-                shared[at == layer] = (directions[at == layer] @ clean["states"][layer].float().T).cpu()
+        values = _forward(model, batch, cache=opened, along=along.by_layer)[0]["along"].cpu()
+        shared = torch.cat([clean["states"][layer].float() @ w.to(model.device) for layer, w in along.by_layer.items()], -1).cpu() if opening else values[0, :0]
         for r, i in enumerate(rows):
-            out[str(i)] = torch.cat([shared, values[r, :, batch.pad[r] :]], 1)
+            out[str(i)] = along.in_order(torch.cat([shared, values[r, batch.pad[r] :]])).T
     return out
 
 
@@ -545,19 +588,21 @@ def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = 
     return cache.remember_json(name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label, until, begun=begun)[0])
 
 
-def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), max_new_tokens: int = 12, *, begun: Held | None = None,
-                      label: str = "generating"):  # fmt: skip
-    """Greedy answers [prompt], and from the same pass the states at the positions `at` as `collect` gives them, [prompt, layer, position, d_model];
-    `begun` as in `generate`. Cached on disk."""
-    name, made = cache.key(model, "generate_and_read", prompts, at=list(at), max_new_tokens=max_new_tokens), []
+def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), max_new_tokens: int = 12, *, sites: Sequence[str] = ("resid",),
+                      along: Along | None = None, begun: Held | None = None, label: str = "generating"):  # fmt: skip
+    """Greedy answers [prompt], and what is read in the same pass: the states of `sites` at the positions `at` as `collect` gives them,
+    {site: [prompt, layer, position, d_model]}, and projections `along` directions, prompt → [k, token], none by default. `begun` as in
+    `generate`. Cached on disk."""
+    name, made = cache.key(model, "generate_and_read", prompts, at=list(at), sites=list(sites), along=along and along.said(), max_new_tokens=max_new_tokens), []
 
     def compute():
         if not made:
-            made.extend(_generate_all(model, prompts, ((),), max_new_tokens, label, at=at, begun=begun))
+            made.extend(_generate_all(model, prompts, ((),), max_new_tokens, label, wanted=Wanted(_each(prompts, at), sites, along), begun=begun))
         return made
 
-    states = cache.remember_tensors(name, lambda: {"states": compute()[1]})["states"]
-    return cache.remember_json(name, lambda: compute()[0])[0], states
+    found = cache.remember_tensors(name, lambda: compute()[1] | {str(i): line for i, line in enumerate(compute()[2])})
+    lines = [found.pop(str(i)) for i in range(len(prompts))] if along else []
+    return cache.remember_json(name, lambda: compute()[0])[0], found, lines
 
 
 KEPT = {"cpu": 384 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and values of the rows that are decoded together, on a CPU if in bfloat16
@@ -585,45 +630,52 @@ def together(model, prompts, new: int) -> list[list[int]]:
     return groups
 
 
-def _generate_all(model, prompts, arms, max_new_tokens, label, until=None, at=(), begun=None):
-    """Texts by arm, and the states at the positions `at` of every row's prompt, [arm × prompt, layer, position, d_model]."""
+def _generate_all(model, prompts, arms, max_new_tokens, label, until=None, wanted: Wanted | None = None, begun=None):
+    """Texts by arm, and what is `wanted` of prompts without edits: {site: [prompt, layer, position, d_model]} and projections, prompt → [k, token]."""
     if begun and any(map(list, arms)):
         raise ValueError("edits act on what prompts begin with: nothing of it can be held")
     flat = [p for _ in arms for p in prompts]
     edits = [list(arm) for arm in arms for _ in prompts]
-    where, said, states = _each(flat, at), [[] for _ in flat], None
+    said, states, lines = [[] for _ in flat], {}, [None] * len(flat) if wanted and wanted.along else []
     if model.remote:
         for rows in track(_plan(model, _widths(flat, -max_new_tokens)), label):
             batch = _batch(model, flat, rows, 0)
             ops = compile_edits(model, [flat[i] for i in rows], [edits[i] for i in rows], batch.ids.shape[1])
             for i, row in zip(rows, _generate(model, batch, ops, max_new_tokens), strict=True):
                 said[i] = row
-        if len(at):
-            states = _collect(model, flat, at, {"resid": range(model.n_layers + 1)}, "left")["resid"]
+        if wanted:
+            at = [[k - len(p.ids) for k in where] for p, where in zip(flat, wanted.where, strict=True)]
+            states = _collect(model, flat, at, {site: range(model.n_layers + (site == "resid")) for site in wanted.sites}, "left")
+        if lines:
+            whole = _project_all(model, flat, wanted.along, label)
+            lines = [whole[str(i)][:, first:] for i, first in enumerate(wanted.along.since)]
     else:
-        opening = min([_share_opening(model, prompts, arms), *(k for positions in where for k in positions)])
-        states = torch.empty(len(flat), model.n_layers + 1, len(where[0]) if flat else 0, model.d_model)
+        opening = min([_share_opening(model, prompts, arms), *(k for i in range(len(flat)) for k in (wanted.first(i) if wanted else []))])
         groups = together(model, flat, max_new_tokens)
-        widths = [[len(flat[i].ids) - n for i, n in zip(rows, _begins(flat, rows, opening, where, begun)[0], strict=True)] for rows in groups]
+        widths = [[len(flat[i].ids) - n for i, n in zip(rows, _begins(flat, rows, opening, wanted, begun)[0], strict=True)] for rows in groups]
         steps = sum(len(_plan(model, of)) + max_new_tokens - 1 for of in widths)
-        for _ in track(_generate_groups(model, flat, edits, groups, opening, where, max_new_tokens, until, said, states, begun), label, steps):
+        for _ in track(_generate_groups(model, flat, edits, groups, opening, wanted, max_new_tokens, until, said, states, lines, begun), label, steps):
             pass
     stops = set(_stop_tokens(model))
     ends = [next((k for k, token in enumerate(row) if token in stops), len(row)) for row in said]
     texts = [model.tokenizer.decode(row[:end], skip_special_tokens=True) for row, end in zip(said, ends, strict=True)]
-    return [texts[a * len(prompts) : (a + 1) * len(prompts)] for a in range(len(arms))], states
+    return [texts[a * len(prompts) : (a + 1) * len(prompts)] for a in range(len(arms))], states, lines
 
 
-def _generate_groups(model, flat, edits, groups, opening, where, n, until, said, states, begun):
-    """Fill `said` with the new tokens and `states` with what is read on the way; yields after every step of the work."""
+def _generate_groups(model, flat, edits, groups, opening, wanted, n, until, said, states, lines, begun):
+    """Fill `said` with the new tokens, `states` and `lines` with what is read on the way; yields after every step of the work."""
     clean: dict = {}
     for rows in groups:
         parts, first, width = [], torch.empty(len(rows), dtype=torch.long, device=model.device), max(len(flat[i].ids) for i in rows)
-        for places, tokens, cache_, mask, found in _read_prompts(model, flat, edits, rows, opening, clean, where, begun):
+        for places, tokens, cache_, mask, found, projected in _read_prompts(model, flat, edits, rows, opening, clean, wanted, begun):
             first[places] = tokens
             parts.append((places, cache_, mask))
-            if found is not None:
-                states[[rows[k] for k in places]] = found.float().cpu()
+            for site, values in found.items():
+                if site not in states:
+                    states[site] = torch.empty(len(flat), *values.shape[1:])
+                states[site][[rows[k] for k in places]] = values.float().cpu()
+            for k, line in zip(places, projected, strict=False):  # none where none are wanted
+                lines[rows[k]] = line
             yield
         later = [[e for e in edits[i] if e.span == "every_token"] for i in rows]
         ops = compile_edits(model, [flat[i] for i in rows], later, 0, width + 1) if any(later) else ()  # no token of the prompt

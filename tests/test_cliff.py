@@ -21,7 +21,8 @@ def pair():
     found = {}
     for name in ("tiny-cliff", "tiny"):
         model = models.load(name, device="cpu")
-        found[name] = (model, *cliff.observe(model, [data.prompts("test", label=label, n=30, tier="smoke") for label in ("harmful", "harmless")], 12))
+        tables = [data.prompts("test", label=label, n=30, tier="smoke") for label in ("harmful", "harmless")]
+        found[name] = (model, *cliff.observe(model, tables, [], dict, 12)[0])
     return found
 
 
@@ -169,6 +170,46 @@ def test_states_on_the_way_are_those_of_plain_passes(pair):
                 torch.testing.assert_close(seen.inside[i, :, k], end(r.prompt.ids[: cut + 1]), rtol=1e-3, atol=1e-4)
             if seen is harmful:  # the first table's draws are those of a table alone
                 torch.testing.assert_close(given.inside[i], seen.inside[i], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_probers_learned_on_the_way_read_the_prompts_that_are_tried(pair, split, monkeypatch):
+    """Whether all prompts are decoded together or not: they learn from the same, and read what a pass of its own over each rollout says."""
+    model, *behind = pair["tiny-cliff"]
+    model = replace(model, revision=f"split {split}")  # so that nothing comes from the cache
+    if split:
+        monkeypatch.setattr(tracing, "KEPT", {"cpu": 0})
+        model = replace(model, batch_tokens=96)
+    learned = []
+
+    def learn(seen):
+        learned.append(seen)
+        return {"p": cliff.fit(cliff.all_positions(*seen)), "top": cliff.fit(cliff.training_set(*seen).at_the_top())}
+
+    tables = [data.prompts("test", label=label, n=30, tier="smoke") for label in ("harmful", "harmless")]
+    seen, tried = cliff.observe(model, tables, [table.iloc[20:] for table in tables], learn, 12)
+    assert len(learned) == 1 and [len(t.rollouts) for t in tried] == [10, 10]
+    probers = {"p": cliff.fit(cliff.all_positions(*learned[0])), "top": cliff.fit(cliff.training_set(*learned[0]).at_the_top())}
+    for once, mine, theirs, there in zip(behind, seen, learned[0], tried, strict=True):
+        torch.testing.assert_close(mine.late, once.late, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(theirs.inside, mine.inside)
+        assert (mine.thought == once.thought).all() and (there.thought == once.thought[20:]).all() and (there.direct == once.direct[20:]).all()
+        assert [r.prompt for r in there.rollouts] == [r.prompt for r in once.rollouts[20:]]
+        found, whole = there.scores(probers), cliff.token_scores(model, there.rollouts, probers)
+        for name in probers:
+            for r, mine_, all_ in zip(there.rollouts, found[name], whole[name], strict=True):
+                assert mine_[:, : r.start].isnan().all() and mine_.shape == all_.shape
+                torch.testing.assert_close(mine_[:, r.start :], all_[:, r.start :], rtol=1e-3, atol=1e-4)
+        w = probers["top"].w[-1]
+        torch.testing.assert_close(cliff.written(model, there.heads, w), cliff.attribution(model, there.rollouts, w), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(there.late, once.late[20:], rtol=1e-3, atol=1e-4)
+
+
+def test_prompts_are_tried_without_probers_where_none_can_be_learned(pair):
+    model, harmful, _ = pair["tiny-cliff"]
+    four, six = (data.prompts("test", label="harmful", n=n, tier="smoke") for n in (4, 6))
+    (seen,), (tried,) = cliff.observe(model, [four], [six], lambda _: {}, 12)
+    assert (tried.thought == harmful.thought[:6]).all() and (seen.thought == harmful.thought[:4]).all() and not any(map(len, tried.lines))
 
 
 def test_tokens_of_thinking_go_by_what_the_model_does_without_it(pair):
@@ -421,4 +462,4 @@ def test_tags_are_those_of_the_template(template, tags):
 
 def test_a_model_that_knows_the_tags_is_not_asked_to_think(planted):
     assert cliff.style(planted) == "native"
-    assert isinstance(cliff.observe(planted, [table().head(2)], 12)[0].rollouts[0], cliff.Rollout)
+    assert isinstance(cliff.observe(planted, [table().head(2)], [], dict, 12)[0][0].rollouts[0], cliff.Rollout)
