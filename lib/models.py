@@ -6,6 +6,7 @@ Names after loading, on every architecture: ``layers[l]``, ``layers[l].self_attn
 Layers: ``h[l]`` is the input of block l, ``h[n_layers]`` the output of the last block before the final norm.
 """
 
+import functools
 import gc
 import os
 import warnings
@@ -112,12 +113,18 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", batch_tokens: 
         nn = TransformersModel(name, task="text-generation", rename=RENAME)
         return _describe(nn, name, name, torch.device("meta"), nn._module.dtype, batch_tokens, remote, template)
     source = locate(name)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder)
+    tokenizer = _tokenizer(source.folder, source.revision)
     try:
         module = transformers.AutoModelForCausalLM.from_pretrained(source.folder, dtype=choose_dtype(dtype, where), use_safetensors=True)
     except (ValueError, OSError, RuntimeError) as error:
         raise UserError(f"{source.folder} cannot be loaded as a language model: {error}", "a decoder-only model with safetensors is needed") from error
     return wrap(module.to(where), tokenizer, name=name, revision=source.revision, batch_tokens=batch_tokens, remote=remote, template=template)
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer(folder, revision: str):
+    """Kept by folder and what is in it, for reading one takes longer than loading the weights of a small model."""
+    return transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def wrap(module, tokenizer, *, name: str, revision: str = "", batch_tokens="auto", remote=0, template: str | None = None) -> Model:
