@@ -605,7 +605,7 @@ def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), ma
     return cache.remember_json(name, lambda: compute()[0])[0], found, lines
 
 
-KEPT = {"cpu": 384 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and values of the rows that are decoded together, on a CPU if in bfloat16
+KEPT = {"cpu": 640 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and values of the rows that are decoded together, on a CPU if in bfloat16
 
 
 def together(model, prompts, new: int) -> list[list[int]]:
@@ -618,7 +618,7 @@ def together(model, prompts, new: int) -> list[list[int]]:
     per_token = 2 * model.n_layers * (getattr(config, "num_key_value_heads", None) or model.n_heads) * model.d_head * size
     kept, weights = KEPT[model.device.type], model.module.num_parameters() * size
     if model.device.type == "cpu":
-        kept //= max(1, round(weights / 2**30))  # so that a large model and what it keeps fit a small machine
+        kept = max(kept // 4, kept - weights // 5)  # so that a large model and what it keeps fit a small machine
     tokens, groups = max(model.batch_tokens, kept // per_token), []
     for i in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i)):
         if groups and (len(groups[-1]) + 1) * (len(prompts[groups[-1][0]].ids) + new) <= tokens:
