@@ -140,9 +140,14 @@ class Prober:
         """Scores of states."""
         return (torch.einsum("pld,ld->pl", acts.float(), self.w) + self.b).sigmoid()
 
-    def at_the_end(self, states: Float[Tensor, "prompt d"]) -> Float[Tensor, "prompt"]:
-        """Scores of the last block's output."""
-        return (states.cpu() @ self.w[-1] + self.b[-1]).sigmoid()
+    @property
+    def top(self) -> list[int]:
+        """The rows that read the last layer."""
+        return [row for row, layer in enumerate(self.layers) if layer == -1]
+
+    def at_the_end(self, states: Float[Tensor, "prompt d"]) -> Float[Tensor, "prompt *row"]:
+        """Scores of the last block's output: one of each prompt, or one by each row that reads that layer where there are several."""
+        return (states.cpu() @ self.w[self.top].T + self.b[self.top]).sigmoid().squeeze(-1)
 
 
 def everywhere(prober: Prober) -> Prober:
@@ -231,11 +236,11 @@ def written(model, z: Float[Tensor, "rollout layer d"], w: Float[Tensor, "d_mode
     return (z * torch.stack(read)).unflatten(-1, (model.n_heads, model.d_head)).sum(-1)
 
 
-def last_scores(model, rollouts: Sequence[Rollout], arms: Sequence[Sequence], prober: Prober) -> Float[Tensor, "arm rollout"]:
-    """The last layer's refusal score at the last token of each rollout, under every arm of edits. Cached on disk."""
+def last_scores(model, rollouts: Sequence[Rollout], arms: Sequence[Sequence], prober: Prober) -> Float[Tensor, "arm rollout *row"]:
+    """The last layer's refusal score at the last token of each rollout, under every arm of edits, as `Prober.at_the_end`. Cached on disk."""
     prompts = [r.prompt for r in rollouts]
     rows = [(i, arm) for arm in arms for i in range(len(rollouts))]
-    name = cache.key(model, "last_scores", prompts, arms, w=hashlib.sha256(prober.w[-1].numpy().tobytes()).hexdigest(), b=float(prober.b[-1]))
+    name = cache.key(model, "last_scores", prompts, arms, w=hashlib.sha256(prober.w[prober.top].numpy().tobytes()).hexdigest(), b=prober.b[prober.top].tolist())
     compute = lambda: {"score": score_rows(model, prompts, prober.at_the_end, rows, of="state", label=f"{len(arms)} sets of heads")}  # noqa: E731
     return cache.remember_tensors(name, compute)["score"].unflatten(0, (len(arms), -1))
 
