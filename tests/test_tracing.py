@@ -16,6 +16,23 @@ torch.manual_seed(0)
 V, W = torch.randn(32), torch.randn(32) * 2
 
 
+def wanted(model, prompts, at):
+    """States of two sites at positions, and projections on three directions from each prompt's second last token or its middle on."""
+    since = [len(p.ids) - 2 if k % 2 else len(p.ids) // 2 for k, p in enumerate(prompts)]
+    along = tracing.Along(torch.stack([V, W, V - W]), [model.n_layers, 0, 1], since)
+    return tracing.Wanted(tracing._each(prompts, at), ("resid", "heads"), along)
+
+
+def same(a, b):
+    """Whether states and projections are the same."""
+    (states, lines), (theirs, others) = a, b
+    assert states.keys() == theirs.keys() and len(lines) == len(others)
+    for site in states:
+        torch.testing.assert_close(states[site], theirs[site], rtol=1e-3, atol=1e-4)
+    for line, other in zip(lines, others, strict=True):
+        torch.testing.assert_close(line, other, rtol=1e-3, atol=2e-3)
+
+
 def arms():
     return [
         [],
@@ -165,20 +182,32 @@ def test_generation_under_edits_equals_plain_hooks(tiny, five, monkeypatch):
 @pytest.mark.parametrize("lengths", [(3,), (2, 5), (1, 4, 4, 7)])
 def test_what_prompts_begin_with_is_read_once_and_changes_nothing(tiny, five, lengths):
     """Stems of one length or several, some of a prompt no stem at all, and stems that go on from others; states after the stem are read as well."""
-    at = [-1, -2]
-    whole, states = tracing._generate_all(tiny, five, [[]], 6, "", at=at)
+    want = wanted(tiny, five, [-1, -2])
+    whole, *states = tracing._generate_all(tiny, five, [[]], 6, "", wanted=want)
     short = tracing.hold(tiny, [p.ids[: lengths[k % len(lengths)]] for k, p in enumerate(five[1:])])
     longer = tracing.hold(tiny, [p.ids[:-3] for p in five[2:]], short)
     assert short.longest([999, 999], 2) is None and longer.length(longer.longest(five[2].ids, 99)) == len(five[2].ids) - 3
     for begun in (short, longer):
-        texts, read = tracing._generate_all(tiny, five, [[]], 6, "", at=at, begun=begun)
+        texts, *read = tracing._generate_all(tiny, five, [[]], 6, "", wanted=want, begun=begun)
         assert texts == whole
-        torch.testing.assert_close(read, states, rtol=1e-3, atol=1e-4)
-    again = tracing._generate_all(replace(tiny, batch_tokens=1), five, [[]], 6, "", at=at, begun=longer)[1]
-    torch.testing.assert_close(again, states, rtol=1e-3, atol=1e-4)
+        same(read, states)
+    same(tracing._generate_all(replace(tiny, batch_tokens=1), five, [[]], 6, "", wanted=want, begun=longer)[1:], states)
     with pytest.raises(ValueError, match="edits"):
         tracing._generate_all(tiny, five, [[Ablate(V)]], 6, "", begun=short)
     assert tracing.hold(replace(tiny, remote="local"), [[1]]) is None is tracing.hold(tiny, [()])
+
+
+def test_what_is_read_while_answering_is_what_plain_passes_give(tiny, five):
+    want = wanted(tiny, five, ["t_inst", -1])
+    _, states, lines = tracing._generate_all(tiny, five, [[]], 4, "", wanted=want)
+    projected = tracing.project(tiny, five, want.along.directions, want.along.layers)
+    for i, p in enumerate(five):
+        resid, heads = (Plain(tiny.module, tiny.name).run(p.ids)[1][site] for site in ("resid", "heads"))  # [layer, token, width]
+        torch.testing.assert_close(states["resid"][i], resid[:, [p.t_inst, p.t_post]], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(states["heads"][i], heads[:, [p.t_inst, p.t_post]], rtol=1e-3, atol=1e-4)
+        along = torch.stack([resid[layer] @ w for layer, w in zip(want.along.layers, want.along.directions, strict=True)])
+        torch.testing.assert_close(lines[i], along[:, want.along.since[i] :], rtol=1e-3, atol=2e-3)
+        torch.testing.assert_close(projected[i], along, rtol=1e-3, atol=2e-3)
 
 
 def test_the_opening_under_edits_is_read_once_for_all_batches(llama, monkeypatch):
@@ -204,7 +233,8 @@ def test_what_is_held_is_read_when_it_is_asked_for_and_once(llama, five, monkeyp
 def test_answers_do_not_depend_on_batches_or_on_how_the_model_samples(llama, monkeypatch):
     """Few rows or many decoded together, rows leaving early or late; and a model's own settings, such as a penalty on repetition, are not greedy decoding."""
     prompts, some = chat(llama, table()) * 3, [[], [Add(W, 2, "every_token")]]
-    texts, states = tracing._generate_all(llama, prompts, some[:1], 20, "", at=[-1, "t_inst"])
+    want = wanted(llama, prompts, [-1, "t_inst"])
+    texts, *states = tracing._generate_all(llama, prompts, some[:1], 20, "", wanted=want)
     both = tracing._generate_all(llama, prompts, some, 20, "")[0]
     assert len(set(map(len, texts[0]))) > 1 and both[0] == texts[0] != both[1]
     monkeypatch.setattr(llama.module.generation_config, "repetition_penalty", 5.0)
@@ -213,7 +243,7 @@ def test_answers_do_not_depend_on_batches_or_on_how_the_model_samples(llama, mon
         monkeypatch.setattr(tracing, "KEPT", {"cpu": 0, "cuda": 0})  # groups of one batch
         small = replace(llama, batch_tokens=tokens)
         assert tracing._generate_all(small, prompts, some, 20, "")[0] == both
-        torch.testing.assert_close(tracing._generate_all(small, prompts, some[:1], 20, "", at=[-1, "t_inst"])[1], states, rtol=1e-3, atol=1e-4)
+        same(tracing._generate_all(small, prompts, some[:1], 20, "", wanted=want)[1:], states)
 
 
 def test_remote_path_run_here_gives_the_same(llama):
@@ -225,9 +255,10 @@ def test_remote_path_run_here_gives_the_same(llama):
         torch.testing.assert_close(values, tracing._collect(llama, prompts, ["t_inst", "t_post"], which, "left")[site], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(tracing.score(remote, prompts, lambda x: x, some), tracing.score(llama, prompts, lambda x: x, some), rtol=1e-3, atol=1e-4)
     assert tracing._generate_all(remote, prompts, some, 5, "")[0] == tracing._generate_all(llama, prompts, some, 5, "")[0]
-    (texts, states), (theirs, read) = (tracing._generate_all(m, prompts, [[]], 5, "", at=["t_inst", -1]) for m in (llama, remote))
-    assert texts == theirs and states.shape == (len(prompts), llama.n_layers + 1, 2, llama.d_model)
-    torch.testing.assert_close(states, read, rtol=1e-3, atol=1e-4)
+    want = wanted(llama, prompts, ["t_inst", -1])
+    (texts, *read), (theirs, *there) = (tracing._generate_all(m, prompts, [[]], 5, "", wanted=want) for m in (llama, remote))
+    assert texts == theirs and read[0]["resid"].shape == (len(prompts), llama.n_layers + 1, 2, llama.d_model)
+    same(read, there)
 
 
 def test_text_loss_equals_plain_cross_entropy(llama):
