@@ -312,7 +312,7 @@ class Seen:
         return replace(self, last=torch.empty(0), late=torch.empty(0), inside=torch.empty(0))
 
     def scores(self, probers: dict[Hashable, "Prober"]) -> dict[Hashable, list[Float[Tensor, "row token"]]]:
-        """As `token_scores`, by the probers that this was read with; NaN at the tokens of the request."""
+        """As `token_scores`, by the probers that this was read with; NaN at the tokens of the request. Raises ValueError for others than these."""
         before = [torch.full((len(line), r.start), torch.nan) for line, r in zip(self.lines, self.rollouts, strict=True)]
         return _scores(probers, [torch.cat(both, 1) for both in zip(before, self.lines, strict=True)])
 
@@ -575,6 +575,8 @@ def _along(model, probers: dict[Hashable, Prober], since: Sequence[int]) -> Alon
 def _scores(probers: dict[Hashable, Prober], projected: Sequence[Tensor]) -> dict[Hashable, list[Tensor]]:
     """By each prober its rows of the projections, as scores."""
     ends = np.cumsum([0, *(len(p.layers) for p in probers.values())])
+    if any(len(values) != ends[-1] for values in projected):
+        raise ValueError(f"{ends[-1]} directions of {len(probers)} probers, but the tokens were read along {len(projected[0])}")
     return {name: [p(values[a:b]) for values in projected] for (name, p), (a, b) in zip(probers.items(), itertools.pairwise(ends), strict=True)}
 
 

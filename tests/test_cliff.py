@@ -200,6 +200,8 @@ def test_probers_learned_on_the_way_read_the_prompts_that_are_tried(pair, split,
             for r, mine_, all_ in zip(there.rollouts, found[name], whole[name], strict=True):
                 assert mine_[:, : r.start].isnan().all() and mine_.shape == all_.shape
                 torch.testing.assert_close(mine_[:, r.start :], all_[:, r.start :], rtol=1e-3, atol=1e-4)
+        with pytest.raises(ValueError, match="read along"):
+            there.scores({"p": probers["p"]})
         w = probers["top"].w[-1]
         torch.testing.assert_close(cliff.written(model, there.heads, w), cliff.attribution(model, there.rollouts, w), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(there.late, once.late[20:], rtol=1e-3, atol=1e-4)
