@@ -484,12 +484,12 @@ def project(model, prompts: Sequence[Prompt], directions: torch.Tensor, layers: 
 
 
 def _project_all(model, prompts, along: Along, label):
-    out, clean, opening, by_layer = {}, {}, _share_opening(model, prompts), along.by_layer
+    out, clean, opening = {}, {}, _share_opening(model, prompts)
     for rows in track(_plan(model, _widths(prompts, opening)), label):
         batch = _batch(model, prompts, rows, opening)
         opened = _opening_cache(model, prompts, range(len(rows)), [()] * len(rows), opening, clean)
-        values = _forward(model, batch, cache=opened, along=by_layer)[0]["along"].cpu()
-        shared = torch.cat([clean["states"][layer].float() @ w.to(model.device) for layer, w in by_layer.items()], -1).cpu() if opening else values[0, :0]
+        values = _forward(model, batch, cache=opened, along=along.by_layer)[0]["along"].cpu()
+        shared = torch.cat([clean["states"][layer].float() @ w.to(model.device) for layer, w in along.by_layer.items()], -1).cpu() if opening else values[0, :0]
         for r, i in enumerate(rows):
             out[str(i)] = along.in_order(torch.cat([shared, values[r, batch.pad[r] :]])).T
     return out
