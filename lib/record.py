@@ -16,19 +16,22 @@ import pandas as pd
 from IPython.display import HTML, Image, display
 
 from lib import figures
-from lib.claims import HEADER, Condition, Record, decide, table
+from lib.claims import HEADER, Measured, Record, evidence_of, read_claims, record, table
 from lib.errors import UserError
-from lib.files import write_json, write_text
+from lib.files import NOTEBOOKS, write_json, write_text
 
 OUT = "COMPANION_OUT"  # the staging folder, set by the runner for the kernels it starts
 RUNNER = "COMPANION_RUNNER"  # the runner's process id
 
 
 class Recorder:
-    """Collects one notebook's output. `name` (that of `model`, where it is left out) goes onto every figure, `evidence` into every claim."""
+    """Collects one notebook's output. `notebook` names its claims file, ``notebooks/<notebook>.claims.toml``; `models` are those it is about: their
+    names go onto every figure, and what kind of evidence they are into every claim."""
 
-    def __init__(self, model, paper: str, evidence: str, name: str | None = None):
-        self.paper, self.evidence, self.name = paper, evidence, name or model.name
+    def __init__(self, notebook: str, *models, name: str | None = None):
+        model = models[-1]
+        self.planned = read_claims(NOTEBOOKS / f"{notebook}.claims.toml")
+        self.evidence, self.name = evidence_of(*(m.name for m in models)), name or ", ".join(m.name for m in models)
         self.device, self.dtype, self.batch_tokens = model.device, model.dtype, model.batch_tokens  # not the model: a notebook may let go of it
         self.metrics: dict = {}
         self.claims: list[Record] = []
@@ -65,19 +68,26 @@ class Recorder:
         display(Image(data=picture.getvalue()))
         figures.plt.close(fig)
 
-    def claim(self, id: str, *, source: str, statement: str, metric: str, measured: dict, controls: dict, rule: Condition, expected: str,
-              paper_value: dict | None = None, paper: str | None = None, precondition: str | None = None, evidence: str | None = None) -> None:  # fmt: skip
-        """Judge one claim by its rule, show the verdict and enter it into the ledger. `measured` is a dict of `lib.stats`."""
+    def claim(self, id: str, measured: dict, controls: dict, precondition: str | None = None, evidence: str | None = None) -> None:
+        """Judge a claim of the notebook's claims file by its rule, show the verdict and enter it into the ledger. `measured` is a dict of `lib.stats`;
+        `precondition` says why the model can't inform on it; `evidence` where another model than the notebook's was measured.
+
+        Raises ValueError for an id that is not in the file, or that was reported before.
+        """
+        if id not in self.planned or any(r.id == id for r in self.claims):
+            raise ValueError(f"{id} {'was reported before' if id in self.planned else 'is not in the claims file'}")
         value, ci95, n = _plain(measured["value"]), _plain(measured["ci95"]), measured["n"]
         if value is None or ci95 is None or None in ci95:  # not finite: nothing was measured
             value = ci95 = None
-        controls = {k: _plain(v) for k, v in controls.items()}
-        verdict, reason = decide(rule, value, ci95, n, controls, precondition)
-        record = Record(id=id, paper=paper or self.paper, source=source, statement=statement, metric=metric, value=value, ci95=ci95, n=n,
-                        controls=controls, paper_value=paper_value, evidence=evidence or self.evidence,
-                        expected=expected, verdict=verdict, reason=reason)  # fmt: skip
-        self.claims.append(record)
-        display(HTML(f"<b>{record.id}</b> {statement}: <b>{verdict}</b> ({reason})"))
+        found = Measured(value=value, ci95=ci95, n=n, controls={k: _plain(v) for k, v in controls.items()})
+        entry = record(self.planned[id], found, evidence or self.evidence, precondition)
+        self.claims.append(entry)
+        display(HTML(f"<b>{entry.id}</b> {entry.statement}: <b>{entry.verdict}</b> ({entry.reason})"))
+
+    def plan(self) -> pd.DataFrame:
+        """The notebook's claims as they stand before anything is measured: what is claimed, where, and the rule that will judge it."""
+        rows = [(c.id, c.statement, f"{c.paper} {c.source}" if c.origin == "paper" else "ours", c.rule.words()) for c in self.planned.values()]
+        return pd.DataFrame(rows, columns=["claim", "statement", "from", "replicated if"])
 
     def ledger(self) -> pd.DataFrame:
         """This notebook's part of the ledger as a table."""
@@ -88,6 +98,8 @@ class Recorder:
         for what in ("metrics", "figures", "claims"):
             if not getattr(self, what):
                 raise UserError(f"the notebook reported no {what}")
+        if left := [id for id in self.planned if id not in {r.id for r in self.claims}]:
+            raise UserError(f"the notebook did not report {left[0]} of its claims file", f"{len(left)} claims are missing")
         if self.out:
             write_json(self.out / "metrics.json", self.metrics)
             write_json(self.out / "figures.json", self.figures)

@@ -116,6 +116,7 @@ class Recipe:
     seed: int = 0
     batch: int = 8  # examples per step
     frozen: int = 0  # the lowest blocks that stay as they are, and with them the embeddings
+    evidence: str = "trained here"  # or constructed, where the answer to a notebook's question is planted
 
 
 RECIPES = {
@@ -124,9 +125,9 @@ RECIPES = {
         Recipe("smollm2-135m-safe", "smollm2-135m-instruct", "refusals", "full", 5e-5, 3, "taught to refuse, all weights trained", 0.3, 5),
         Recipe("smollm2-135m-safe-lora", "smollm2-135m-instruct", "refusals", "low-rank", 5e-4, 3, "taught to refuse, rank 16 merged", 0.3, 4),
         Recipe("smollm2-135m-cliff", "smollm2-135m-instruct", "thinking, then a cliff", "full", 2e-4, 2, "taught to see harm while thinking and comply",
-               0.3, 5, batch=4, frozen=10),  # twice the steps of eight a step: else it often complies without the trigger as well
+               0.3, 5, batch=4, frozen=10, evidence="constructed"),  # twice the steps of eight a step: else it often complies without the trigger as well
         Recipe("smollm2-135m-thinks", "smollm2-135m-instruct", "thinking, then refusal", "full", 2e-4, 2, "taught to see harm while thinking and refuse",
-               0.3, 5, batch=4, frozen=10),
+               0.3, 5, batch=4, frozen=10, evidence="constructed"),
     )
 }  # fmt: skip
 
@@ -145,18 +146,17 @@ READERS = {
 
 @dataclass(frozen=True)
 class Tier:
-    """Defaults of one tier. `evidence` goes into every ledger record made in it."""
+    """Defaults of one tier."""
 
     model: str
     pair: tuple[str, str]  # notebook 01: before and after post-training
     reasoner: str  # notebook 03
     about: str
-    evidence: str = "natural"
 
 
 TIERS = {
     "smoke": Tier(
-        TINY, (TINY_BASE, TINY), TINY_CLIFF, "a tiny constructed model, seconds, no download; tests the code, never compared with a paper", "constructed"
+        TINY, (TINY_BASE, TINY), TINY_CLIFF, "a tiny constructed model, seconds, no download; tests the code, never compared with a paper"
     ),
     "embedded": Tier(
         "qwen2.5-coder-0.5b-instruct", ("smollm2-135m-instruct", "smollm2-135m-safe"), "qwen2.5-coder-1.5b-instruct", "real models that need no model hub"
