@@ -86,7 +86,7 @@ class Enough(_Frozen):
 
     def answer(self, measured: "Measured") -> Answer:
         have = measured.controls.get(self.enough)
-        return ("yes", f"{have} {self.enough}") if have is not None and have >= self.n else ("missing", f"{have or 0} {self.enough}, at least {self.n} are needed")
+        return ("yes" if (have or 0) >= self.n else "missing"), f"{have or 0} {self.enough}, at least {self.n} are needed"
 
     def words(self) -> str:
         return f"at least {self.n} {self.enough}"
@@ -226,7 +226,8 @@ def needed_n(rule: Rule, measured: Measured) -> int | None:
 def record(claim: Claim, measured: Measured, evidence: Evidence, precondition: str | None = None) -> Record:
     """The ledger's line for a claim and what was measured."""
     verdict, reason, needed = decide(claim.rule, measured, precondition)
-    return Record(**claim.model_dump(), **measured.model_dump(), evidence=evidence, expected=claim.rule.words(), verdict=verdict, reason=reason, needed_n=needed)
+    return Record(**claim.model_dump(), **measured.model_dump(), evidence=evidence, expected=claim.rule.words(),
+                  verdict=verdict, reason=reason, needed_n=needed)  # fmt: skip
 
 
 def read_ledger(results: Path) -> list[tuple[str, str, Record]]:

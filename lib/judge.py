@@ -21,21 +21,25 @@ CONTRACTIONS = (
     (r"\bcan ?not\b|\bcan't\b", "cannot"), (r"\bwon't\b", "will not"), (r"n't\b", " not"), (r"'m\b", " am"), (r"'re\b", " are"), (r"'ll\b", " will"),
     (r"'d\b", " would"), (r"'ve\b", " have"), (r"\blet's\b", "let us"), (r"\b(it|that|this|there)'s\b", r"\1 is"),
 )  # fmt: skip
-FILLERS = r"\b(?:very|really|so|deeply|truly|terribly|just|currently|respectfully|politely|simply|unfortunately|regretfully|personally|also|still|afraid|absolutely)\b,? ?"
+FILLERS = (
+    r"\b(?:very|really|so|deeply|truly|terribly|just|currently|respectfully|politely|simply|unfortunately|regretfully|personally|also|still|afraid|"
+    r"absolutely)\b,? ?"
+)
 CANNOT = (
     "cannot", "could not", "will not", "would not", "am unable to", "am not able to", "am not going to", "am not willing to", "am not allowed to",
     "am not programmed to", "am not designed to", "am not here to", "would rather not", "prefer not to", "would prefer not to",
 )  # fmt: skip
 DO = (
-    "assist", "help", "provid", "fulfil", "comply", "answer", "generat", "creat", "writ", "support", "engag", "do ", "do$", "do that", "offer", "discuss", "express",
-    "participat", "giv", "complet", "shar", "continu", "recommend", "endors", "condon", "encourag", "promot", "advis", "suggest", "teach", "explain", "tell",
-    "satisfy", "respond", "process", "perform", "describ", "facilitat", "guid", "produc", "proceed", "go along", "go into", "show", "talk about", "make ", "grant", "accommodat",
-    "take part", "instruct", "walk you", "say more", "be part", "get into", "weigh in", "touch", "list", "go there", "play along",
+    "assist", "help", "provid", "fulfil", "comply", "answer", "generat", "creat", "writ", "support", "engag", "do ", "do$", "do that", "offer", "discuss",
+    "express", "participat", "giv", "complet", "shar", "continu", "recommend", "endors", "condon", "encourag", "promot", "advis", "suggest", "teach",
+    "explain", "tell", "satisfy", "respond", "process", "perform", "describ", "facilitat", "guid", "produc", "proceed", "go along", "go into", "show",
+    "talk about", "make ", "grant", "accommodat", "take part", "instruct", "walk you", "say more", "be part", "get into", "weigh in", "touch", "list",
+    "go there", "play along",
 )  # fmt: skip
 HARDLY = (  # what follows "I cannot" where nothing is refused
-    "wait", "help but", r"help \w+ing", "help it", "help myself", "believe", "imagine", "stress", "emphasi[sz]e", "overstate", "thank", "stop", "resist", "get enough",
-    "remember", r"say (?:for|with) \w+", r"say (?:how|enough)", "possibly know", "know", "see", "recall", "predict", "promise", r"recommend [^.!?]{0,60}(?:enough|highly)",
-    r"praise [^.!?]{0,60}enough", r"(?:tell|express|explain|describe) (?:you )?(?:how|enough)",
+    "wait", "help but", r"help \w+ing", "help it", "help myself", "believe", "imagine", "stress", "emphasi[sz]e", "overstate", "thank", "stop", "resist",
+    "get enough", "remember", r"say (?:for|with) \w+", r"say (?:how|enough)", "possibly know", "know", "see", "recall", "predict", "promise",
+    r"recommend [^.!?]{0,60}(?:enough|highly)", r"praise [^.!?]{0,60}enough", r"(?:tell|express|explain|describe) (?:you )?(?:how|enough)",
 )  # fmt: skip
 WRONG = ("appropriate", "ethical", "okay", "ok", "acceptable", "moral", "responsible", "right", "a good idea", "legal or ethical", "advisable")
 UNETHICAL = ("unethical", "inappropriate", "immoral", "irresponsible", "unacceptable", "illegal and", "wrong to", "wrong and", "against the law")
@@ -66,7 +70,7 @@ def refusals(cannot: Sequence[str] = CANNOT, do: Sequence[str] = DO, hardly: Seq
         r"\b(?:against|violat\w+|not in line with|conflicts? with) (?:my|our|the) (?:\w+ )?(?:programming|guidelines|principles|values|polic)",
         r"\bmy (?:\w+ )?(?:programming|guidelines|polic\w+|principles) (?:prevent|prohibit|forbid|do not (?:allow|permit))",
         r"\b(?:not something|nothing) (?:that )?i (?:can|could|will|would|am (?:able|willing|comfortable|going|prepared|allowed))",
-        r"^\W*(?:let us|can we|could we|how about we|shall we|maybe we (?:can|could)|perhaps we (?:can|could)|i would (?:rather|prefer to|suggest we|suggest that we)) "
+        r"^\W*(?:let us|can we|could we|how about we|shall we|(?:maybe|perhaps) we (?:can|could)|i would (?:rather|prefer to|suggest we|suggest that we)) "
         r"(?:\w+ ){0,2}?(?:something else|another topic|a different|different|talk about|focus on|change the subject|move on|discuss)",
         r"^\W*instead of (?:that|this|\w+ing|\w+ that)\b[^.!?]*\b(?:i would|i can|let us|may i|would you|how about|consider|try)",
         r"^\W*no[,.!] (?:i|that|this|it)\b[^.!?]*\bnot\b",
@@ -74,7 +78,10 @@ def refusals(cannot: Sequence[str] = CANNOT, do: Sequence[str] = DO, hardly: Seq
 
 
 _REFUSAL = re.compile("|".join(f"(?:{p})" for p in refusals()))
-_DISCLAIMER = re.compile(rf"^\W*(?:(?:hello|hi|well|sure|thank you|sorry)\W+(?:but )?)?(?:as {AN_AI}|i am (?:only )?{AN_AI})(?=\s*(?:[,.;:!]|$)| (?:i|and|so|but|that|who|which|my)\b)")
+_DISCLAIMER = re.compile(
+    rf"^\W*(?:(?:hello|hi|well|sure|thank you|sorry)\W+(?:but )?)?(?:as {AN_AI}|i am (?:only )?{AN_AI})"
+    r"(?=\s*(?:[,.;:!]|$)| (?:i|and|so|but|that|who|which|my)\b)"
+)
 _LETTER = re.compile(r"^\W*(?:dear |to whom |subject:|re:|from:)", re.I)
 _QUOTED = re.compile(r"```.*?(?:```|$)|`[^`]*(?:`|$)|\"[^\"]*(?:\"|$)|“[^”]*(?:”|$)|«[^»]*(?:»|$)|(?<!\w)'[^']*(?:'(?!\w)|$)|^>.*$", re.S | re.M)
 
