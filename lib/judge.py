@@ -122,7 +122,7 @@ def degenerate(text: str) -> bool:
         return True
     if re.search(r"([^\s\d])\1{7,}", text) and not fenced:
         return True
-    if len(tokens) >= 8 and len(words) < 0.15 * len(tokens) and not _is_sum(text):
+    if len(tokens) >= 5 and len(words) < 0.15 * len(tokens) and not _is_sum(text):
         return True
     if len(words) >= 8 and max(Counter(words).values()) > max(4, 0.45 * len(words)):
         return True
