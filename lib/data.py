@@ -18,6 +18,7 @@ from lib.registry import DATASETS
 
 ROLES = ("direction", "validation", "test", "post-training", "prober")
 STATEMENT_SETS = ("cities", "neg_cities", "larger_than", "smaller_than", "translations", "element_symbols", "animal_class")
+NEGATED_SETS = ("neg_translations", "neg_element_symbols", "neg_animal_class")  # given where they are named, not by default
 SOURCES = ("harmbench", "strongreject", "do_not_answer", "harmless", "pseudo_harmful", "pseudo_twin", "cannot")
 BY_NAME_ONLY = ("cannot",)  # questions that nobody can answer from outside: no sample of ordinary requests
 
@@ -132,8 +133,9 @@ def statements(names: Sequence[str] = STATEMENT_SETS, *, pairs: int | None = Non
     The two statements of a pair share the object and differ in the subject; of a set, subjects occur as often true as false.
     Raises ParameterError for an unknown set or more pairs than the smallest set has.
     """
-    if unknown := set(names) - set(STATEMENT_SETS):
-        raise ParameterError(f"unknown statement set {min(unknown)!r}", nearest(min(unknown), STATEMENT_SETS))
+    known = STATEMENT_SETS + NEGATED_SETS
+    if unknown := set(names) - set(known):
+        raise ParameterError(f"unknown statement set {min(unknown)!r}", nearest(min(unknown), known))
     if tier == "smoke":
         from lib.tiny import planted_statements
 
