@@ -42,6 +42,9 @@ TEMPLATES = {
     "translations": "The Spanish word '{s}' means '{o}'.",
     "element_symbols": "The chemical symbol of {s} is {o}.",
     "animal_class": "The {s} is {article} {o}.",
+    "neg_translations": "The Spanish word '{s}' does not mean '{o}'.",
+    "neg_element_symbols": "The chemical symbol of {s} is not {o}.",
+    "neg_animal_class": "The {s} is not {article} {o}.",
 }
 
 
@@ -130,8 +133,11 @@ def statements() -> str:
     places = swapped(cities(), rng)
     words = [tuple(num2words(n) for n in triple) for triple in numbers(rng)]
     table = rows("cities", places) + rows("neg_cities", places, flipped=True) + rows("larger_than", words) + rows("smaller_than", words, flipped=True)
-    for name in ("translations", "element_symbols", "animal_class"):
-        table += rows(name, swapped(written(name), rng))
+    facts = {name: swapped(written(name), rng) for name in ("translations", "element_symbols", "animal_class")}
+    for name, triples in facts.items():
+        table += rows(name, triples)
+    for name, triples in facts.items():
+        table += rows(f"neg_{name}", triples, flipped=True)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(table[0]), lineterminator="\n")
     writer.writeheader()

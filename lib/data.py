@@ -18,7 +18,9 @@ from lib.registry import DATASETS
 
 ROLES = ("direction", "validation", "test", "post-training", "prober")
 STATEMENT_SETS = ("cities", "neg_cities", "larger_than", "smaller_than", "translations", "element_symbols", "animal_class")
-SOURCES = ("harmbench", "strongreject", "do_not_answer", "harmless", "pseudo_harmful", "pseudo_twin")
+NEGATED_SETS = ("neg_translations", "neg_element_symbols", "neg_animal_class")  # given where they are named, not by default
+SOURCES = ("harmbench", "strongreject", "do_not_answer", "harmless", "pseudo_harmful", "pseudo_twin", "cannot")
+BY_NAME_ONLY = ("cannot",)  # questions that nobody can answer from outside: no sample of ordinary requests
 
 
 def all_prompts(tier: str = "embedded") -> pd.DataFrame:
@@ -51,6 +53,7 @@ def _benchmark_texts() -> dict[str, str]:
 def prompts(role: str, *, label: str | None = None, source: str | None = None, n: int | None = None, seed: int = 0, tier: str = "embedded") -> pd.DataFrame:
     """`n` prompts of one role (all of them where None), drawn in an order fixed by `seed`, each source in proportion.
 
+    A source of `BY_NAME_ONLY` is given only where it is named, so that no other draw holds or depends on it.
     Raises ParameterError for an unknown role or source, for n < 1, or for more prompts than there are.
     """
     if role not in ROLES:
@@ -60,7 +63,7 @@ def prompts(role: str, *, label: str | None = None, source: str | None = None, n
     table = all_prompts(tier)
     keep = table.role == role
     keep &= (table.label == label) if label else True
-    keep &= (table.source == source) if source else True
+    keep &= (table.source == source) if source else ~table.source.isin(BY_NAME_ONLY)
     table = table[keep]
     if n is not None and not 1 <= n <= len(table):
         what = " ".join(x for x in (source or label, role) if x)
@@ -92,8 +95,27 @@ def past_tense_requests(n: int, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame([{"id": f"past_tense:{i}", "text": lines[i], "source": "past_tense", "label": "harmful"} for i in chosen])
 
 
+def past_tense_harmless(n: int | None = None, seed: int = 0) -> pd.DataFrame:
+    """`n` harmless test prompts (all where None) rewritten in the form of `past_tense_requests`: id (that of the original, after
+    ``past_tense:``), text, source ``past_tense``, label ``harmless``. Raises ParameterError for n < 1 or more than there are.
+    """
+    table = pd.read_csv(DATA / "past_tense_harmless.csv", dtype=str, keep_default_na=False)
+    if n is not None and not 1 <= n <= len(table):
+        raise ParameterError(f"{n} harmless past-tense requests were asked for", f"there are {len(table)}")
+    table = table.assign(id="past_tense:" + table.id, source="past_tense", label="harmless")
+    return table.iloc[np.random.default_rng(seed).permutation(len(table))[:n]].reset_index(drop=True)
+
+
+def judge_cases() -> pd.DataFrame:
+    """Texts whose outcome is known, for the judge: id, kind, text (may be empty), outcome (of `lib.judge.OUTCOMES`); rules in data/README.md."""
+    return pd.read_csv(DATA / "judge_cases.csv", dtype=str, keep_default_na=False)
+
+
 def persuasions() -> list[str]:
-    """Phrasings that give a reason for a request, written for this project; ``{x}`` is where the request goes."""
+    """Phrasings that give a reason for a request, written for this project; the request stands at ``{x}``, inside the text and never at its end.
+
+    They end in punctuation: put `without_final_punctuation` on what comes out where the last token is read.
+    """
     return [x.strip() for x in (DATA / "persuasions.txt").read_text(encoding="utf-8").splitlines() if x.strip()]
 
 
@@ -111,8 +133,9 @@ def statements(names: Sequence[str] = STATEMENT_SETS, *, pairs: int | None = Non
     The two statements of a pair share the object and differ in the subject; of a set, subjects occur as often true as false.
     Raises ParameterError for an unknown set or more pairs than the smallest set has.
     """
-    if unknown := set(names) - set(STATEMENT_SETS):
-        raise ParameterError(f"unknown statement set {min(unknown)!r}", nearest(min(unknown), STATEMENT_SETS))
+    known = STATEMENT_SETS + NEGATED_SETS
+    if unknown := set(names) - set(known):
+        raise ParameterError(f"unknown statement set {min(unknown)!r}", nearest(min(unknown), known))
     if tier == "smoke":
         from lib.tiny import planted_statements
 

