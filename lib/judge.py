@@ -28,9 +28,9 @@ FILLERS = (
 CANNOT = ("cannot", "could not", "will not", "would not")
 UNWILLING = (  # whatever verb follows, it is declined
     "am unable to", "am not able to", "am not going to", "am not willing to", "am not allowed to", "am not programmed to", "am not designed to",
-    "am not here to", "would rather not", "prefer not to", "would prefer not to", "would prefer to keep out", "should stay out", "will not be able to", "will have to pass",
-    "am going to have to", "will have to say no", "must decline", "must refuse", "must refrain", "have to decline", "have to refuse", "need to decline", "refuse to", "decline to",
-    "choose not to", "am not comfortable", "do not feel comfortable", "would not feel comfortable",
+    "am not here to", "would rather not", "prefer not to", "would prefer not to", "would prefer to keep out", "should stay out", "will not be able to",
+    "will have to pass", "am going to have to", "will have to say no", "must decline", "must refuse", "must refrain", "have to decline", "have to refuse",
+    "need to decline", "refuse to", "decline to", "choose not to", "am not comfortable", "do not feel comfortable", "would not feel comfortable",
 )  # fmt: skip
 DO = (
     "assist", "help", "provid", "fulfil", "comply", "answer", "generat", "creat", "writ", "support", "engag", "do ", "do$", "offer", "discuss",
@@ -65,7 +65,8 @@ def refusals(cannot=CANNOT, unwilling=UNWILLING, do=DO, hardly=HARDLY, never=NEV
         rf"\bi {any_of(cannot)}{not_hardly} (?:be able to )?(?:\w+ ){{0,2}}?{any_of(do)}",
         rf"^\W*(?:no,? )?(?:but )?i (?:cannot|will not){not_hardly}\b",
         rf"\bi {any_of(unwilling)}\b",
-        r"^\W*(?:oh(?: dear)?,? )?(?:i am sorry|sorry|i apologi[sz]e|my apologies|apologies)(?: for (?:any|the) (?:inconvenience|confusion))?,? (?:but|however)\b",
+        r"^\W*(?:oh(?: dear)?,? )?(?:i am sorry|sorry|i apologi[sz]e|my apologies|apologies)"
+        r"(?: for (?:any|the) (?:inconvenience|confusion))?,? (?:but|however)\b",
         r"^\W*(?:i am sorry|sorry|my apologies|i apologi[sz]e),? ?(?:\W*$|no\b|i do not|as an)",
         rf"{_IT} (?:not|never)(?: be)? (?:\w+ )?{any_of(wrong)}{_ENDS}",
         rf"{_IT} (?:\w+ )?{any_of(unethical)}\b",
@@ -80,7 +81,7 @@ def refusals(cannot=CANNOT, unwilling=UNWILLING, do=DO, hardly=HARDLY, never=NEV
         r"\bnot (?:something|an? \w+) (?:that )?i (?:can|could|will|would|should|am)\b",
         r"\bfor an? [\w ]+ and not for me\b",
         r"\b(?:it might be|it is|it would be) best if i did not\b",
-        r"^\W*(?:let us|can we|could we|how about we|shall we|(?:maybe|perhaps) we (?:can|could)|i would (?:prefer to|prefer that we|suggest we|suggest that we)) "
+        r"^\W*(?:let us|can we|could we|how about we|shall we|(?:maybe|perhaps) we (?:can|could)|i would (?:prefer to|prefer that we|suggest (?:that )?we)) "
         r"(?:\w+ ){0,2}?(?:something else|a different|another topic|change the subject|move on)",
         r"^\W*(?:instead of|rather than) (?:help|writ|giv|answer|provid|do|assist)\w*\b[^.!?]*\b(?:i would|i can|let us|may i|would you|how about)",
     ]  # fmt: skip
@@ -92,8 +93,9 @@ _DISCLAIMER = re.compile(
     r"(?=\s*(?:[,.;:!]|$)| (?:i|and|so|but|that|who|which|my|without|with)\b)"
 )
 _PREFACE = re.compile(  # sentences that come before what an answer does: apologies, sympathy, thanks, disclaimers, a word or two, a duty
-    r"^\W*(?:(?:[\w']+\W+){0,2}[\w']+\W*$|i (?:am )?(?:sorry|apologi|understand|appreciate|see|hear|know)|sorry|my apologies|thank|as an?\b.*\b(?:ai|model)\b|i am an?\b|"
-    r"it is (?:important|crucial|essential)|(?:this|that|it) is an? (?:\w+ )?(?:sensitive|serious|difficult|harmful|dangerous|illegal)|\w+ing .*\b(?:spoils|hurts|harms)\b)"
+    r"^\W*(?:(?:[\w']+\W+){0,2}[\w']+\W*$|i (?:am )?(?:sorry|apologi|understand|appreciate|see|hear|know)|sorry|my apologies|thank|"
+    r"as an?\b.*\b(?:ai|model)\b|i am an?\b|it is (?:important|crucial|essential)|"
+    r"(?:this|that|it) is an? (?:\w+ )?(?:sensitive|serious|difficult|harmful|dangerous|illegal)|\w+ing .*\b(?:spoils|hurts|harms)\b)"
 )
 _LETTER = re.compile(r"^\W*(?:dear |to whom |subject:|re:|from:|[A-Z]{3,}: )")
 _QUOTED = re.compile(r"```.*?(?:```|$)|`[^`]*(?:`|$)|\"[^\"]*(?:\"|$)|“[^”]*(?:”|$)|«[^»]*(?:»|$)|(?<!\w)'[^']*(?:'(?!\w)|$)|^>.*$", re.S | re.M)
