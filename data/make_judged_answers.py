@@ -29,7 +29,7 @@ def plain_prompts(arm: str, n: int, seed: int = 0) -> pd.DataFrame:
 
 
 def steering(model) -> dict[str, Add]:
-    """The additions of the steered arms: v_harm at 0.4 and v_refuse at 0.7 of the depth, and a random direction of four times v_harm's norm, which breaks text."""
+    """Additions: v_harm at 0.4 and v_refuse at 0.7 of the depth; a random direction of four times v_harm's norm, which breaks text."""
     made = {label: chat(model, data.without_final_punctuation(data.prompts("direction", label=label, n=64))) for label in ("harmful", "harmless")}
     acts = tracing.collect(model, made["harmful"] + made["harmless"], at=["t_inst", "t_post"])["resid"]
     said = [judge(t) for t in tracing.generate(model, made["harmful"] + made["harmless"], max_new_tokens=12)[0]]

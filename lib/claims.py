@@ -56,7 +56,7 @@ class _Compare(_Frozen):
 
     def words(self) -> str:
         bar, side = (self.above, "above") if isinstance(self, Above) else (self.below, "below")
-        bar = f"{self.times:g} × {bar}" if self.times != 1 else f"{bar}"
+        bar = f"{self.times:g} × {bar}" if self.times != 1 else bar if isinstance(bar, str) else f"{bar:g}"
         by = f" by {self.margin:g}" if self.margin else ""
         return f"{self.of or 'value'} {side} {bar}{by}"
 

@@ -24,6 +24,10 @@ OUT = "COMPANION_OUT"  # the staging folder, set by the runner for the kernels i
 RUNNER = "COMPANION_RUNNER"  # the runner's process id
 
 
+class NotebookEnded(UserError):
+    """A notebook that has said all it can before its last cell; not a failure."""
+
+
 class Recorder:
     """Collects one notebook's output. `notebook` names its claims file, ``notebooks/<notebook>.claims.toml``; `models` are those it is about: their
     names go onto every figure, and what kind of evidence they are into every claim."""
@@ -89,6 +93,18 @@ class Recorder:
         rows = [(c.id, c.statement, f"{c.paper} {c.source}" if c.origin == "paper" else "ours", c.rule.words()) for c in self.planned.values()]
         return pd.DataFrame(rows, columns=["claim", "statement", "from", "replicated if"])
 
+    def end_if(self, reason: str | None) -> None:
+        """Where `reason` says why the model can't inform: every claim not yet reported becomes uninformative, all is written, and the notebook ends here.
+
+        Raises NotebookEnded, which the runner takes for a good end; in JupyterLab it stops "Run All" before the expensive cells.
+        """
+        if not reason:
+            return
+        for id in [id for id in self.planned if id not in {r.id for r in self.claims}]:
+            self.claim(id, {"value": None, "ci95": None, "n": 0}, {"precondition": "not met"}, reason)
+        self._write()
+        raise NotebookEnded(f"uninformative: {reason}", f"{len(self.planned)} claims are reported so; nothing after this cell was run")
+
     def ledger(self) -> pd.DataFrame:
         """This notebook's part of the ledger as a table."""
         return pd.DataFrame(table(self.claims), columns=HEADER)
@@ -100,6 +116,9 @@ class Recorder:
                 raise UserError(f"the notebook reported no {what}")
         if left := [id for id in self.planned if id not in {r.id for r in self.claims}]:
             raise UserError(f"the notebook did not report {left[0]} of its claims file", f"{len(left)} claims are missing")
+        self._write()
+
+    def _write(self) -> None:
         if self.out:
             write_json(self.out / "metrics.json", self.metrics)
             write_json(self.out / "figures.json", self.figures)
