@@ -144,8 +144,9 @@ def _mean_interval(values: np.ndarray, seed: int) -> np.ndarray:
     return np.stack([centre - np.maximum(high, student) * error, centre - np.minimum(low, -student) * error], -1)
 
 
-def bootstrap(statistic: Callable, *groups: ArrayLike, seed: int = 0, paired: bool = False) -> dict:
-    """{value, ci95, n} of ``statistic(*groups)`` with a percentile bootstrap over items; `paired` resamples all groups together.
+def bootstrap(statistic: Callable, *groups: ArrayLike, seed: int = 0, paired: bool = False, level: float = 0.95) -> dict:
+    """{value, ci95, n} of ``statistic(*groups)`` with a percentile bootstrap over items; `paired` resamples all groups together. Another `level`
+    than 95 % is for several values at once (Bonferroni).
 
     For what has no better way to an interval (not for rates, means, areas and their differences). The percentiles are taken further out, as
     Student's quantiles lie for as few items (Hesterberg, 2015). n is the size of the smallest group; an empty or all-NaN group gives value None.
@@ -160,13 +161,13 @@ def bootstrap(statistic: Callable, *groups: ArrayLike, seed: int = 0, paired: bo
     for _ in range(BOOTSTRAPS):
         picks = [rng.integers(0, len(groups[0]), len(groups[0]))] * len(groups) if paired else [rng.integers(0, len(g), len(g)) for g in groups]
         draws.append(statistic(*(g[pick] for g, pick in zip(groups, picks, strict=True))))
-    low, high = np.nanpercentile(draws, _percentiles(n), axis=0)
+    low, high = np.nanpercentile(draws, _percentiles(n, level), axis=0)
     return {"value": np.asarray(statistic(*groups)).tolist(), "ci95": np.stack([low, high], -1).tolist(), "n": n}
 
 
-def _percentiles(n: int) -> list[float]:
+def _percentiles(n: int, level: float = 0.95) -> list[float]:
     """Where to cut the draws of `n` items: they spread by sqrt((n − 1) / n) too little, and Student's quantile is wider than the normal one."""
-    tail = 100 * float(norm.cdf(-np.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1))) if n > 1 else 0.0
+    tail = 100 * float(norm.cdf(-np.sqrt(n / (n - 1)) * t.ppf((1 + level) / 2, n - 1))) if n > 1 else 0.0
     return [tail, 100 - tail]
 
 
@@ -294,6 +295,17 @@ def random_band(hits_by_direction: Sequence[ArrayLike], value: float | None = No
     return score_band([np.asarray(hits, bool) for hits in hits_by_direction], value)
 
 
+def _rank(k: int) -> int:
+    """Which of `k` values by size at most 2.5 % of new ones exceed."""
+    return min(int(np.ceil(0.975 * (k + 1) - 1e-9)), k)
+
+
+def high(values: ArrayLike) -> float | None:
+    """The bar from values by chance: the smallest that at most 2.5 % of new ones exceed, the largest of up to 40. None where there are none."""
+    values = np.sort(np.asarray(values, float).ravel())
+    return float(values[_rank(len(values)) - 1]) if len(values) else None
+
+
 def score_band(values_by_direction: Sequence[ArrayLike], value: float | None = None, name: str = "random_direction") -> dict:
     """Controls of a mean from random directions [direction][prompt]: the band of their means, which an effect must leave to be more than chance.
 
@@ -305,7 +317,7 @@ def score_band(values_by_direction: Sequence[ArrayLike], value: float | None = N
     k = len(means)
     if not k:
         return {f"{name}_low": None, f"{name}_high": None}
-    out = min(int(np.ceil(0.975 * (k + 1) - 1e-9)), k)
+    out = _rank(k)
     band = {
         f"{name}_mean": float(np.mean(means)),
         f"{name}_max": means[-1],

@@ -3,8 +3,21 @@
 import pytest
 from pydantic import ValidationError
 
-from lib.claims import (BEGIN, END, Claim, Measured, Record, counts, decide, evidence_of, read_claims, readme_with_results, record,
-                        rule_of, table)  # fmt: skip
+from lib.claims import (
+    BEGIN,
+    END,
+    Claim,
+    Measured,
+    Record,
+    counts,
+    decide,
+    evidence_of,
+    read_claims,
+    readme_with_results,
+    record,
+    rule_of,  # fmt: skip
+    table,
+)
 from lib.files import NOTEBOOKS
 
 RULE = rule_of({"all": [{"above": "random_high", "margin": 0.1}, {"below": 0.5, "of": "broken"}]})

@@ -64,8 +64,8 @@ def cosine(planted: float):
     sign = torch.tensor(np.where(positive, 1.0, -1.0)).float()[:, None, None]
     noise = lambda k: torch.randn(2 * n, 8, d, generator=torch.Generator().manual_seed(k))  # noqa: E731
     a, b = (noise(k) + 2 * sign * v for k, v in ((0, u), (1, planted * u + (1 - planted**2) ** 0.5 * w)))
-    halves = directions.cosine_across_halves(a, b, positive, ~positive, 0)
-    return halves["mean"], {"reliability_v_harm": halves["mean_reliability_a"]}
+    halves = directions.cosine_across_halves(a, b, positive, ~positive, 0, mean_over_layers=True)
+    return halves["cosine"], {"ceiling": halves["ceiling"]["value"]}
 
 
 def inversion(wanted: str, share: float, random: float):

@@ -52,7 +52,8 @@ def test_every_alternative_decides_a_sentence(which, phrase):
     assert found(refusals()) != found(refusals(**{which: without})), sentence
 
 
-@pytest.mark.parametrize("short, full", [("I'm unable to sing", "I am unable to sing"), ("I can't assist", "I cannot assist"), ("I won’t help", "I will not help"),
+@pytest.mark.parametrize("short, full", [("I'm unable to sing", "I am unable to sing"), ("I can't assist", "I cannot assist"),
+                                         ("I won’t help", "I will not help"),
                                          ("I'd rather not say", "I would rather not say"), ("It's not ethical", "It is not ethical")])  # fmt: skip
 def test_a_contraction_is_judged_as_what_it_stands_for(short, full):
     assert judge.judge(short) == judge.judge(full) == "refusal"
