@@ -108,10 +108,13 @@ def cosine_across_halves(
     n = min(map(len, groups))
     if n < 4:
         raise ValueError(f"halves of groups of {len(groups[0])} and {len(groups[1])} prompts: at least 4 each are needed")
-    rng, grams, layers = np.random.default_rng(seed), _grams(acts_a, acts_b), acts_a.shape[1:-1]
+    rng, layers = np.random.default_rng(seed), acts_a.shape[1:-1]
+    states = [(x.double() - x.double().mean(0)).reshape(len(x), -1, x.shape[-1]).transpose(0, 1) for x in (acts_a, acts_b)]  # [layer, prompt, d]
 
     def estimate(times: np.ndarray, halvings: int) -> np.ndarray:  # [draw, prompt] → [draw, 3, layer]
-        cosines = np.mean([_half_cosines(grams, *_halves(times, groups, rng)) for _ in range(halvings)], 0)
+        u, v = _halves(np.tile(times, (halvings, 1)), groups, rng)
+        cosines = np.stack([_half_cosines(a.numpy(), b.numpy(), u, v) for a, b in zip(*states, strict=True)], -1)
+        cosines = cosines.reshape(halvings, len(times), 3, -1).mean(0)
         cross, a, b = np.moveaxis(cosines.mean(-1, keepdims=True) if mean_over_layers else cosines, 1, 0)
         ceiling = cosine_ceiling(spearman_brown(a), spearman_brown(b))
         return np.stack([cross / cosine_ceiling(a, b), ceiling, cross / cosine_ceiling(a, b) * ceiling], 1)
@@ -133,12 +136,6 @@ def cosine_across_halves(
     return found
 
 
-def _grams(a: Tensor, b: Tensor) -> list[np.ndarray]:
-    """Inner products of the prompts' states about their mean, a with b, a with a, b with b: each [layer, prompt, prompt]."""
-    a, b = ((x.double() - x.double().mean(0)).reshape(len(x), -1, x.shape[-1]).transpose(0, 1) for x in (a, b))
-    return [(x @ y.transpose(1, 2)).numpy() for x, y in ((a, b), (a, a), (b, b))]
-
-
 def _halves(times: np.ndarray, groups: Sequence[np.ndarray], rng) -> tuple[np.ndarray, np.ndarray]:
     """Weights [draw, prompt] that make the difference of means of each of two halves; a prompt drawn several `times` stays in one half."""
     out = np.zeros((2, *times.shape))
@@ -151,15 +148,15 @@ def _halves(times: np.ndarray, groups: Sequence[np.ndarray], rng) -> tuple[np.nd
     return out[0], out[1]
 
 
-def _half_cosines(grams: list[np.ndarray], u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Cosines [draw, 3, layer] between the directions of two halves: a with b (both ways), a with a, b with b; NaN where one is zero."""
-    product = lambda gram, x, y: ((x @ gram) * y).sum(-1)  # noqa: E731 - [layer, draw]
-    ab, aa, bb = grams
+def _half_cosines(a: np.ndarray, b: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Cosines [draw, 3] at one layer between the directions of two halves: a with b (both ways), a with a, b with b; NaN where one is zero."""
+    product = lambda gram, x, y: ((x @ gram) * y).sum(-1)  # noqa: E731 - of prompts [prompt, prompt]: far fewer numbers than directions have
+    ab, aa, bb = a @ b.T, a @ a.T, b @ b.T
     with np.errstate(invalid="ignore", divide="ignore"):
         au, av, bu, bv = (product(gram, x, x) ** -0.5 for gram in (aa, bb) for x in (u, v))
         cross = (product(ab, u, v) * au * bv + product(ab, v, u) * av * bu) / 2
-        found = np.stack([cross, product(aa, u, v) * au * av, product(bb, u, v) * bu * bv])
-    return np.where(np.isfinite(found), found, np.nan).transpose(2, 0, 1)
+        found = np.stack([cross, product(aa, u, v) * au * av, product(bb, u, v) * bu * bv], -1)
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def random_directions(like: Float[Tensor, "d"], n: int, seed: int = 0) -> list[Float[Tensor, "d"]]:
