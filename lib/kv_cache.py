@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size", "local_attention_window_len")
-GAP, PART = 24, 8  # columns of padding, and tokens on either side of it
+GAP, PART = 23, 7  # columns of padding, and tokens on either side of it: no multiples of what attention may be cut into
 _measured: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -44,7 +44,7 @@ def _measures_columns(module) -> bool:
     mask = join(torch.ones_like(tokens), padding)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     logits = module(input_ids=join(tokens, padding), attention_mask=mask, position_ids=positions, use_cache=False).logits[:, -1].float()
-    return bool((logits[0] - logits[1]).abs().max() > (1e-3 if module.dtype == torch.float32 else 0.1) * logits.std())
+    return bool((logits[0] - logits[1]).abs().max() > (1e-3 if module.dtype == torch.float32 else 0.05) * logits.std())
 
 
 class _Roomy(DynamicLayer):
