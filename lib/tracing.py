@@ -158,12 +158,12 @@ def _changed(x, change):
     return (y - shift * (y * unit).sum(-1, keepdim=True) * unit).to(x.dtype)
 
 
-def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, start=None, keep=1, along=None):
+def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, start=None, keep=1, along=None, check=True):
     """One forward pass. `read` maps a site to (layers, columns [row, position]); `start` is (layer, states [row, width, d_model]); `along` maps
     a layer to directions [d_model, k] on which its states are projected, at every position.
 
     Returns ({site: [row, layer, position, d_model], "along": [row, width, all k by layer]}, last-position logits [row, vocabulary] or None;
-    with ``keep=0`` those of all positions, [row, width, vocabulary]).
+    with ``keep=0`` those of all positions, [row, width, vocabulary]). Raises UserError where what is read is not finite, with `check`.
     """
     nn, n_layers = model.nn, model.n_layers
     block_tuple, attn_tuple, mlp_tuple = model.tuple_outputs
@@ -250,7 +250,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
             scores = nnsight.save(None)
             if out:  # nothing above the last read is needed; without reads the pass is there to fill the cache
                 tracer.stop()
-    for site, values in out.items():
+    for site, values in out.items() if check else ():
         _check_read(model, batch, site, values, sorted(wanted.get(site, ())), columns.get(site))
     return out, scores
 
@@ -466,7 +466,7 @@ def _opening_cache(model, prompts, rows, arms, opening: int, clean: dict, first:
     if "cache" not in clean:
         clean["cache"], clean["states"] = DynamicCache(), {}
         read = {"resid": (range(model.n_layers + 1), torch.arange(opening)[None])}
-        states, _ = _forward(model, _opening_batch(model, ids, 1), read=read, cache=clean["cache"])
+        states, _ = _forward(model, _opening_batch(model, ids, 1), read=read, cache=clean["cache"], check=False)  # most of it is read by nobody
         clean["states"] = states["resid"][0]
     keys = {r: tuple(id(e) for e in arms[r] if e.span in ("prompt", "every_token")) for r in (*(among or ()), *rows)}
     distinct = list(dict.fromkeys(keys.values()))
@@ -554,6 +554,8 @@ def _project_all(model, prompts, along: Along, label):
         opened = _opening_cache(model, prompts, range(len(rows)), [()] * len(rows), opening, clean)
         values = _forward(model, batch, cache=opened, along=along.by_layer)[0]["along"].cpu()
         shared = torch.cat([clean["states"][layer].float() @ w.to(model.device) for layer, w in along.by_layer.items()], -1).cpu() if opening else values[0, :0]
+        if not torch.isfinite(shared).all():
+            _not_finite(model, "a projection of the residual stream")
         for r, i in enumerate(rows):
             out[str(i)] = along.in_order(torch.cat([shared, values[r, batch.pad[r] :]])).T
     return out
@@ -649,7 +651,8 @@ def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = 
     """Greedy answers, cut at `max_new_tokens`: one list of texts per arm. Cached on disk. With `until` a row is done once it has said that
     (a remote run goes on). `begun` holds what prompts begin with (`hold`), which saves time and changes nothing; it can't be used under edits.
 
-    Edits with span ``every_token`` also act on each generated token; all others on the prompt only.
+    Edits with span ``every_token`` also act on each generated token; all others on the prompt only. An answer ends at any token that ends a turn or a
+    document; each control token before that is `CONTROL` in the text. Raises UserError where a prompt and its answer are too long for the model.
     """
     name = cache.key(model, "generate", prompts, arms, max_new_tokens=max_new_tokens, until=until)
     return cache.remember_json(name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label, until, begun=begun)[0])

@@ -553,6 +553,10 @@ def test_what_overflows_is_an_error_wherever_it_is_read(overflowing):
         read(good)
         with pytest.raises(UserError, match=message):
             read(both)
+    opened = chat(replace(overflowing, template="<user> rope {x} <end>"), table(["lift the stone", "paint"]))  # what is read by nobody may overflow
+    tracing._collect(overflowing, opened, ["t_inst"], {"resid": [1, 3]}, "left")
+    with pytest.raises(UserError, match=dtype):
+        tracing.project(overflowing, opened, V[None], [3])
 
 
 def test_prompts_longer_than_the_positions_that_were_learned_are_an_error(llama, five):
@@ -576,3 +580,21 @@ def test_prompts_longer_than_the_positions_that_were_learned_are_an_error(llama,
     ):
         with pytest.raises(UserError, match=f"only {n - 1} positions"):
             read()
+
+
+@pytest.mark.parametrize("attn, mlp", [("input_layernorm", "post_attention_layernorm"), ("post_attention_layernorm", "mlp")])
+def test_what_a_sublayer_writes_is_taken_from_whichever_part_a_model_names(llama, attn, mlp):
+    """Read and edited there, in scoring and in decoding."""
+    model = replace(llama, attn_writes=attn, mlp_writes=mlp, tuple_outputs=(False, False, False), revision=attn)
+    prompts, edit = chat(model, table()), [Ablate(V)]
+    plain_run = Plain(model.module, "llama")
+    plain_run.attn_writes, plain_run.mlp_writes = attn, mlp
+    got = tracing._collect(model, prompts, [-1], {"attn": [0, 2], "mlp": [0, 2]}, "left", edit)
+    texts = tracing._generate_all(model, prompts, [edit], 3, "")[0][0]
+    whole = tracing._generate_all(replace(model, remote="local"), prompts, [edit], 3, "")[0][0]
+    for i, p in enumerate(prompts):
+        logits, seen = plain_run.run(p.ids, plain_edit(model, p, edit, len(p.ids)))
+        for site in ("attn", "mlp"):
+            torch.testing.assert_close(got[site][i][:, 0], seen[site][[0, 2], -1], rtol=1e-3, atol=1e-4)
+        first = int(logits[-1].argmax())
+        assert texts[i] == whole[i] and (first in tracing._stop_tokens(model) or texts[i].startswith(text_of(model.tokenizer, [first])))
