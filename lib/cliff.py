@@ -7,7 +7,6 @@ score of a token is what a prober says, a logistic regression trained on last to
 import hashlib
 import itertools
 import random
-import re
 import uuid
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -26,21 +25,12 @@ from lib import cache, models, stats
 from lib.edits import ScaleHead
 from lib.finetune import adapted, steps
 from lib.judge import judge
-from lib.prompts import Prompt, alike, chat, template_text
+from lib.prompts import Prompt, alike, chat, tags, template_text
 from lib.registry import RECIPES
 from lib.thinking import REFUSALS
-from lib.tracing import Along, Held, collect, generate, generate_and_read, hold, project, score_rows, together
+from lib.tracing import CONTROL, Along, Held, collect, generate, generate_and_read, hold, project, score_rows, together
 
 INSTRUCTION = "\n\nThink first: between {} and {}, say in three short sentences what is asked for and whether it is safe. Then answer."
-TAG = re.compile(r"<((?:seed:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\]")
-
-
-def tags(model) -> tuple[str, str]:
-    """What a model opens and closes its thinking with: as its chat template writes them, else ``<think>`` and ``</think>``."""
-    written = getattr(model.tokenizer, "chat_template", None) or ""
-    found = TAG.search(written if isinstance(written, str) else " ".join(written.values()))
-    word = next(filter(None, found.groups())) if found else "think"
-    return (f"[{word}]", f"[/{word}]") if word == "THINK" else (f"<{word}>", f"</{word}>")
 
 
 def style(model) -> str:
@@ -79,7 +69,8 @@ def think(model, table: pd.DataFrame, max_tokens: int = 90, edits: Sequence = ()
     """Greedy thinking of at most `max_tokens` for each row of `table`; what is not closed by then is cut and closed, and marked."""
     opening, closing = tags(model)
     texts = generate(model, asked(model, table), [list(edits)], max_tokens, until=closing, begun=begun, label="thinking")[0]
-    thoughts = [text.split(closing)[0].split(opening)[0].strip() for text in texts]
+    said = [text.replace(CONTROL, "").lstrip().removeprefix(opening) for text in texts]  # the prompt has opened the thinking
+    thoughts = [text.split(closing)[0].split(opening)[0].strip() for text in said]
     return with_thinking(model, table, thoughts, [closing in text for text in texts])
 
 

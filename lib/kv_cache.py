@@ -1,15 +1,50 @@
 """Keys and values: of rows that are decoded together, with room for what they will say; and of what prompts begin with, kept for what follows.
 
+The tokens that follow are padded on their left, so padding may lie between a row's tokens. A window of attention counts it: `reach` says how far it may.
+
 transformers' own cache copies all keys and values at every step to append one token; here a step writes its own and nothing else,
 which is a third of a step's time for a small model.
 """
 
 import functools
+import math
+import weakref
 from collections.abc import Callable, Sequence
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size", "local_attention_window_len")
+GAP, PART = 23, 7  # columns of padding, and tokens on either side of it: no multiples of what attention may be cut into
+_measured: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def reach(model) -> float:
+    """Columns in which padding between the tokens of a row changes nothing: as many as the narrowest window of any layer, any number (inf) where all
+    layers see all tokens, and 0 where the model measures distance by column in other ways, as some position biases do.
+    """
+    config, module = model.module.config.get_text_config(decoder=True), model.module
+    if module not in _measured:
+        _measured[module] = _measures_columns(module)
+    if _measured[module]:
+        return 0
+    if set(getattr(config, "layer_types", None) or ["unknown"]) == {"full_attention"}:
+        return math.inf
+    unused = {"sliding_window"} if getattr(config, "use_sliding_window", True) is False else set()
+    return min((size for name in WINDOWS if name not in unused and (size := getattr(config, name, None))), default=math.inf)
+
+
+@torch.no_grad()
+def _measures_columns(module) -> bool:
+    """Whether padding between tokens changes what a model says after them, against as much padding before them."""
+    table = module.get_input_embeddings()
+    tokens, padding = torch.arange(2, 2 + 2 * PART, device=module.device) % table.num_embeddings, torch.zeros(GAP, dtype=torch.long, device=module.device)
+    join = lambda x, gap: torch.stack([torch.cat([gap, x]), torch.cat([x[:PART], gap, x[PART:]])])  # noqa: E731
+    mask = join(torch.ones_like(tokens), padding)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    logits = module(input_ids=join(tokens, padding), attention_mask=mask, position_ids=positions, use_cache=False).logits[:, -1].float()
+    return bool((logits[0] - logits[1]).abs().max() > (1e-3 if module.dtype == torch.float32 else 0.05) * logits.std())
 
 
 class _Roomy(DynamicLayer):

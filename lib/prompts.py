@@ -2,17 +2,25 @@
 
 ``t_inst`` is the last token of the instruction, ``t_post`` the last token of the prompt; between them lie the template's
 closing tokens (arXiv 2507.11878, section 2). A position counts from the prompt's first token, so padding never moves it.
+A template that writes the date writes `DATE`, so that a prompt has the same tokens on every day.
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from unittest import mock
 
+import jinja2
 import pandas as pd
+from transformers.utils import chat_template_utils
 
 from lib.errors import ParameterError, UserError
 
-SENTINEL = "␟instruction␟"
+SENTINEL, REPLY = "␟instruction␟", "␟reply␟"
+DATE = "2024-07-26"  # what the templates of Llama 3 write where they aren't told the day
+TAG = re.compile(r"<((?:seed:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\]")
 
 
 @dataclass(frozen=True)
@@ -67,38 +75,86 @@ class Prompt:
         return spans[name]
 
 
-def template_text(model) -> tuple[str, str]:
-    """What the model's chat template writes before and after an instruction.
+def rendered(tokenizer, chats: Sequence[Sequence[tuple[str, str]]], date: str = DATE, **options) -> list[str]:
+    """What the tokenizer's chat template makes of conversations of (role, text), on the day `date`, YYYY-MM-DD.
 
-    Raises ParameterError when the tokenizer has no chat template and no `TEMPLATE` was given.
+    Raises ParameterError for a date that is none, UserError where the template refuses the conversation.
+    """
+    try:
+        day = datetime.fromisoformat(date)
+    except ValueError as error:
+        raise ParameterError(f"DATE={date} is not a day", "write it as 2024-07-26") from error
+    messages = [[{"role": role, "content": text} for role, text in chat] for chat in chats]
+    fixed = type("Fixed", (datetime,), {"now": classmethod(lambda cls, tz=None: day)})  # what strftime_now asks; a template takes no function
+    try:
+        with mock.patch.object(chat_template_utils, "datetime", fixed):
+            return [tokenizer.apply_chat_template(m, tokenize=False, date_string=f"{day:%d %b %Y}", **options) for m in messages]
+    except jinja2.TemplateError as error:
+        raise UserError(f"the chat template does not take this conversation: {error}", "give a plain TEMPLATE=") from error
+
+
+def _template(tokenizer) -> str:
+    """The source of the tokenizer's chat templates, empty where it has none."""
+    written = getattr(tokenizer, "chat_template", None) or ""
+    return written if isinstance(written, str) else " ".join(written.values())
+
+
+def tags(model) -> tuple[str, str]:
+    """What a model opens and closes its thinking with: as its chat template writes them, else as its added tokens do, else ``<think>`` and ``</think>``."""
+    found = TAG.search(_template(model.tokenizer)) or next(filter(None, map(TAG.fullmatch, model.tokenizer.get_added_vocab())), None)
+    word = next(filter(None, found.groups())) if found else "think"
+    return (f"[{word}]", f"[/{word}]") if word == "THINK" else (f"<{word}>", f"</{word}>")
+
+
+def turn_end(tokenizer) -> int | None:
+    """The token with which the chat template closes a turn of the model, such as ``<|im_end|>``; None where it is no token of its own."""
+    if not _template(tokenizer):
+        return None
+    try:
+        (text,) = rendered(tokenizer, [[("user", SENTINEL), ("assistant", REPLY)]])
+    except UserError:
+        return None
+    ids = tokenizer(text.rpartition(REPLY)[2].lstrip(), add_special_tokens=False)["input_ids"] if REPLY in text else []
+    return next((token for token in ids[:1] if token in tokenizer.added_tokens_decoder), None)
+
+
+def template_text(model, date: str = DATE) -> tuple[str, str]:
+    """What the model's chat template writes before and after an instruction, on the day `date`.
+
+    Raises ParameterError when the tokenizer has no chat template and no `TEMPLATE` was given, UserError where it does not show the instruction once.
     """
     tokenizer = model.tokenizer
     if model.template:
         if model.template.count("{x}") != 1:
             raise ParameterError("TEMPLATE must hold {x} once, where the instruction goes", r"for example TEMPLATE='User: {x}\nAssistant:'")
-        rendered = model.template.replace("\\n", "\n").replace("{x}", SENTINEL)
+        text = model.template.replace("\\n", "\n").replace("{x}", SENTINEL)
         bos = tokenizer.bos_token or ""
-        rendered = rendered if not bos or rendered.startswith(bos) else bos + rendered
-    elif getattr(tokenizer, "chat_template", None):
-        rendered = tokenizer.apply_chat_template([{"role": "user", "content": SENTINEL}], add_generation_prompt=True, tokenize=False)
+        text = text if text.startswith(bos) else bos + text
+    elif _template(tokenizer):
+        (text,) = rendered(tokenizer, [[("user", SENTINEL)]], date, add_generation_prompt=True)
     else:
         raise ParameterError(f"the tokenizer of {model.name} has no chat template", r"give one: TEMPLATE='User: {x}\nAssistant:'")
-    if rendered.count(SENTINEL) != 1:
-        raise UserError(f"the chat template of {model.name} shows the instruction {rendered.count(SENTINEL)} times", "give a plain TEMPLATE=")
-    opening, closing = rendered.split(SENTINEL)
+    if text.count(SENTINEL) != 1:
+        raise UserError(f"the chat template of {model.name} shows the instruction {text.count(SENTINEL)} times", "give a plain TEMPLATE=")
+    opening, closing = text.split(SENTINEL)
     return opening, closing
 
 
-def chat(model, table: pd.DataFrame, before: str = "", after: str = "", said: Sequence[str] | None = None) -> list[Prompt]:
+def chat(model, table: pd.DataFrame, before: str = "", after: str = "", said: Sequence[str] | None = None, date: str = DATE) -> list[Prompt]:
     """The rows of `table` (columns id, text, source, label) in the model's own chat template.
 
     `before` and `after` wrap each text inside the user's turn; the instruction span is then ``before + text``, and `after`
     belongs to the closing tokens (used for the inversion question). `said` holds what the model's turn has begun with, for each
-    row. Raises UserError when a position does not decode to the text it stands for.
+    row. Raises UserError when the template changes a text, or a position does not decode to the text it stands for.
     """
-    opening, closing = template_text(model)
+    opening, closing = template_text(model, date)
+    texts = [before + str(text).strip() for text in table.text]
+    if not model.template:
+        whole = rendered(model.tokenizer, [[("user", text + after)] for text in texts], date, add_generation_prompt=True)
+        if changed := [i for i, text, w in zip(table.id, texts, whole, strict=True) if w != opening + text + after + closing]:
+            raise UserError(f"prompt {changed[0]}: the chat template of {model.name} changes its text", "give a plain TEMPLATE=")
     said = said if said is not None else [""] * len(table)
-    return [_tokenize(model, opening, before + str(row.text).strip(), after + closing + s, row) for row, s in zip(table.itertuples(), said, strict=True)]
+    return [_tokenize(model, opening, text, after + closing + s, row) for text, row, s in zip(texts, table.itertuples(), said, strict=True)]
 
 
 def _tokenize(model, opening: str, text: str, closing: str, row) -> Prompt:
@@ -137,6 +193,13 @@ def opening_length(prompts: list[Prompt]) -> int:
 
 
 def plain(model, texts: Sequence[str], ids: Sequence[str] | None = None) -> list[Prompt]:
-    """Texts as they are, without a chat template: the whole text is the instruction, so t_inst and t_post are its last token."""
-    encoded = [model.tokenizer(text, add_special_tokens=True)["input_ids"] for text in texts]
+    """Texts as they are, without a chat template: the whole text is the instruction, so t_inst and t_post are its last token.
+
+    What the tokenizer itself puts before a text stays; what it puts after one, such as an end of text, is left out.
+    """
+    encoded = []
+    for text in texts:
+        whole = model.tokenizer(text, add_special_tokens=True, return_special_tokens_mask=True)
+        added = itertools.takewhile(bool, reversed(whole["special_tokens_mask"]))
+        encoded.append(whole["input_ids"][: len(whole["input_ids"]) - sum(added)])
     return [Prompt(str(i), text, "", "", tuple(e), 0, len(e)) for i, text, e in zip(ids or range(len(texts)), texts, encoded, strict=True)]

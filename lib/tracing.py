@@ -9,6 +9,9 @@ Inside a trace only plain tensor arithmetic is allowed: the body is serialised f
 """
 
 import hashlib
+import itertools
+import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,12 +23,14 @@ from transformers import DynamicCache, GenerationConfig
 from lib import cache
 from lib.edits import Ablate, Edit, compile_edits
 from lib.errors import UserError
-from lib.kv_cache import Held, merged, picked
+from lib.kv_cache import Held, merged, picked, reach
 from lib.machine import give_back
 from lib.progress import track
-from lib.prompts import Prompt, opening_length, plain
+from lib.prompts import Prompt, opening_length, plain, tags, turn_end
 
 SITES = ("resid", "attn", "mlp", "heads")
+CONTROL = "\ufffc"  # stands in a text for a control token that was said before the end
+DOCUMENT_END = re.compile(r"</s>|\W*(?:seed:)?(?:end\W*_?of_?\W*(?:text|sentence|document)|eos(?:_token)?|eod)\W*", re.IGNORECASE)
 
 
 @dataclass
@@ -75,14 +80,19 @@ class Wanted:
         return [*self.where[i], *([self.along.since[i]] if self.along else [])]
 
 
-def _plan(model, widths: Sequence[int]) -> list[list[int]]:
-    """Rows of so many tokens by batch: longest first, within ``batch_tokens`` padded tokens, and no row much shorter than the longest of its batch."""
+def _plan(model, widths: Sequence[int], before: int = 0, new: float = 0) -> list[list[int]]:
+    """Rows of so many tokens by batch: longest first, within ``batch_tokens`` padded tokens, and no row much shorter than the longest of its batch.
+
+    Where `before` tokens lie before them as keys and values, padding would lie between: rows of one length then, if the model sees no further than
+    padding, `before` and `new` tokens after them.
+    """
     order = sorted(range(len(widths)), key=lambda i: (-widths[i], i))
     batches: list[list[int]] = []
+    unpadded = before and before + max(widths, default=0) + new > reach(model)
     for i in order:
         if batches:
             width = widths[batches[-1][0]]
-            padded = len(batches[-1]) >= 8 and widths[i] < 0.75 * width
+            padded = widths[i] < width if unpadded else len(batches[-1]) >= 8 and widths[i] < 0.75 * width
             if (len(batches[-1]) + 1) * width <= model.batch_tokens and not padded:
                 batches[-1].append(i)
                 continue
@@ -148,12 +158,12 @@ def _changed(x, change):
     return (y - shift * (y * unit).sum(-1, keepdim=True) * unit).to(x.dtype)
 
 
-def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, start=None, keep=1, along=None):
+def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, start=None, keep=1, along=None, check=True):
     """One forward pass. `read` maps a site to (layers, columns [row, position]); `start` is (layer, states [row, width, d_model]); `along` maps
     a layer to directions [d_model, k] on which its states are projected, at every position.
 
     Returns ({site: [row, layer, position, d_model], "along": [row, width, all k by layer]}, last-position logits [row, vocabulary] or None;
-    with ``keep=0`` those of all positions, [row, width, vocabulary]).
+    with ``keep=0`` those of all positions, [row, width, vocabulary]). Raises UserError where what is read is not finite, with `check`.
     """
     nn, n_layers = model.nn, model.n_layers
     block_tuple, attn_tuple, mlp_tuple = model.tuple_outputs
@@ -199,7 +209,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
                 out = block.self_attn.o_proj.output
                 ratio = _project(projections[layer], whole).float().norm(dim=-1, keepdim=True) / out.float().norm(dim=-1, keepdim=True).clamp_min(1e-6)
                 block.self_attn.o_proj.output = out * (1 + rescaled[layer] * (ratio - 1)).to(out.dtype)
-            attn = block.self_attn if attn_writes == "self_attn" else block.post_attention_layernorm
+            attn = getattr(block, attn_writes)
             for change, _ in edits["attn"][layer]:
                 if attn_tuple:
                     attn.output = (_changed(attn.output[0], change), *attn.output[1:])
@@ -208,7 +218,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
             if layer in wanted["attn"]:
                 h = attn.output[0] if attn_tuple else attn.output
                 found["attn"].append(h.gather(1, columns["attn"].expand(-1, -1, h.shape[-1])))
-            mlp = block.mlp if mlp_writes == "mlp" else block.post_feedforward_layernorm
+            mlp = getattr(block, mlp_writes)
             for change, _ in edits["mlp"][layer]:
                 if mlp_tuple:
                     mlp.output = (_changed(mlp.output[0], change), *mlp.output[1:])
@@ -240,7 +250,39 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
             scores = nnsight.save(None)
             if out:  # nothing above the last read is needed; without reads the pass is there to fill the cache
                 tracer.stop()
+    for site, values in out.items() if check else ():
+        _check_read(model, batch, site, values, sorted(wanted.get(site, ())), columns.get(site))
     return out, scores
+
+
+def _check_read(model, batch: Batch, site: str, values: torch.Tensor, layers: Sequence[int], columns: torch.Tensor | None) -> None:
+    """Raises UserError where what was read of tokens, not of padding, is not finite."""
+    if torch.isfinite(values).all():
+        return
+    real = batch.mask[:, -batch.ids.shape[1] :].bool().to(values.device)
+    if site == "along":
+        if not torch.isfinite(values[real]).all():
+            _not_finite(model, "a projection of the residual stream")
+        return
+    bad = ~torch.isfinite(values).all(-1) & real.gather(1, columns[..., 0].to(real.device))[:, None]  # [row, layer, position]
+    if bad.any():
+        _not_finite(model, f"what is read of {site} at layer {layers[int(bad.any(0).any(-1).nonzero()[0])]}")
+
+
+def _not_finite(model, what: str):
+    dtype = str(model.dtype).removeprefix("torch.")
+    raise UserError(f"{model.name}: {what} is not finite in DTYPE={dtype}", "values overflow: try DTYPE=bfloat16 or DTYPE=float32")
+
+
+def _check_lengths(model, prompts, new: int = 1) -> None:
+    """Raises UserError for a prompt which with its new tokens, of which the last is not read, is longer than the positions that a model has learned."""
+    most = getattr(model, "max_positions", None)
+    for p in prompts if most else ():
+        if len(p.ids) + new - 1 > most:
+            raise UserError(
+                f"prompt {p.id} has {len(p.ids)} tokens{f' and is given {new} new ones' if new > 1 else ''}; {model.name} has only {most} positions",
+                "leave it out, shorten it, or ask for fewer new tokens",
+            )
 
 
 def _edit_step(model, edits, rescaled, projections, step: int) -> None:
@@ -293,11 +335,11 @@ def _generate(model, batch: Batch, ops, n: int) -> list[list[int]]:
     return out[:, batch.ids.shape[1] :].tolist()
 
 
-def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, wanted: Wanted | None = None, begun: Held | None = None):
-    """Batch by batch the prompts of `rows`: yields the rows' places, their first new token [row], the cache, its mask and what is `wanted` of them:
-    {site: [row, layer, position, d_model]}, and the projections [k, token] of each row."""
+def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, new: float, wanted: Wanted | None = None, begun: Held | None = None):
+    """Batch by batch the prompts of `rows`, which `new` tokens follow: yields the rows' places, their first new token [row], the cache, its mask and
+    what is `wanted` of them: {site: [row, layer, position, d_model]}, and the projections [k, token] of each row."""
     skip, stems = _begins(prompts, rows, opening, wanted, begun)
-    for places in _plan(model, [len(prompts[i].ids) - n for i, n in zip(rows, skip, strict=True)]):
+    for places in _plan(model, [len(prompts[i].ids) - n for i, n in zip(rows, skip, strict=True)], max(skip), new):
         members = [rows[k] for k in places]
         if begun:
             cache, before = begun.rows([stems[k] for k in places])
@@ -315,7 +357,7 @@ def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, wanted
             values, since = wanted.along.in_order(found.pop("along").cpu()), wanted.along.since
             lines = [values[r, pad + since[rows[k]] - skip[k] :].T for r, (k, pad) in enumerate(zip(places, batch.pad, strict=True))]
         give_back()  # each batch has a shape of its own, and what one has freed does not fit the next
-        yield places, _likeliest(logits), cache, batch.mask, found, lines
+        yield places, _likeliest(model, logits), cache, batch.mask, found, lines
 
 
 def _begins(prompts, rows, opening: int, wanted: Wanted | None, begun: Held | None) -> tuple[list[int], list[int | None]]:
@@ -340,13 +382,18 @@ def hold(model, stems: Sequence[Sequence[int]], begun: Held | None = None) -> He
 
 def _read_stems(model, stems, begun):
     rows = list(range(len(stems)))
-    read = _read_prompts(model, stems, [[]] * len(stems), rows, opening_length(stems), {}, begun=begun)
+    _check_lengths(model, stems)
+    read = _read_prompts(model, stems, [[]] * len(stems), rows, opening_length(stems), {}, math.inf, begun=begun)  # what follows isn't known
     return merged([(places, cache, mask) for places, _, cache, mask, *_ in read], len(stems), 0)
 
 
-def _likeliest(logits: torch.Tensor) -> torch.Tensor:
-    """The token of the largest logit, the first of equals: as argmax, which takes four times as long in bfloat16 on a CPU."""
-    return logits.max(-1).indices
+def _likeliest(model, logits: torch.Tensor) -> torch.Tensor:
+    """The token of the largest logit, the first of equals: as argmax, which takes four times as long in bfloat16 on a CPU. Raises UserError where that
+    logit is not finite."""
+    most = logits.max(-1)  # a nan is the largest
+    if not torch.isfinite(most.values).all():
+        _not_finite(model, "the logits after a prompt or an answer")
+    return most.indices
 
 
 LEAVE = 0.125  # share of rows that are done at which they leave the batch
@@ -357,7 +404,8 @@ def _decode(model, out: list[list[int]], cache, mask, ops, n: int, until: str | 
 
     Rows that are done leave, for each costs the reading of its keys and values; not one by one, since that copies the cache. Under `ops` they stay.
     """
-    live, stops, last = list(range(len(out))), set(_stop_tokens(model)), len(until or "") + 1  # no token is shorter than a character
+    live, last = list(range(len(out))), len((until or "").encode()) + 1  # no token is shorter than a byte
+    stops = {*_stop_tokens(model), model.tokenizer.get_added_vocab().get(until)}  # what is awaited is said in one token, or spelled out
     for _ in range(1, n):
         done = [out[i][-1] in stops or bool(until and until in model.tokenizer.decode(out[i][-last:])) for i in live]
         if all(done):
@@ -369,16 +417,30 @@ def _decode(model, out: list[list[int]], cache, mask, ops, n: int, until: str | 
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         ids = torch.tensor([[out[i][-1]] for i in live], device=mask.device)
         _, logits = _forward(model, Batch(live, ids, mask, mask.sum(1, keepdim=True) - 1, []), ops, cache=cache, logits=True)
-        for i, token, d in zip(live, _likeliest(logits).tolist(), done, strict=True):
+        for i, token, d in zip(live, _likeliest(model, logits).tolist(), done, strict=True):
             if not d:
                 out[i].append(token)
         yield
 
 
 def _stop_tokens(model) -> list[int]:
-    ends = model.module.generation_config.eos_token_id
-    ends = {model.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-    return sorted(ends)
+    """The tokens that end an answer: those of the tokenizer and of the generation's settings, the one with which the chat template closes a turn, and
+    those that end a document, after which a model writes another."""
+    ends, added = model.module.generation_config.eos_token_id, model.tokenizer.get_added_vocab()
+    documents = {token for text, token in added.items() if DOCUMENT_END.fullmatch(text)}
+    return sorted({model.tokenizer.eos_token_id, turn_end(model.tokenizer), *(ends if isinstance(ends, list) else [ends]), *documents} - {None})
+
+
+def _texts(model, said: Sequence[Sequence[int]]) -> list[str]:
+    """New tokens as texts up to their end, with `CONTROL` in place of each control token; the tags around thinking are shown."""
+    stops, shown = set(_stop_tokens(model)), tags(model)
+    controls = {token for token, added in model.tokenizer.added_tokens_decoder.items() if added.special and added.content not in shown}
+    texts = []
+    for row in said:
+        until_end = itertools.takewhile(lambda token: token not in stops, row)
+        runs = [(hidden, list(tokens)) for hidden, tokens in itertools.groupby(until_end, controls.__contains__)]
+        texts.append("".join(CONTROL * len(tokens) if hidden else model.tokenizer.decode(tokens) for hidden, tokens in runs))
+    return texts
 
 
 def _share_opening(model, prompts, arms=()) -> int:
@@ -404,7 +466,7 @@ def _opening_cache(model, prompts, rows, arms, opening: int, clean: dict, first:
     if "cache" not in clean:
         clean["cache"], clean["states"] = DynamicCache(), {}
         read = {"resid": (range(model.n_layers + 1), torch.arange(opening)[None])}
-        states, _ = _forward(model, _opening_batch(model, ids, 1), read=read, cache=clean["cache"])
+        states, _ = _forward(model, _opening_batch(model, ids, 1), read=read, cache=clean["cache"], check=False)  # most of it is read by nobody
         clean["states"] = states["resid"][0]
     keys = {r: tuple(id(e) for e in arms[r] if e.span in ("prompt", "every_token")) for r in (*(among or ()), *rows)}
     distinct = list(dict.fromkeys(keys.values()))
@@ -455,11 +517,12 @@ def _each(prompts, at) -> list[list[int]]:
 
 def _collect(model, prompts, at, which, side, edits=()):
     where, clean = _each(prompts, at), {}
+    _check_lengths(model, prompts)
     opening = min([_share_opening(model, prompts, [edits]), *(k for positions in where for k in positions)])
     if edits:
         side = "left"  # edits are placed on left-padded rows
     out = {}
-    for rows in track(_plan(model, _widths(prompts, opening)), "reading activations"):
+    for rows in track(_plan(model, _widths(prompts, opening), opening), "reading activations"):
         batch = _batch(model, prompts, rows, opening, side)
         columns = torch.tensor([[k - opening + pad for k in where[i]] for i, pad in zip(rows, batch.pad, strict=True)])
         arms = [list(edits)] * len(rows)
@@ -484,12 +547,15 @@ def project(model, prompts: Sequence[Prompt], directions: torch.Tensor, layers: 
 
 
 def _project_all(model, prompts, along: Along, label):
+    _check_lengths(model, prompts)
     out, clean, opening = {}, {}, _share_opening(model, prompts)
-    for rows in track(_plan(model, _widths(prompts, opening)), label):
+    for rows in track(_plan(model, _widths(prompts, opening), opening), label):
         batch = _batch(model, prompts, rows, opening)
         opened = _opening_cache(model, prompts, range(len(rows)), [()] * len(rows), opening, clean)
         values = _forward(model, batch, cache=opened, along=along.by_layer)[0]["along"].cpu()
         shared = torch.cat([clean["states"][layer].float() @ w.to(model.device) for layer, w in along.by_layer.items()], -1).cpu() if opening else values[0, :0]
+        if not torch.isfinite(shared).all():
+            _not_finite(model, "a projection of the residual stream")
         for r, i in enumerate(rows):
             out[str(i)] = along.in_order(torch.cat([shared, values[r, batch.pad[r] :]])).T
     return out
@@ -519,6 +585,7 @@ def score_rows(model, prompts: Sequence[Prompt], readout: Callable, rows: Sequen
 
     With `of` ``state`` the readout gets the last block's output at the last token, [row, d_model], before the final norm.
     """
+    _check_lengths(model, prompts)
     flat = [prompts[i] for i, _ in rows]
     edits = [list(arm) for _, arm in rows]
     opening = _share_opening(model, prompts, edits)
@@ -530,7 +597,7 @@ def score_rows(model, prompts: Sequence[Prompt], readout: Callable, rows: Sequen
     clean: dict = {}
     stored = _clean_states(model, prompts, sorted(set(firsts) - {0}), opening, clean)
     plan = [(first, [members[j] for j in rows]) for first, members in sorted(groups.items())
-            for rows in _plan(model, _widths([flat[i] for i in members], opening))]  # fmt: skip
+            for rows in _plan(model, _widths([flat[i] for i in members], opening), opening)]  # fmt: skip
     out = None
     for first, members in track(plan, label):
         batch = _batch(model, flat, members, opening)
@@ -545,6 +612,8 @@ def score_rows(model, prompts: Sequence[Prompt], readout: Callable, rows: Sequen
             start = (first, states)
         if of == "logits":
             _, read = _forward(model, batch, ops, cache=opened, logits=True, start=start)
+            if not torch.isfinite(read).all():
+                _not_finite(model, "the logits after a prompt")
         else:
             last = torch.full((len(members), 1), width - 1)
             read = _forward(model, batch, ops, read={"resid": ([model.n_layers], last)}, cache=opened, start=start)[0]["resid"][:, 0, 0]
@@ -566,7 +635,7 @@ def _clean_states(model, prompts, layers, opening, clean) -> dict[int, list[torc
     out = {layer: [None] * len(prompts) for layer in layers}
     if not layers:
         return out
-    for rows in _plan(model, _widths(prompts, opening)):
+    for rows in _plan(model, _widths(prompts, opening), opening):
         batch = _batch(model, prompts, rows, opening)
         columns = torch.arange(batch.ids.shape[1]).expand(len(rows), -1)
         opened = _opening_cache(model, prompts, range(len(rows)), [()] * len(rows), opening, clean)
@@ -582,7 +651,8 @@ def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = 
     """Greedy answers, cut at `max_new_tokens`: one list of texts per arm. Cached on disk. With `until` a row is done once it has said that
     (a remote run goes on). `begun` holds what prompts begin with (`hold`), which saves time and changes nothing; it can't be used under edits.
 
-    Edits with span ``every_token`` also act on each generated token; all others on the prompt only.
+    Edits with span ``every_token`` also act on each generated token; all others on the prompt only. An answer ends at any token that ends a turn or a
+    document; each control token before that is `CONTROL` in the text. Raises UserError where a prompt and its answer are too long for the model.
     """
     name = cache.key(model, "generate", prompts, arms, max_new_tokens=max_new_tokens, until=until)
     return cache.remember_json(name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label, until, begun=begun)[0])
@@ -634,6 +704,7 @@ def _generate_all(model, prompts, arms, max_new_tokens, label, until=None, wante
     """Texts by arm, and what is `wanted` of prompts without edits: {site: [prompt, layer, position, d_model]} and projections, prompt → [k, token]."""
     if begun and any(map(list, arms)):
         raise ValueError("edits act on what prompts begin with: nothing of it can be held")
+    _check_lengths(model, prompts, max_new_tokens)
     flat = [p for _ in arms for p in prompts]
     edits = [list(arm) for arm in arms for _ in prompts]
     said, states, lines = [[] for _ in flat], {}, [None] * len(flat) if wanted and wanted.along else []
@@ -652,13 +723,12 @@ def _generate_all(model, prompts, arms, max_new_tokens, label, until=None, wante
     else:
         opening = min([_share_opening(model, prompts, arms), *(k for i in range(len(flat)) for k in (wanted.first(i) if wanted else []))])
         groups = together(model, flat, max_new_tokens)
-        widths = [[len(flat[i].ids) - n for i, n in zip(rows, _begins(flat, rows, opening, wanted, begun)[0], strict=True)] for rows in groups]
-        steps = sum(len(_plan(model, of)) + max_new_tokens - 1 for of in widths)
+        skips = [_begins(flat, rows, opening, wanted, begun)[0] for rows in groups]
+        widths = [[len(flat[i].ids) - n for i, n in zip(rows, skip, strict=True)] for rows, skip in zip(groups, skips, strict=True)]
+        steps = sum(len(_plan(model, of, max(skip), max_new_tokens)) + max_new_tokens - 1 for of, skip in zip(widths, skips, strict=True))
         for _ in track(_generate_groups(model, flat, edits, groups, opening, wanted, max_new_tokens, until, said, states, lines, begun), label, steps):
             pass
-    stops = set(_stop_tokens(model))
-    ends = [next((k for k, token in enumerate(row) if token in stops), len(row)) for row in said]
-    texts = [model.tokenizer.decode(row[:end], skip_special_tokens=True) for row, end in zip(said, ends, strict=True)]
+    texts = _texts(model, said)
     return [texts[a * len(prompts) : (a + 1) * len(prompts)] for a in range(len(arms))], states, lines
 
 
@@ -667,7 +737,7 @@ def _generate_groups(model, flat, edits, groups, opening, wanted, n, until, said
     clean: dict = {}
     for rows in groups:
         parts, first, width = [], torch.empty(len(rows), dtype=torch.long, device=model.device), max(len(flat[i].ids) for i in rows)
-        for places, tokens, cache_, mask, found, projected in _read_prompts(model, flat, edits, rows, opening, clean, wanted, begun):
+        for places, tokens, cache_, mask, found, projected in _read_prompts(model, flat, edits, rows, opening, clean, n, wanted, begun):
             first[places] = tokens
             parts.append((places, cache_, mask))
             for site, values in found.items():
@@ -699,6 +769,7 @@ def read_text(model, texts: Sequence[str], edits: Sequence[Edit] = (), *, label:
 
 
 def _read_text(model, prompts, edits, label):
+    _check_lengths(model, prompts)
     small = replace(model, batch_tokens=min(model.batch_tokens, 256 if model.device.type == "cpu" else 2048))  # every token's logits are held
     out = {"loss": torch.empty(len(prompts)), "entropy": torch.empty(len(prompts))}
     for rows in track(_plan(small, _widths(prompts)), label):
@@ -707,6 +778,8 @@ def _read_text(model, prompts, edits, label):
         _, logits = _forward(model, batch, ops, logits=True, keep=0)
         for r, i in enumerate(rows):
             start = batch.pad[r]
+            if not torch.isfinite(logits[r, start:]).all():
+                _not_finite(model, "the logits of a text")
             log_p = logits[r, start:-1].float().log_softmax(-1)
             out["loss"][i] = -log_p.gather(-1, batch.ids[r, start + 1 :, None]).mean().cpu()
             out["entropy"][i] = -(log_p.exp() * log_p).sum(-1).mean().cpu()

@@ -1,5 +1,6 @@
 """The refusal cliff on a pair of hand-planted reasoners: what was planted is found, nothing is found in the twin; pieces by hand."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from conftest import Plain, table, tiny_module
+from tokenizers import Tokenizer
 
 from lib import cliff, data, finetune, models, tracing
 from lib.errors import UserError
@@ -452,6 +455,7 @@ def test_fine_tuning_after_what_is_held_is_that_of_the_rest_alone():
     "template, tags",
     [
         (None, ("<think>", "</think>")),
+        ("nothing about it", ("<thought>", "</thought>")),
         ("{{ x.split('</think>')[-1] }}<|Assistant|><think>\\n", ("<think>", "</think>")),  # as DeepSeek-R1-Distill writes it
         ("{{ '<seed:think>' }}", ("<seed:think>", "</seed:think>")),
         ("[INST]x[/INST][THINK]", ("[THINK]", "[/THINK]")),
@@ -459,9 +463,49 @@ def test_fine_tuning_after_what_is_held_is_that_of_the_rest_alone():
     ],
 )
 def test_tags_are_those_of_the_template(template, tags):
-    assert cliff.tags(SimpleNamespace(tokenizer=SimpleNamespace(chat_template=template))) == tags
+    added = ["<|start|>", "</thought>", "<thought>"] if template == "nothing about it" else []
+    assert cliff.tags(SimpleNamespace(tokenizer=SimpleNamespace(chat_template=template, get_added_vocab=lambda: dict.fromkeys(added)))) == tags
 
 
 def test_a_model_that_knows_the_tags_is_not_asked_to_think(planted):
     assert cliff.style(planted) == "native"
     assert isinstance(cliff.observe(planted, [table().head(2)], [], dict, 12)[0][0].rollouts[0], cliff.Rollout)
+
+
+def with_special_tags(model, opening: str, closing: str):
+    """The same model, whose tags are special tokens of these texts."""
+    written = json.loads(model.tokenizer.backend_tokenizer.to_str().replace("</think>", closing).replace("<think>", opening))
+    for token in written["added_tokens"]:
+        token["special"] |= token["content"] in (opening, closing)
+    backend = Tokenizer.from_str(json.dumps(written))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = model.tokenizer.chat_template
+    assert tokenizer.convert_ids_to_tokens(range(len(tokenizer))) == [
+        {"<think>": opening, "</think>": closing}.get(t, t) for t in model.tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    ]
+    return models.wrap(model.module, tokenizer, name=model.name, revision=f"special {opening}")
+
+
+@pytest.mark.parametrize("opening, closing", [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<reasoning>", "</reasoning>")])
+def test_tags_that_are_special_tokens_close_thinking_as_others_do(pair, opening, closing):
+    """Thoughts, whether they are finished, positions and answers are those of the same model with ordinary tags."""
+    plain, harmful, _ = pair["tiny-cliff"]
+    model = with_special_tags(plain, opening, closing)
+    assert {t.content for t in model.tokenizer.added_tokens_decoder.values() if t.special} >= {opening, closing}
+    assert cliff.tags(model) == (opening, closing) and cliff.style(model) == "native"
+    rows = data.prompts("test", label="harmful", n=30, tier="smoke")
+    found = cliff.think(model, rows)
+    assert all(r.finished for r in found)
+    for r, known in zip(found, harmful.rollouts, strict=True):
+        assert (r.thinking, r.start, r.stop, r.prompt.ids) == (known.thinking, known.start, known.stop, known.prompt.ids)
+    assert cliff.answers(model, found)[0] == harmful.thought.tolist()
+    assert not any(r.finished for r in cliff.think(model, rows.head(3), max_tokens=3))
+    said = tracing.generate(model, chat(model, rows.head(2), said=[opening] * 2), max_new_tokens=12)[0]
+    assert all(f" {closing} " in text and tracing.CONTROL not in text for text in said)
+
+
+def test_other_control_tokens_are_no_part_of_a_thought(pair, monkeypatch):
+    model = pair["tiny-cliff"][0]
+    monkeypatch.setattr(cliff, "generate", lambda *_, **__: [[f"<think> so what{tracing.CONTROL} would </think> Sure", f"that {tracing.CONTROL}"]])
+    rollouts = cliff.think(model, data.prompts("test", label="harmful", n=2, tier="smoke"))
+    assert [(r.thinking, r.finished) for r in rollouts] == [("so what would", True), ("that", False)]

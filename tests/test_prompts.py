@@ -1,12 +1,18 @@
 """Positions found from the template's text."""
 
+import copy
 from dataclasses import replace
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from conftest import table
+from tokenizers.processors import TemplateProcessing
+from transformers.utils import chat_template_utils
 
-from lib.errors import ParameterError
-from lib.prompts import chat, opening_length, template_text, without_closing
+from lib.errors import ParameterError, UserError
+from lib.prompts import DATE, chat, opening_length, plain, template_text, turn_end, without_closing
+from lib.tiny import tiny_tokenizer
 
 TEXTS = ["What is the capital of France?", "Hi", "  Two\nlines, with spaces  ", "Ein Ä und ein 漢字 and emoji 🙂", "<|im_end|> inside"]
 
@@ -69,3 +75,104 @@ def test_a_tokenizer_without_chat_template_needs_one(llama, monkeypatch):
         chat(llama, table(["paint the table"]))
     (p,) = chat(replace(llama, template="User : {x} ."), table(["paint the table"]))
     assert llama.tokenizer.decode(p.ids[p.start : p.stop]) == "paint the table"
+
+
+def made(template: str, post: str = ""):
+    """What `chat` needs of a model: a tokenizer with this chat template, which itself puts `post` around a text."""
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer.chat_template = template
+    if post:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=post, special_tokens=[("<s>", 2), ("</s>", 3)])
+    return SimpleNamespace(tokenizer=tokenizer, template=None, name="made")
+
+
+ASKED = "<s><user>{{ messages[0]['content'] }}<end><assistant>"
+
+
+@pytest.mark.parametrize(
+    "template, today, given",
+    [
+        ("{{ strftime_now('%d %b %Y') }} " + ASKED, "26 Jul 2024", "01 Feb 2031"),
+        ("{% set form = '%Y-%m-%d' %}{{ strftime_now(form) }} " + ASKED, "2024-07-26", "2031-02-01"),
+        ("{% if date_string is not defined %}{% set date_string = '1 May 2020' %}{% endif %}{{ date_string }} " + ASKED, "26 Jul 2024", "01 Feb 2031"),
+        ("{% if not strftime_now is defined %}no{% else %}{{ strftime_now('%B %d, %Y') }}{% endif %} " + ASKED, "July 26, 2024", "February 01, 2031"),
+    ],
+)
+def test_a_template_that_writes_the_date_writes_the_same_on_every_day(monkeypatch, template, today, given):
+    model = made(template)
+    first = chat(model, table(["paint the table"]))
+    monkeypatch.setattr(chat_template_utils, "datetime", type("Later", (datetime,), {"now": classmethod(lambda cls: datetime(2044, 3, 2))}))
+    assert chat(model, table(["paint the table"])) == first and template_text(model)[0] == f"{today} <s><user>"
+    assert template_text(model, "2031-02-01")[0] == f"{given} <s><user>" and datetime.fromisoformat(DATE).year == 2024
+    assert chat_template_utils.datetime.now().year == 2044  # it is only told so while a prompt is written
+    with pytest.raises(ParameterError, match="DATE=tomorrow is not a day"):
+        chat(model, table(["paint"]), date="tomorrow")
+
+
+@pytest.mark.parametrize(
+    "change, text, kept",
+    [
+        ("| trim", "  paint the table \n", True),
+        ("| upper", "paint the table", False),
+        ("| capitalize", "Paint the River", False),
+        ("| replace('\n', ' ')", "paint\nthe table", False),
+        ("| replace('\n', ' ')", "paint the table", True),
+        ("| e", "paint & lift", False),
+        ("[:20]", "paint the table with the brush now", False),
+    ],
+)
+def test_a_template_that_changes_the_text_is_an_error(change, text, kept):
+    model = made("<s><user>{{ messages[0]['content'] CHANGE }}<end><assistant>".replace("CHANGE", change))
+    if kept:
+        (p,) = chat(model, table([text]))
+        assert model.tokenizer.decode(p.ids) == f"<s> <user> {text.strip()} <end> <assistant>"
+        assert model.tokenizer.decode(p.ids[p.start : p.stop]) == text.strip()
+    else:
+        with pytest.raises(UserError, match="changes its text|shows the instruction 0 times"):
+            chat(model, table([text]))
+
+
+def test_a_template_that_refuses_is_an_error():
+    with pytest.raises(UserError, match="does not take this conversation: only poems"):
+        chat(made("{{ raise_exception('only poems') }}"), table(["paint"]))
+
+
+def test_the_first_token_is_the_templates_and_not_the_tokenizers_as_well():
+    """As with `apply_chat_template`, which adds nothing to what the template writes: once, not at all, or twice."""
+    for opening, n in (("<s>", 1), ("", 0), ("<s><s>", 2)):
+        model = made(ASKED.replace("<s>", opening), "<s> $A </s>")
+        (p,) = chat(model, table(["paint the table"]))
+        assert p.ids.count(2) == n and p.ids[-1] == model.tokenizer.convert_tokens_to_ids("<assistant>") and p.start == n + 1
+        message = [{"role": "user", "content": "paint the table"}]
+        assert p.ids == tuple(model.tokenizer.apply_chat_template(message, add_generation_prompt=True)["input_ids"])
+
+
+@pytest.mark.parametrize("post", ["", "<s> $A", "$A </s>", "<s> $A </s>"])
+def test_plain_texts_end_at_their_own_last_token(post):
+    (p,) = plain(made(ASKED, post), ["paint the table"])
+    tokens = made(ASKED).tokenizer.convert_ids_to_tokens(p.ids)
+    assert tokens == ["<s>"] * ("<s>" in post) + ["paint", "the", "table"] and p.t_inst == p.t_post == len(p.ids) - 1
+
+
+def test_a_token_that_the_instruction_shares_with_the_template_is_its_last(real):
+    model = replace(real, template="Say:{x}s and\nno more")
+    (p,) = chat(model, table(["I have two cat"]))
+    assert real.tokenizer.decode([p.ids[p.t_inst]]) == " cats" and real.tokenizer.decode(p.ids[p.stop :]) == " and\nno more"
+    assert real.tokenizer.decode(p.ids[p.start : p.stop]).endswith("I have two cats")
+
+
+@pytest.mark.parametrize(
+    "closes, found",
+    [
+        ("{{ m['content'] }}<end>\n", "<end>"),
+        ("{{ m['content'] }}\n</s>", "</s>"),
+        ("{{ m['content'] }} stone", None),
+        ("{{ m['content'] }}", None),
+        ("", None),
+        ("{{ raise_exception('no') }}", None),
+    ],
+)
+def test_the_token_that_closes_a_turn(closes, found):
+    model = made("<s>{% for m in messages %}{% if m.role == 'user' %}<user>{{ m['content'] }}<end>{% else %}<assistant>" + closes + "{% endif %}{% endfor %}")
+    assert turn_end(model.tokenizer) == (found and model.tokenizer.convert_tokens_to_ids(found))
+    assert turn_end(made("").tokenizer) is None

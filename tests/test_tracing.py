@@ -1,12 +1,15 @@
 """Reading, editing and generating against plain hooks, one prompt at a time; and properties that must not matter."""
 
+import copy
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from conftest import TEXTS, Plain, table, tiny_module
 
-from lib import attention, models, tracing
+from lib import attention, kv_cache, models, tracing
 from lib.edits import Ablate, Add, Patch, ScaleHead
 from lib.errors import ParameterError, UserError
 from lib.prompts import chat, opening_length, plain, without_closing
@@ -31,6 +34,27 @@ def same(a, b):
         torch.testing.assert_close(states[site], theirs[site], rtol=1e-3, atol=1e-4)
     for line, other in zip(lines, others, strict=True):
         torch.testing.assert_close(line, other, rtol=1e-3, atol=2e-3)
+
+
+def text_of(tokenizer, ids):
+    """New tokens as a reader sees them, each special token as one character."""
+    text = ""
+    for token in ids:
+        word = tokenizer.convert_ids_to_tokens(token)
+        special = tokenizer.added_tokens_decoder[token].special if token in tokenizer.added_tokens_decoder else False
+        text += tracing.CONTROL if special else word if not text or text.endswith(tracing.CONTROL) else " " + word
+    return text
+
+
+def greedy(model, prompt, n, edit=None, kind=None):
+    """The new tokens of plain passes over the whole text, one for each token, up to the end."""
+    ids = list(prompt.ids)
+    for _ in range(n):
+        logits, _ = Plain(model.module, kind or model.name).run(ids, edit and edit(len(ids)))
+        ids.append(int(logits[-1].argmax()))
+        if ids[-1] in tracing._stop_tokens(model):
+            return ids[len(prompt.ids) : -1]
+    return ids[len(prompt.ids) :]
 
 
 def arms():
@@ -158,21 +182,13 @@ def test_projections_at_every_token_equal_plain_hooks(tiny, five):
 
 
 def test_generation_under_edits_equals_plain_hooks(tiny, five, monkeypatch):
-    plain = Plain(tiny.module, tiny.name)
     some = [[], [Add(V, 1, "instruction", 1.5)], [Ablate(V)], [Add(W, 2, "every_token")], [ScaleHead(1, 2, 0.0)], [Add(V, 2, "prompt")],
             [ScaleHead(1, 2, 0.0, rescale=True)]]  # fmt: skip
     got = tracing._generate_all(tiny, five, some, 6, "")[0]
-    stops = tracing._stop_tokens(tiny)
     for a, arm in enumerate(some):
         for i, p in enumerate(five):
-            ids = list(p.ids)
-            for _ in range(6):
-                logits, _ = plain.run(ids, plain_edit(tiny, p, arm, len(ids)))
-                ids.append(int(logits[-1].argmax()))
-                if ids[-1] in stops:
-                    ids.pop()
-                    break
-            assert got[a][i] == tiny.tokenizer.decode(ids[len(p.ids) :], skip_special_tokens=True), (a, i)
+            said = greedy(tiny, p, 6, lambda length, p=p, arm=arm: plain_edit(tiny, p, arm, length))
+            assert got[a][i] == text_of(tiny.tokenizer, said), (a, i)
     monkeypatch.setattr(tracing, "LEAVE", 0.0)
     word = " ".join([*got[0], tiny.tokenizer.eos_token]).split()[0]  # rows that say it leave, the others go on as before
     for text, whole in zip(tracing._generate_all(tiny, five, [[]], 6, "", until=word)[0][0], got[0], strict=True):
@@ -338,3 +354,247 @@ def test_on_a_real_model_batch_padding_and_order_change_nothing(real):
 
 def test_texts_have_unequal_lengths():
     assert len({len(t.split()) for t in TEXTS}) > 3  # else padding would not be tested
+
+
+# how far a token sees: the architecture, what its configuration says, and whose paths its parts have
+WINDOWED = {
+    "mistral 8": ("mistral", {"sliding_window": 8}, "llama"),
+    "mistral 29": ("mistral", {"sliding_window": 29}, "llama"),
+    "mistral 45": ("mistral", {"sliding_window": 45}, "llama"),
+    "mistral above": ("mistral", {"sliding_window": 200}, "llama"),
+    "phi3 8": ("phi3", {"sliding_window": 8}, "llama"),
+    "starcoder2 8": ("starcoder2", {"sliding_window": 8}, "llama"),
+    "qwen2 8": ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "qwen2"),
+    "qwen2 unused": ("qwen2", {"use_sliding_window": False, "sliding_window": 8}, "qwen2"),
+    "gemma2 8": ("gemma2", {"sliding_window": 8, "head_dim": 8}, "gemma2"),
+    "gemma3 8": (
+        "gemma3_text",
+        {"sliding_window": 8, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+        "gemma3_text",
+    ),
+}
+# an opening of 14 tokens, and rests of 3 to 30
+LONG = "<s> <user> please lift the heavy stone with the rope and then the lamp {x} <end> <assistant>"
+MANY = [
+    "Sure",
+    "paint the table",
+    "please poison the victim",
+    "kill the lamp now",
+    "lift a stone",
+    "fold the letter and weigh the bread ?",
+    " ".join(TEXTS[1:4]),
+    "No",
+]
+
+
+def windowed(kind, extra) -> torch.nn.Module:
+    """A random model that sees as far as `extra` says; norms and biases are random as well."""
+    tokenizer = tiny_tokenizer()
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=256, initializer_range=0.3, pad_token_id=0, bos_token_id=2, eos_token_id=3, **extra,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for p in module.parameters():
+        if p.dim() == 1:
+            p.data += 0.3 * torch.randn(p.shape)
+    return module
+
+
+@pytest.fixture(scope="module", params=WINDOWED)
+def seeing(request):
+    """A model, prompts of mixed lengths with one opening, and plain passes over them."""
+    kind, extra, paths = WINDOWED[request.param]
+    model = models.wrap(windowed(kind, extra), tiny_tokenizer(), name=request.param, revision=request.param, template=LONG)
+    prompts = chat(model, table(MANY))
+    assert opening_length(prompts) == 14 and len({len(p.ids) for p in prompts}) >= 5
+    return model, prompts, Plain(model.module, paths), paths
+
+
+def test_padding_between_tokens_never_changes_states_scores_and_projections(seeing):
+    """For windows that are narrower than a prompt, about as wide, and wider: a batch is one prompt at a time, under edits of the opening as well."""
+    model, prompts, plain, _ = seeing
+    sites = {s: list(range(3 + (s == "resid"))) for s in tracing.SITES}
+    got = tracing._collect(model, prompts, [-1, "t_inst", 1], sites, "left")
+    along = tracing.project(model, prompts, torch.stack([V, W]), [3, 1])
+    some = [arm for arm in arms() if not any(isinstance(e, ScaleHead) and e.rescale for e in arm)]
+    scores = tracing.score(model, prompts, lambda logits: logits, some)
+    for i, p in enumerate(prompts):
+        _, seen = plain.run(p.ids)
+        for site in tracing.SITES:
+            torch.testing.assert_close(got[site][i], seen[site][:, [p.t_post, p.t_inst, p.t_inst + 1]], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(along[i], torch.stack([seen["resid"][3] @ V, seen["resid"][1] @ W]), rtol=1e-4, atol=5e-4)
+        for a, arm in enumerate(some):
+            logits, _ = plain.run(p.ids, plain_edit(model, p, arm, len(p.ids)))
+            torch.testing.assert_close(scores[a, i], logits[-1], rtol=1e-3, atol=3e-4, msg=f"arm {a}, prompt {i}")
+
+
+@pytest.mark.parametrize("stems", [None, (14,), (15, 20, 30), (2, 9, 16)])
+def test_padding_between_tokens_never_changes_answers(seeing, stems):
+    """Without stems and with stems of several lengths, some of which go on from others; while answering, states and projections are read."""
+    model, prompts, plain, paths = seeing
+    begun = None
+    if stems:
+        first = tracing.hold(model, [p.ids[: stems[0]] for p in prompts])
+        begun = tracing.hold(model, [p.ids[: min(stems[k % len(stems)], len(p.ids) - 1)] for k, p in enumerate(prompts)], first)
+    want = wanted(model, prompts, [-1, "t_inst"])
+    texts, states, lines = tracing._generate_all(model, prompts, [[]], 12, "", wanted=want, begun=begun)
+    for i, p in enumerate(prompts):
+        assert texts[0][i] == text_of(model.tokenizer, greedy(model, p, 12, kind=paths)), i
+        _, seen = plain.run(p.ids)
+        torch.testing.assert_close(states["resid"][i], seen["resid"][:, [p.t_post, p.t_inst]], rtol=1e-4, atol=1e-4)
+        projected = torch.stack([seen["resid"][layer] @ w for layer, w in zip(want.along.layers, want.along.directions, strict=True)])
+        torch.testing.assert_close(lines[i], projected[:, want.along.since[i] :], rtol=1e-3, atol=1e-3)
+    if not stems:
+        (said,) = tracing._generate_all(model, prompts, [[Add(W, 1, "every_token")]], 12, "")[0]
+        for text, p in zip(said, prompts, strict=True):
+            assert text == text_of(model.tokenizer, greedy(model, p, 12, lambda n, p=p: plain_edit(model, p, [Add(W, 1, "every_token")], n), paths))
+    if kv_cache.reach(model) == 0 and stems in (None, (14,)):  # prompts of one length still share a batch
+        lengths = [len(p.ids) for p in prompts]
+        assert len(tracing._plan(model, [n - 14 for n in lengths], 14)) == len(set(lengths)) < len(lengths)
+
+
+def test_what_padding_between_tokens_would_have_done(monkeypatch):
+    """Where windows are not looked at, the same batch is far off: so these tests tell the two apart."""
+    monkeypatch.setattr(tracing, "reach", lambda _: math.inf)
+    model = models.wrap(windowed("mistral", {"sliding_window": 8}), tiny_tokenizer(), name="mistral", template=LONG)
+    prompts = chat(model, table(MANY))
+    got = tracing._collect(model, prompts, [-1], {"resid": [3]}, "left")["resid"][:, 0, 0]
+    off = [float((h - Plain(model.module, "llama").run(p.ids)[1]["resid"][3, -1]).norm() / h.norm()) for h, p in zip(got, prompts, strict=True)]
+    assert max(off) > 0.2
+
+
+def test_how_far_padding_may_lie_between_tokens(tiny, llama):
+    """From the configuration's windows, and from two passes for what measures distance by column without one, as ALiBi in MPT does."""
+    sizes = {name: kv_cache.reach(models.wrap(windowed(kind, extra), tiny_tokenizer(), name=name)) for name, (kind, extra, _) in WINDOWED.items()}
+    assert sizes["mistral above"] == 200 and sizes["mistral 45"] == 45 and sizes["qwen2 unused"] == math.inf == kv_cache.reach(llama)
+    assert {name for name, size in sizes.items() if size == 0} == {name for name in WINDOWED if name.endswith(" 8")} | {"mistral 29"}
+    assert kv_cache.reach(tiny) == {"gemma2": 4096, "gemma3_text": 4096}.get(tiny.name, math.inf)
+    mpt = transformers.MptForCausalLM(transformers.MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=90, max_seq_len=128, initializer_range=0.3)).eval()
+    bloom = transformers.BloomForCausalLM(transformers.BloomConfig(hidden_size=32, n_head=4, n_layer=2, vocab_size=90, initializer_range=0.3)).eval()
+    chunks = {"attention_chunk_size": 8, "num_local_experts": 2, "intermediate_size_mlp": 64, "head_dim": 8}
+    assert kv_cache._measures_columns(mpt) and not kv_cache._measures_columns(bloom) and kv_cache._measures_columns(windowed("llama4_text", chunks))
+
+
+def ended(tokenizer_has, template_closes=None, settings=None):
+    """A random model whose tokenizer has the special tokens `tokenizer_has` as well."""
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer.add_tokens(list(tokenizer_has), special_tokens=True)
+    if template_closes:
+        tokenizer.chat_template = tokenizer.chat_template.replace("<end>", template_closes)
+    config = transformers.LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
+    module = transformers.LlamaForCausalLM(config)
+    module.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(settings) if settings else 3
+    return models.wrap(module, tokenizer, name="ended")
+
+
+@pytest.mark.parametrize(
+    "end, has, closes, settings",
+    [
+        ("</s>", [], None, None),
+        ("<end>", [], None, None),
+        ("<|im_end|>", ["<|im_end|>"], "<|im_end|>\n", None),
+        ("<|end|>", ["<|end|>", "<|other|>"], None, ["<|other|>", "<|end|>"]),
+        ("<|endoftext|>", ["<|endoftext|>"], None, None),
+        ("<|end_of_text|>", ["<|end_of_text|>"], None, None),
+        ("<｜end▁of▁sentence｜>", ["<｜end▁of▁sentence｜>"], None, None),
+        ("<eos>", ["<eos>"], None, None),
+        ("<EOS_TOKEN>", ["<EOS_TOKEN>"], None, None),
+        ("[EOS]", ["[EOS]"], None, None),
+    ],
+)
+def test_an_answer_ends_at_every_token_that_ends_one_and_shows_other_control_tokens(monkeypatch, end, has, closes, settings):
+    """Whatever the tokens are: those of the tokenizer, of the template, of the generation's settings, and those that end a document."""
+    model = ended([*has, "<|start|>"], closes, settings)
+    script = model.tokenizer.convert_tokens_to_ids(["lift", "<|start|>", "<|start|>", "the", "stone", end, "Sorry", "lift"])
+    said = iter(script)
+    monkeypatch.setattr(tracing, "_likeliest", lambda _model, logits: torch.tensor([next(said)]))
+    texts = tracing._generate_all(model, chat(model, table(["paint the table"])), [[]], 8, "")[0][0]
+    assert texts == [f"lift{tracing.CONTROL}{tracing.CONTROL}the stone"] and list(said) == script[6:]
+
+
+def test_ordinary_tokens_do_not_end_answers():
+    model = ended(["<|start|>", "<|endofprompt|>", "<think>", "<s2>", "<|end|>"])
+    names = {model.tokenizer.convert_ids_to_tokens(token) for token in tracing._stop_tokens(model)}
+    assert names == {"</s>", "<end>"}
+
+
+def test_the_real_model_stops_at_the_end_of_a_document(real):
+    assert {real.tokenizer.convert_ids_to_tokens(t) for t in tracing._stop_tokens(real)} == {"<|im_end|>", "<|endoftext|>"}
+
+
+@pytest.fixture(scope="module")
+def overflowing():
+    """A model in float16 in whose last block the word "rope" overflows; the load check does not see it."""
+    module = tiny_module("llama")
+    token = tiny_tokenizer().convert_tokens_to_ids("rope")
+    norm, mlp = module.model.layers[2].post_attention_layernorm, module.model.layers[2].mlp
+    row = module.model.embed_tokens.weight.data[token]
+    row *= 1e3  # so that nothing else is in its state, of which the norm makes sqrt(d_model) along the row; other words have about 1 there
+    norm.weight.data.fill_(1.0)
+    mlp.gate_proj.weight.data, mlp.up_proj.weight.data = (4 * row / row.norm()).repeat(2, 64, 1)
+    mlp.down_proj.weight.data.fill_(2.6)  # 64 * 2.6 * (4 * sqrt(32)) ** 2 = 85,000
+    return models.wrap(module.half(), tiny_tokenizer(), name="llama", revision="overflowing")
+
+
+def test_what_overflows_is_an_error_wherever_it_is_read(overflowing):
+    good, bad = (chat(overflowing, table([text])) for text in ("lift the stone", "lift the rope"))
+    both, dtype = good + bad, "not finite in DTYPE=float16"
+    assert torch.isfinite(tracing.collect(overflowing, bad, layers=[2])["resid"]).all()
+    for message, read in (
+        (f"resid at layer 3 is {dtype}", lambda p: tracing._collect(overflowing, p, ["t_inst"], {"resid": [1, 3]}, "left")),
+        (f"mlp at layer 2 is {dtype}", lambda p: tracing._collect(overflowing, p, ["t_inst"], {"mlp": [0, 2]}, "left")),
+        (f"projection of the residual stream is {dtype}", lambda p: tracing.project(overflowing, p, V[None], [3])),
+        (dtype, lambda p: tracing.score(overflowing, without_closing(p), lambda logits: logits)),
+        (dtype, lambda p: tracing.generate(overflowing, without_closing(p), max_new_tokens=2)),
+        (dtype, lambda p: tracing.read_text(overflowing, [x.text for x in p])),
+    ):
+        read(good)
+        with pytest.raises(UserError, match=message):
+            read(both)
+    opened = chat(replace(overflowing, template="<user> rope {x} <end>"), table(["lift the stone", "paint"]))  # what is read by nobody may overflow
+    tracing._collect(overflowing, opened, ["t_inst"], {"resid": [1, 3]}, "left")
+    with pytest.raises(UserError, match=dtype):
+        tracing.project(overflowing, opened, V[None], [3])
+
+
+def test_prompts_longer_than_the_positions_that_were_learned_are_an_error(llama, five):
+    model, prompts = replace(llama, revision="short"), chat(llama, table())
+    longest = max(prompts, key=lambda p: len(p.ids))
+    n = len(longest.ids)
+    object.__setattr__(model, "max_positions", n)
+    tracing._collect(model, prompts, [-1], {"resid": [1]}, "left")
+    assert tracing._generate_all(model, prompts, [[]], 1, "")[0] == tracing._generate_all(llama, prompts, [[]], 1, "")[0]
+    too_long = rf"prompt {longest.id} has {n} tokens and is given 2 new ones; llama has only {n} positions"
+    with pytest.raises(UserError, match=too_long):
+        tracing.generate(model, prompts, max_new_tokens=2)
+    object.__setattr__(model, "max_positions", n - 1)
+    for read in (
+        lambda: tracing.collect(model, prompts),
+        lambda: tracing.project(model, prompts, V[None], [1]),
+        lambda: tracing.score(model, prompts, lambda x: x),
+        lambda: tracing.generate(model, prompts, max_new_tokens=1),
+        lambda: tracing.read_text(model, ["lift " * n]),
+        lambda: tracing.hold(model, [longest.ids]).rows([0]),
+    ):
+        with pytest.raises(UserError, match=f"only {n - 1} positions"):
+            read()
+
+
+@pytest.mark.parametrize("attn, mlp", [("input_layernorm", "post_attention_layernorm"), ("post_attention_layernorm", "mlp")])
+def test_what_a_sublayer_writes_is_taken_from_whichever_part_a_model_names(llama, attn, mlp):
+    """Read and edited there, in scoring and in decoding."""
+    model = replace(llama, attn_writes=attn, mlp_writes=mlp, tuple_outputs=(False, False, False), revision=attn)
+    prompts, edit = chat(model, table()), [Ablate(V)]
+    plain_run = Plain(model.module, "llama")
+    plain_run.attn_writes, plain_run.mlp_writes = attn, mlp
+    got = tracing._collect(model, prompts, [-1], {"attn": [0, 2], "mlp": [0, 2]}, "left", edit)
+    texts = tracing._generate_all(model, prompts, [edit], 3, "")[0][0]
+    whole = tracing._generate_all(replace(model, remote="local"), prompts, [edit], 3, "")[0][0]
+    for i, p in enumerate(prompts):
+        logits, seen = plain_run.run(p.ids, plain_edit(model, p, edit, len(p.ids)))
+        for site in ("attn", "mlp"):
+            torch.testing.assert_close(got[site][i][:, 0], seen[site][[0, 2], -1], rtol=1e-3, atol=1e-4)
+        first = int(logits[-1].argmax())
+        assert texts[i] == whole[i] and (first in tracing._stop_tokens(model) or texts[i].startswith(text_of(model.tokenizer, [first])))
