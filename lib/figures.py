@@ -219,16 +219,16 @@ def update_manifest() -> None:
         for path in sorted(RESULTS.glob("*/*/*/figures.json")):
             run = path.parent
             tier, model, notebook = run.parts[-3:]
-            if tier == "smoke" or not (run / "run.json").exists():
+            source = NOTEBOOKS / f"{notebook}.ipynb"
+            if tier == "smoke" or not (run / "run.json").exists() or not source.exists():
                 continue
             about = json.loads((run / "run.json").read_text(encoding="utf-8"))
             parameters = {k: shown_name(v) if k in MODELS else v for k, v in about["parameters"].items()}
-            source = NOTEBOOKS / f"{notebook}.ipynb"
             for name in json.loads(path.read_text(encoding="utf-8")):
                 data = run / "data" / f"{name}.csv"
                 manifest[f"{tier}/{model}/{notebook}/{name}"] = {
                     "data": data.relative_to(RESULTS.parent).as_posix(), "data_sha256": sha256(data),
-                    "notebook": source.relative_to(RESULTS.parent).as_posix(), "notebook_sha256": notebook_hash(source),
+                    "notebook": f"notebooks/{source.name}", "notebook_sha256": notebook_hash(source),
                     "parameters": parameters, "model": about["model"]["name"],
                 }  # fmt: skip
         if manifest:
