@@ -149,7 +149,7 @@ def python_of(tmp_path):
 
 
 def make(*words, **env):
-    return subprocess.run(["make", "--no-print-directory", *words], cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ | env)
+    return subprocess.run(["make", "--no-print-directory", *words], cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | env)
 
 
 VALUES = ["User's request: {x}", 'say "{x}"',
@@ -428,7 +428,7 @@ def opened(tmp_path_factory):
     ]
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
     env = {name: value for name, value in os.environ.items() if not name.startswith("COMPANION")} | {"PYTHONPATH": str(ROOT)}
-    client = NotebookClient(nb, allow_errors=True, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}, timeout=120)
+    client = NotebookClient(nb, allow_errors=True, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}, timeout=600)
     client.execute(env=env)
     return [cell.outputs for cell in nb.cells]
 
