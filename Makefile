@@ -1,16 +1,23 @@
 # Every target brings up what it needs. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help hello reproduce figures claims readme models test lint bench lab clean distclean environment FORCE
+.PHONY: help hello reproduce figures claims readme models test test-numbers lint bench lab clean distclean environment FORCE
 .SUFFIXES:
 
 PYTHON ?= python3
 VENV ?= .venv
 PY ?= $(VENV)/bin/python
 
-# Parameters travel in the environment, so that no shell has to quote them.
-export COMPANION_OVERRIDES := $(MAKEOVERRIDES)
+# Parameters travel in the environment, so that no shell has to quote them, and under names of their own, so that make does not expand what they hold.
 NAMES := MODEL BASE POST REASONER TIER N SEED DEVICE DTYPE BATCH_TOKENS REMOTE TEMPLATE P
 $(foreach n,$(NAMES),$(eval export COMPANION_PARAM_$(n) = $$(value $(n))))
+unexport $(NAMES)
+export COMPANION_GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+
+# This checkout's library and this environment's packages and kernel, whatever else the user's settings name.
+export PYTHONPATH := $(CURDIR)
+export PYTHONNOUSERSITE := 1
+export JUPYTER_PREFER_ENV_PATH := 1
+unexport JUPYTER_PATH JUPYTER_DEFAULT_PROVISIONER_NAME PYTHONHOME PYTHONSTARTUP PYTHONSAFEPATH
 
 READY := $(if $(filter $(VENV)/bin/python,$(PY)),$(VENV)/.ready)
 environment: $(READY)
@@ -22,8 +29,8 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 	  { echo "error: $(PYTHON) has no venv module; install it (Debian and Ubuntu: apt install python3-venv)" >&2; exit 2; }
 	@echo "setting up $(VENV): about 2.4 GB, a few minutes, once"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(VENV)/bin/python -m lib.pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(VENV)/bin/python -m lib.pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 help: $(READY)
@@ -37,6 +44,11 @@ nb-%: $(READY) FORCE
 
 test: $(READY)
 	@$(PY) -m pytest
+
+# The tests of numbers as a processor of the other kind runs them: without bfloat16 arithmetic where this one has it, with it where it has none.
+test-numbers: $(READY)
+	@COMPANION_BFLOAT16=$$($(PY) -c 'from lib.machine import cpu_has_bfloat16; print(int(not cpu_has_bfloat16()))') \
+	  $(PY) -m pytest tests/test_numbers.py tests/test_tracing.py tests/test_planted.py tests/test_cliff.py
 
 lint: $(READY)
 	@$(PY) -m ruff check .

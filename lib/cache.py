@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 import transformers
 
-from lib.files import ROOT, cache_dir, write_bytes
+from lib.files import ROOT, ReadOnlyError, cache_dir, say_once, write_bytes
 from lib.machine import give_back
 
 CODE = ("tracing.py", "kv_cache.py", "edits.py", "prompts.py", "models.py", "finetune.py", "examples.py", "attention.py")
@@ -44,15 +44,23 @@ def key(model, what: str, prompts: Sequence, arms: Sequence[Sequence] = (), **re
     return digest.hexdigest()
 
 
+def _store(path, data: bytes) -> None:
+    """Keep `data` for the next time; a cache that may not be written to is no reason to stop. Raises UserError when the disk is full."""
+    try:
+        write_bytes(path, data)
+    except ReadOnlyError:
+        say_once(f"{path.parent} cannot be written to: what is computed is used, but not kept")
+
+
 def remember_tensors(name: str, compute: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The tensors stored under `name`, computed and stored first if they are not there."""
     path = cache_dir() / "computed" / f"{name}.safetensors"
     try:
         return safetensors.torch.load_file(path)
-    except (FileNotFoundError, safetensors.SafetensorError):
+    except (OSError, safetensors.SafetensorError):
         pass
     tensors = {k: v.contiguous() for k, v in compute().items()}
-    write_bytes(path, safetensors.torch.save(tensors))
+    _store(path, safetensors.torch.save(tensors))
     give_back()
     return tensors
 
@@ -62,9 +70,9 @@ def remember_json(name: str, compute: Callable[[], object]):
     path = cache_dir() / "computed" / f"{name}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
         pass
     value = compute()
-    write_bytes(path, json.dumps(value, ensure_ascii=False).encode())
+    _store(path, json.dumps(value, ensure_ascii=False).encode())
     give_back()
     return value

@@ -1,7 +1,7 @@
 """What the Makefile's targets call: ``python -m lib.cli TARGET``. Parameters come as make variables, through the environment."""
 
+import io
 import os
-import shlex
 import sys
 import textwrap
 
@@ -29,8 +29,7 @@ STOPPED = 130  # the exit status of what Ctrl-C ended
 
 def given_parameters() -> dict[str, str]:
     """The parameters that the user set. Raises ParameterError for a make variable that is none, with the nearest name."""
-    for word in shlex.split(os.environ.get("COMPANION_OVERRIDES", "")):
-        name = word.partition("=")[0]
+    for name in os.environ.get("COMPANION_GIVEN", "").split():
         if name not in PARAMETERS and name not in MAKE_ONLY:
             raise ParameterError(f"unknown parameter {name!r}", nearest(name, PARAMETERS) + '; a notebook\'s further parameters go into P="…"')
     values = {name: os.environ[PREFIX + name] for name in PARAMETERS if os.environ.get(PREFIX + name, "") != ""}
@@ -186,7 +185,10 @@ def clean() -> None:
 
     from lib.files import ROOT, cache_dir
 
-    subprocess.run(["git", "clean", "-qfdX", "results", "figures"], cwd=ROOT, check=True)
+    try:
+        subprocess.run(["git", "clean", "-qfdX", "results", "figures"], cwd=ROOT, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"git cannot clean results and figures: {error}", "without git, or the right to delete them, remove the two folders by hand") from None
     shutil.rmtree(cache_dir() / "computed", ignore_errors=True)
 
 
@@ -210,19 +212,25 @@ TARGETS = {
 }
 
 
+def _run(target: str, *rest: str) -> None:
+    if target not in TARGETS:
+        raise ParameterError(f"unknown target {target!r}", nearest(target, TARGETS))
+    if target in ("figures", "hello", "clean", "readme", "models"):
+        given_parameters()
+        TARGETS[target]()
+    elif target == "claims":
+        claims(given_parameters().get("TIER"))
+    else:
+        TARGETS[target](*rest)
+
+
 def main(argv: list[str]) -> int:
     """Run one target; a UserError becomes a message and an exit status, without a traceback."""
+    from lib.files import disk_errors
+
     try:
-        target, *rest = argv or ["help"]
-        if target not in TARGETS:
-            raise ParameterError(f"unknown target {target!r}", nearest(target, TARGETS))
-        if target in ("figures", "hello", "clean", "readme", "models"):
-            given_parameters()
-            TARGETS[target]()
-        elif target == "claims":
-            claims(given_parameters().get("TIER"))
-        else:
-            TARGETS[target](*rest)
+        with disk_errors():
+            _run(*(argv or ["help"]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
@@ -231,15 +239,19 @@ def main(argv: list[str]) -> int:
         return STOPPED
     except BrokenPipeError:  # `make models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.errno == 28:
-            print(f"error: no space left on the disk ({error.filename or error})\n  free some space and run the same command again", file=sys.stderr)
-            return 1
-        raise
     return 0
 
 
+def _say_on_any_terminal() -> None:
+    """Print a question mark for what a terminal cannot show (``PYTHONIOENCODING=ascii``, say) and go on; the processes that are started do the same."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    os.environ["PYTHONIOENCODING"] = f"{getattr(sys.stdout, 'encoding', None) or 'utf-8'}:replace"
+
+
 if __name__ == "__main__":
+    _say_on_any_terminal()
     status = main(sys.argv[1:])
     if status == STOPPED:  # all is cleaned up by now; what a stopped kernel's tasks still have to say would only bury the message
         sys.stdout.flush()

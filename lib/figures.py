@@ -8,10 +8,12 @@ Columns by kind: ``layers``: panel, series, role, x, value, low, high. ``rates``
 """
 
 import json
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+os.environ["MPLBACKEND"] = "agg"  # the user's may not be installed here, and matplotlib refuses to be imported then
 import matplotlib
 
 matplotlib.use("Agg", force=False)
@@ -20,7 +22,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
-from lib.files import FIGURES, NOTEBOOKS, RESULTS, lock, sha256, write_json, writing
+from lib.files import FIGURES, NOTEBOOKS, RESULTS, lock, notebook_hash, sha256, shown_name, write_json, writing
+from lib.params import MODELS
 
 SIDEWAYS = 7  # a ``rates`` figure of more groups lies on its side, so that their names can be read
 MARKERS, DASHES = "osD^vP*X<>", ["-", "--", "-.", (0, (3, 1, 1, 1)), (0, (5, 1)), (0, (1, 1))]
@@ -30,6 +33,7 @@ STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize":
 
 def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
     """The figure of `data`. `spec` holds kind, title, xlabel, ylabel, note, model, and optionally ylim, xticks, baseline and vlines."""
+    matplotlib.rcdefaults()  # a user's matplotlibrc (TeX, other fonts, a grid) changes no figure
     sns.set_theme(style="ticks", palette="colorblind", rc=STYLE)
     panels = list(dict.fromkeys(data["panel"])) if "panel" in data else [""]
     columns = min(len(panels), spec.get("columns", 2))
@@ -215,16 +219,17 @@ def update_manifest() -> None:
         for path in sorted(RESULTS.glob("*/*/*/figures.json")):
             run = path.parent
             tier, model, notebook = run.parts[-3:]
-            if tier == "smoke" or not (run / "run.json").exists():
+            source = NOTEBOOKS / f"{notebook}.ipynb"
+            if tier == "smoke" or not (run / "run.json").exists() or not source.exists():
                 continue
             about = json.loads((run / "run.json").read_text(encoding="utf-8"))
-            source = NOTEBOOKS / f"{notebook}.ipynb"
+            parameters = {k: shown_name(v) if k in MODELS else v for k, v in about["parameters"].items()}
             for name in json.loads(path.read_text(encoding="utf-8")):
                 data = run / "data" / f"{name}.csv"
                 manifest[f"{tier}/{model}/{notebook}/{name}"] = {
                     "data": data.relative_to(RESULTS.parent).as_posix(), "data_sha256": sha256(data),
-                    "notebook": source.relative_to(RESULTS.parent).as_posix(), "notebook_sha256": sha256(source),
-                    "parameters": about["parameters"], "model": about["model"]["name"],
+                    "notebook": f"notebooks/{source.name}", "notebook_sha256": notebook_hash(source),
+                    "parameters": parameters, "model": about["model"]["name"],
                 }  # fmt: skip
         if manifest:
             write_json(FIGURES / "manifest.json", manifest)

@@ -2,21 +2,34 @@
 passes one after another do not add up. Without torch, so that the command line can ask."""
 
 import ctypes
+import os
 import platform
 import re
 import sys
 from pathlib import Path
 
+from lib.errors import ParameterError
+
 BFLOAT16 = {"avx512_bf16": "AVX-512 BF16", "amx_bf16": "AMX"}  # a processor's flag → what it multiplies in bfloat16 with
+SWITCH = "COMPANION_BFLOAT16"
 
 
 def _cpuinfo() -> str:
     path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies in bfloat16 (AVX-512 BF16 or AMX); where it only stores it, float32 is several times as fast."""
+    """Whether the processor multiplies in bfloat16 (AVX-512 BF16 or AMX); where it only stores it, float32 is several times as fast.
+
+    The environment variable ``COMPANION_BFLOAT16`` answers in its place: 0 takes the processor for one without, 1 for one with it. Results
+    record the answer. Raises ParameterError for another value.
+    """
+    switch = os.environ.get(SWITCH, "")
+    if switch not in ("", "0", "1"):
+        raise ParameterError(f"{SWITCH}={switch} is not known", "set it to 0 or 1, or unset it")
+    if switch:
+        return switch == "1"
     return any(flag in _cpuinfo() for flag in BFLOAT16)
 
 

@@ -11,9 +11,15 @@ from pathlib import Path
 
 from lib.assets import check_model
 from lib.errors import ParameterError, nearest
+from lib.files import NOTEBOOKS, local_path
 from lib.registry import DEVICES, DTYPES, TIERS
 
 CHOICES = {"TIER": TIERS, "DEVICE": DEVICES, "DTYPE": DTYPES}
+SUBJECTS = ("MODEL", "BASE", "POST", "REASONER")  # the parameters that name what a run is about
+HELPERS = ("moderator", "reader")  # and those that name a further model, or say one of these words
+MODELS = (*SUBJECTS, *HELPERS)
+WORDS = ("auto", "none")
+TYPES = {t.__name__: t for t in (str, int, float, list, bool)}
 
 
 @dataclass(frozen=True)
@@ -28,14 +34,24 @@ class Parameter:
 
 
 def parameters_of(notebook: Path) -> dict[str, Parameter]:
-    """The parameters of a notebook, in order. Raises ValueError when its parameter cell is not of the stated form."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
+    """The parameters of a notebook, in order. Raises ParameterError when its parameter cell is not of the stated form: somebody may be editing it."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
+        return _parse(source)
+    except (ValueError, KeyError, TypeError, SyntaxError, StopIteration) as error:
+        reason = str(error) or "it has no cell tagged parameters"
+        raise ParameterError(
+            f"{notebook.name} cannot be read: {reason}", f"mend its parameter cell, or take back what was changed: git checkout notebooks/{notebook.name}"
+        ) from None
+
+
+def _parse(source: str) -> dict[str, Parameter]:
     lines, found = source.splitlines(), {}
     for node in ast.parse(source).body:
-        if not isinstance(node, ast.AnnAssign):
-            raise ValueError(f"{notebook.name}: a parameter is written `name: type = default`, not {ast.unparse(node)!r}")
-        kind = {"str": str, "int": int, "float": float, "list": list, "bool": bool}[ast.unparse(node.annotation)]
+        if not isinstance(node, ast.AnnAssign) or ast.unparse(node.annotation) not in TYPES:
+            raise ValueError(f"a parameter is written `name: type = default`, with a type of {', '.join(TYPES)}, not {ast.unparse(node)!r}")
+        kind = TYPES[ast.unparse(node.annotation)]
         text = lines[node.lineno - 1].partition("  # ")[2]
         bounds = re.search(r"\(([\d.]+) to ([\d.]+)\)", text)
         low, high = (float(bounds[1]), float(bounds[2])) if bounds else (None, None)
@@ -52,7 +68,8 @@ def parse_further(text: str) -> dict[str, str]:
         name, equals, value = word.partition("=")
         if not equals:
             raise ParameterError(f"P holds {word!r}, which is not name=value", 'for example P="alpha=2 layers=[8,9]"')
-        found[name] = value.strip("\"'")
+        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+        found[name] = value[1:-1] if quoted else value
     return found
 
 
@@ -90,17 +107,48 @@ def resolve(notebook: Path, given: dict[str, str]) -> dict:
     for name in given:
         if name not in known:
             raise ParameterError(f"{notebook.stem} has no parameter {name!r}", nearest(name, known))
-    values = {name: p.default for name, p in known.items()} | {name: check(known[name], text) for name, text in given.items()}
-    tier = values["TIER"]
-    defaults = dict(zip(("MODEL", "BASE", "POST", "REASONER"), (TIERS[tier].model, *TIERS[tier].pair, TIERS[tier].reasoner), strict=True))
-    for name in [n for n in defaults if n in known]:
-        if name not in given:
-            values[name] = defaults[name]
-        elif tier == "smoke" and given[name] != defaults[name]:
-            raise ParameterError(f"TIER=smoke takes no {name}", "it runs on the tiny constructed model; use TIER=embedded for a real one")
+    values = {name: check(p, given.get(name, _text(p.default))) for name, p in known.items()}
+    values |= {name: model for name, model in _models_of_tier(values["TIER"]).items() if name in known and name not in given}
+    _check_models(values)
+    return values
+
+
+def check_values(number: str, namespace: dict) -> None:
+    """The check of `resolve` for a notebook that is at work: its parameters as they stand in `namespace`. Raises ParameterError.
+
+    For whoever opened the notebook in JupyterLab and changed a value there, or made a cell of their own for it.
+    """
+    known = parameters_of(next(NOTEBOOKS.glob(f"{number}_*.ipynb")))
+    for name in known:
+        if name not in namespace:
+            raise ParameterError(f"{name} has no value", "run the cell of parameters first")
+    _check_models({name: check(p, _text(namespace[name])) for name, p in known.items()})
+
+
+def resolved(values: dict) -> dict:
+    """`values` with each model that is named by a path under its absolute path, for processes that stand in another folder."""
+    named = [name for name in MODELS if name in values and not (name in HELPERS and values[name] in WORDS)]
+    return values | {name: str(path) for name in named if (path := local_path(values[name]))}
+
+
+def _text(value) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _models_of_tier(tier: str) -> dict[str, str]:
+    return dict(zip(SUBJECTS, (TIERS[tier].model, *TIERS[tier].pair, TIERS[tier].reasoner), strict=True))
+
+
+def _check_models(values: dict) -> None:
+    """Raise ParameterError where a model that `values` names is none, or does not go with TIER and REMOTE."""
+    tier, defaults = values["TIER"], _models_of_tier(values["TIER"])
+    for name in [n for n in SUBJECTS if n in values]:
+        if tier == "smoke" and values[name] != defaults[name]:
+            raise ParameterError(f"TIER=smoke takes no {name}", f"it runs on the constructed model {defaults[name]!r}; use TIER=embedded for a real one")
         kind = check_model(values[name], name)
         if kind == "tiny" and tier != "smoke":
             raise ParameterError(f"{name}={values[name]} is the constructed model", "use TIER=smoke")
         if values.get("REMOTE", "0") not in ("0", "local") and kind != "hub":
             raise ParameterError(f"REMOTE={values['REMOTE']} needs a hub id, {name}={values[name]} is none", "use REMOTE=local for any model")
-    return values
+    for name in [n for n in HELPERS if n in values and values[n] not in WORDS]:
+        check_model(values[name], name)

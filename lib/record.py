@@ -13,15 +13,17 @@ from io import BytesIO, StringIO
 from pathlib import Path
 
 import pandas as pd
+from IPython import get_ipython
 from IPython.display import HTML, Image, display
 
 from lib import figures
 from lib.claims import HEADER, Measured, Record, evidence_of, read_claims, record, table
 from lib.errors import UserError
-from lib.files import NOTEBOOKS, write_json, write_text
+from lib.files import NOTEBOOKS, ROOT, write_json, write_text
 
 OUT = "COMPANION_OUT"  # the staging folder, set by the runner for the kernels it starts
 RUNNER = "COMPANION_RUNNER"  # the runner's process id
+NAMES = "COMPANION_NAMES"  # JSON: what to show in place of a model's absolute path
 
 
 class NotebookEnded(UserError):
@@ -37,6 +39,8 @@ class Recorder:
         self.planned = read_claims(NOTEBOOKS / f"{notebook}.claims.toml")
         self.evidence, self.name = evidence_of(*(m.name for m in models)), name or ", ".join(m.name for m in models)
         self.device, self.dtype, self.batch_tokens = model.device, model.dtype, model.batch_tokens  # not the model: a notebook may let go of it
+        self.models = _models_at_work() | {model.name: model.revision}
+        self.names = json.loads(os.environ.get(NAMES, "{}"))
         self.metrics: dict = {}
         self.claims: list[Record] = []
         self.figures: dict = {}
@@ -60,6 +64,7 @@ class Recorder:
             raise UserError(f"figure {name} has no data")
         made = " (constructed model)" if self.evidence == "constructed" else ""
         spec = {"kind": kind, "title": title, "xlabel": xlabel, "ylabel": ylabel, "note": note, "model": self.name + made, **options}
+        spec, data = self._named(spec), data.map(self._named) if self.names else data
         text = data.to_csv(index=False, lineterminator="\n", float_format="%.6g")
         self.figures[name] = spec
         if self.out:
@@ -105,6 +110,17 @@ class Recorder:
         self._write()
         raise NotebookEnded(f"uninformative: {reason}", f"{len(self.planned)} claims are reported so; nothing after this cell was run")
 
+    def _named(self, x):
+        """`x` with the name of a model in place of its path, at any depth: nobody's folders belong into results."""
+        if isinstance(x, str):
+            for path, name in self.names.items():
+                x = x.replace(path, name)
+        elif isinstance(x, dict):
+            return {self._named(k): self._named(v) for k, v in x.items()}
+        elif isinstance(x, (list, tuple)):
+            return [self._named(v) for v in x]
+        return x
+
     def ledger(self) -> pd.DataFrame:
         """This notebook's part of the ledger as a table."""
         return pd.DataFrame(table(self.claims), columns=HEADER)
@@ -120,13 +136,21 @@ class Recorder:
 
     def _write(self) -> None:
         if self.out:
-            write_json(self.out / "metrics.json", self.metrics)
+            write_json(self.out / "metrics.json", self._named(self.metrics))
             write_json(self.out / "figures.json", self.figures)
             write_json(self.out / "usage.json", {
                 "device": str(self.device), "dtype": str(self.dtype).removeprefix("torch."), "batch_tokens": self.batch_tokens,
-                "peak_memory_bytes": _peak_memory(self.device), **_gpu(self.device),
+                "peak_memory_bytes": _peak_memory(self.device), **_gpu(self.device), "library": str(ROOT), "models": self.models,
             })  # fmt: skip
-            write_json(self.out / "claims.json", [json.loads(c.model_dump_json()) for c in self.claims])
+            write_json(self.out / "claims.json", [self._named(json.loads(c.model_dump_json())) for c in self.claims])
+
+
+def _models_at_work() -> dict[str, str]:
+    """{name: revision} of the models among the notebook's variables, for the runner to compare with what it found: a notebook may be about two."""
+    from lib.models import Model
+
+    shell = get_ipython()
+    return {v.name: v.revision for v in (shell.user_ns.values() if shell else ()) if isinstance(v, Model)}
 
 
 def _end_with_runner(pid: int) -> None:

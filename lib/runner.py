@@ -17,17 +17,32 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lib import data
+from lib import data, params
 from lib.assets import locate, recipe_folder
 from lib.errors import UserError
 from lib.figures import update_manifest
-from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json
-from lib.machine import processor, slower
+from lib.files import (
+    FIGURES,
+    NOTEBOOKS,
+    RESULTS,
+    ROOT,
+    cache_dir,
+    disk_errors,
+    folder_name,
+    lock,
+    need_space,
+    notebook_hash,
+    sha256,
+    shown_name,
+    write_json,
+)  # fmt: skip
+from lib.machine import cpu_has_bfloat16, processor, slower
 from lib.progress import PROGRESS_FILE
-from lib.record import OUT, RUNNER
+from lib.record import NAMES, OUT, RUNNER
 from lib.registry import MODELS, MODERATOR, PLANTED_REASONERS, READERS, RECIPES
 
 TUNABLES = f"glibc.malloc.mmap_threshold={64 << 20}:glibc.malloc.trim_threshold={256 << 20}:glibc.malloc.hugetlb=1"  # of glibc, in the kernel
+PATH_FIRST = "import sys; sys.path[0] = sys.argv.pop(1); from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
 PACKAGES = ("torch", "transformers", "nnsight", "papermill", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "seaborn")
 
 
@@ -37,17 +52,17 @@ def notebooks() -> dict[str, Path]:
 
 
 def fingerprint(notebook: Path, parameters: dict, revision: str) -> str:
-    """A SHA-256 over all that a run depends on: notebook, library, data, pinned requirements, parameters, model."""
-    digest = hashlib.sha256(notebook.read_bytes())
+    """A SHA-256 over all that a run depends on: the notebook's cells, library, data, pinned requirements, parameters, model, kind of processor."""
+    digest = hashlib.sha256(notebook_hash(notebook).encode())
     for path in [*sorted((ROOT / "lib").glob("*.py")), ROOT / "requirements.txt", ROOT / "constraints.txt"]:
         digest.update(path.read_bytes())
-    digest.update(json.dumps([parameters, revision, data.hashes(parameters["TIER"])], sort_keys=True).encode())
+    digest.update(json.dumps([parameters, revision, data.hashes(parameters["TIER"]), cpu_has_bfloat16()], sort_keys=True).encode())
     return digest.hexdigest()
 
 
 def models_of(parameters: dict) -> list[str]:
     """The names of the models that a run is about."""
-    return [parameters[key] for key in ("MODEL", "BASE", "POST", "REASONER") if key in parameters]
+    return [parameters[key] for key in params.SUBJECTS if key in parameters]
 
 
 def also_needed(parameters: dict) -> list[str]:
@@ -94,11 +109,14 @@ def up_to_date(folder: Path, mark: str) -> bool:
         return False
 
 
-def run(notebook: Path, parameters: dict) -> str:
-    """Run one notebook with resolved parameters unless it is up to date; returns ``ran`` or ``up to date``.
+@disk_errors()
+def run(notebook: Path, given: dict) -> str:
+    """Run one notebook with checked parameters unless it is up to date; returns ``ran`` or ``up to date``.
 
+    A model that is named by a path is looked up once, from where the user stands; the notebook gets the absolute path.
     Raises UserError when a cell fails, when the notebook reported no figure or metric, or when something it needs cannot be had.
     """
+    parameters = params.resolved(given)
     tier, names = parameters["TIER"], models_of(parameters)
     name = "--vs--".join(map(folder_name, names))
     folder = RESULTS / tier / name / notebook.stem
@@ -108,8 +126,8 @@ def run(notebook: Path, parameters: dict) -> str:
         for needed in missing([*names, *also_needed(parameters)]):
             print(needed, flush=True)
         remote = parameters.get("REMOTE", "0") not in ("0", "local")
-        revision = " ".join(n if remote else locate(n).revision for n in names)
-        mark = fingerprint(notebook, parameters, " ".join([revision, *(locate(n).revision for n in also_needed(parameters))]))
+        revisions = [n if remote else locate(n).revision for n in names]
+        mark = fingerprint(notebook, parameters, " ".join([*revisions, *(locate(n).revision for n in also_needed(parameters))]))
         if up_to_date(folder, mark):
             print(f"{notebook.stem} on {name}: up to date")
             return "up to date"
@@ -121,7 +139,7 @@ def run(notebook: Path, parameters: dict) -> str:
         try:
             started = time.monotonic()
             _execute(notebook, parameters, staging, folder)
-            _publish(notebook, parameters, revision, mark, staging, folder, time.monotonic() - started)
+            _publish(notebook, given, list(zip(names, revisions, strict=True)), mark, staging, folder, time.monotonic() - started)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     if tier != "smoke":
@@ -131,8 +149,16 @@ def run(notebook: Path, parameters: dict) -> str:
 
 def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> None:
     import papermill
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
     from papermill.engines import NBClientEngine, papermill_engines
     from papermill.exceptions import PapermillExecutionError
+
+    class Kernel(AsyncKernelManager):
+        """A kernel of this environment's interpreter with this checkout first on its path, whatever kernels are installed under the same name."""
+
+        kernel_spec = KernelSpec(argv=[sys.executable, "-c", PATH_FIRST, str(ROOT), "-f", "{connection_file}"], language="python",
+                                 metadata={"kernel_provisioner": {"provisioner_name": "local-provisioner"}})  # fmt: skip
 
     progress = staging / "progress.json"
     screen = _Screen(notebook.stem, progress)
@@ -157,18 +183,17 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
 
     papermill_engines.register("companion", Engine)
     executed = staging / "executed.ipynb"
-    saved = dict(os.environ)
-    os.environ |= {
-        OUT: str(staging), RUNNER: str(os.getpid()), PROGRESS_FILE: str(progress), "TQDM_DISABLE": "1",
-        # a layer's results reuse memory and, where the system has them, lie in huge pages: together 1.4 times as fast
-        "GLIBC_TUNABLES": ":".join(filter(None, (os.environ.get("GLIBC_TUNABLES"), TUNABLES))),
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32",  # kernels kept per shape of a batch add up to a gigabyte else
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    saved, own = dict(os.environ), _kernel_environment(staging)
+    os.environ.clear()
+    os.environ |= own | {
+        OUT: str(staging), RUNNER: str(os.getpid()), PROGRESS_FILE: str(progress),
+        NAMES: json.dumps({parameters[key]: shown_name(parameters[key]) for key in params.MODELS if key in parameters}),
     }  # fmt: skip
     try:
         papermill.execute_notebook(
-            str(notebook), str(executed), parameters, engine_name="companion", kernel_name="python3", cwd=str(NOTEBOOKS), progress_bar=False,
-            log_output=False, start_timeout=120, extra_arguments=["--IPKernelApp.log_level=50"],
+            str(notebook), str(executed), parameters, engine_name="companion", kernel_name="python3", language="python", cwd=str(NOTEBOOKS),
+            progress_bar=False, log_output=False, start_timeout=120, kernel_manager_class=Kernel,
+            extra_arguments=["--IPKernelApp.log_level=50", "--HistoryManager.hist_file=:memory:"],
         )  # fmt: skip
     except PapermillExecutionError as error:
         folder.mkdir(parents=True, exist_ok=True)
@@ -177,10 +202,28 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
             f"{notebook.stem} failed in cell {error.cell_index}: {error.ename}: {error.evalue}",
             f"the notebook up to there, with the whole traceback: {(folder / 'failed.ipynb').relative_to(ROOT)}",
         ) from None
+    except RuntimeError as error:  # nbclient's: the kernel did not start, or is gone
+        raise UserError(
+            f"the process of {notebook.stem} ended or does not answer: {error}",
+            "most often memory ran out: close other programs, set BATCH_TOKENS=512, or choose a smaller model; what was computed is kept",
+        ) from error
     finally:
         screen.close()
         os.environ.clear()
         os.environ.update(saved)
+
+
+def _kernel_environment(staging: Path) -> dict[str, str]:
+    """The user's environment without what would make the kernel another one (modules, start-up files, kernels, plotting), and with what makes it fast."""
+    kept = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "IPYTHON", "JUPYTER")) or name in kept} | {
+        "PYTHONPATH": str(ROOT), "PYTHONNOUSERSITE": "1",  # for the processes that the kernel starts, too
+        "IPYTHONDIR": str(staging / "ipython"), "JUPYTER_RUNTIME_DIR": str(staging / "jupyter"), "MPLBACKEND": "agg", "TQDM_DISABLE": "1",
+        # a layer's results reuse memory and, where the system has them, lie in huge pages: together 1.4 times as fast
+        "GLIBC_TUNABLES": ":".join(filter(None, (os.environ.get("GLIBC_TUNABLES"), TUNABLES))),
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32",  # kernels kept per shape of a batch add up to a gigabyte else
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }  # fmt: skip
 
 
 class _Screen:
@@ -208,7 +251,7 @@ class _Screen:
         spoke = time.monotonic()
         while not self.closed.wait(0.5 if self.live else 5):
             try:
-                p = json.loads(self.progress.read_text())
+                p = json.loads(self.progress.read_text(encoding="utf-8"))
                 inner = f" · {p['label']} {p['done']}/{p['total']}"
             except (OSError, ValueError):
                 inner = ""
@@ -225,16 +268,20 @@ class _Screen:
             print("\r\033[K", end="")
 
 
-def _publish(notebook, parameters, revision, mark, staging: Path, folder: Path, duration: float) -> None:
-    """Move a finished run into place and write its provenance. Raises UserError when it reported nothing."""
+def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, duration: float) -> None:
+    """Move a finished run into place and write its provenance. Raises UserError when it reported nothing, or read other models than were located.
+
+    `parameters` as the user wrote them, `located` the run's models as the notebook was given them: [(name, revision)].
+    """
     for needed in ("metrics.json", "claims.json", "figures.json", "usage.json"):
         if not (staging / needed).exists():
             raise UserError(f"{notebook.stem} ended without writing {needed}", "its last cell must call run.finish()")
-    for name in json.loads((staging / "figures.json").read_text()):
+    for name in json.loads((staging / "figures.json").read_text(encoding="utf-8")):
         for path in (staging / "data" / f"{name}.csv", staging / "figures" / f"{name}.svg", staging / "figures" / f"{name}.png"):
             if not path.exists():
                 raise UserError(f"{notebook.stem} declared the figure {name} but did not write {path.name}")
-    usage = json.loads((staging / "usage.json").read_text())
+    usage = json.loads((staging / "usage.json").read_text(encoding="utf-8"))
+    _check_used(notebook, usage.pop("library", None), usage.pop("models", {}), located)
     drawn = FIGURES / folder.relative_to(RESULTS)
     (folder / "run.json").unlink(missing_ok=True)
     outputs = {}
@@ -253,12 +300,26 @@ def _publish(notebook, parameters, revision, mark, staging: Path, folder: Path, 
         outputs[(folder / name).relative_to(ROOT).as_posix()] = sha256(folder / name)
     (folder / "failed.ipynb").unlink(missing_ok=True)
     write_json(folder / "run.json", {
-        "notebook": notebook.name, "parameters": parameters, "model": {"name": "--vs--".join(models_of(parameters)), "revision": revision},
+        "notebook": notebook.name, "parameters": parameters, 
+        "model": {"name": "--vs--".join(shown_name(name) for name, _ in located), "revision": " ".join(revision for _, revision in located)},
         "data": data.hashes(parameters["TIER"]), "seed": parameters["SEED"], **usage,
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
-        "machine": {"system": platform.system(), "architecture": platform.machine(), "processor": processor(), "cores": os.cpu_count()},
+        "machine": {"system": platform.system(), "architecture": platform.machine(), "processor": processor(), "cores": os.cpu_count(),
+                    "bfloat16": cpu_has_bfloat16()},
         "git_commit": _commit(), "duration_s": round(duration, 1), "fingerprint": mark, "outputs": outputs,
     })  # fmt: skip
+
+
+def _check_used(notebook: Path, library: str | None, models: dict[str, str], located: list[tuple[str, str]]) -> None:
+    """Raise UserError where the notebook ran another checkout's library, or loaded another model than the one that its results would be filed under."""
+    if library != str(ROOT):
+        raise UserError(f"{notebook.stem} ran the library of {library or 'another version'}, not that of {ROOT}", "unset PYTHONPATH and run it again")
+    for name, revision in located:
+        if models.get(name) != revision:
+            raise UserError(
+                f"{notebook.stem} loaded {models.get(name, 'no model')} as {name}, and what was found there before the run is {revision}",
+                "its files changed during the run: let nothing write to them, and run it again",
+            )
 
 
 def _commit() -> str | None:

@@ -1,10 +1,15 @@
 """Figures by what is drawn: names that can be read, values where they belong."""
 
+import os
+import subprocess
+import sys
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
 from lib import figures
+from lib.files import ROOT
 
 SPEC = {"kind": "rates", "title": "T", "xlabel": "", "ylabel": "share", "note": "", "model": "m", "ylim": [-0.03, 1.03], "baseline": 0.5}
 
@@ -46,3 +51,25 @@ def test_a_grid_shows_its_values_and_how_sure_they_are():
     fig = figures.draw(spec, pd.DataFrame(rows).drop(columns=["low", "high"]))
     assert [t.get_text() for t in fig.axes[0].texts] == ["1.00", "0.25", "-0.50"]
     plt.close(fig)
+
+
+def test_a_users_own_matplotlib_settings_change_no_figure(tmp_path):
+    """TeX, other fonts, a grid, a transparent or cropped picture, a backend that is not there: the same files as without them."""
+    drawing = """import sys
+from pathlib import Path
+import pandas as pd
+from lib import figures
+rows = [figures.point(f"group {i}", {"value": i / 10, "ci95": [i / 10 - 0.05, i / 10 + 0.1], "n": 9}, "s") for i in range(3)]
+spec = {"kind": "rates", "title": "T_1", "xlabel": "", "ylabel": "a share of 5 %", "note": "", "model": "m"}
+figures.save(figures.draw(spec, pd.DataFrame(rows)), Path(sys.argv[1]))"""
+    (tmp_path / "matplotlibrc").write_text(
+        "text.usetex: True\nfont.family: cursive\nfont.size: 20\naxes.grid: True\naxes.facecolor: red\nsavefig.transparent: True\nsavefig.bbox: tight\n"
+        "figure.autolayout: True\nlines.linewidth: 9\nsvg.fonttype: path\nbackend: nowhere\naxes.formatter.use_locale: True\n"
+    )
+    foreign = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "MPLBACKEND": "nowhere"}
+    for name, extra in (("with", foreign), ("without", {})):
+        env = {k: v for k, v in os.environ.items() if k not in foreign} | extra
+        done = subprocess.run([sys.executable, "-c", drawing, str(tmp_path / name)], cwd=ROOT, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    for suffix in (".svg", ".png"):
+        assert (tmp_path / f"with{suffix}").read_bytes() == (tmp_path / f"without{suffix}").read_bytes()

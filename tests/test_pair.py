@@ -257,7 +257,7 @@ def test_a_recipe_trains_and_leaves_a_model_with_its_record(recipe, method, tmp_
 def test_frozen_blocks_and_the_embeddings_stay_as_they_are(recipe, tmp_path):
     recipes.run(dataclasses.replace(recipe, frozen=2), tmp_path / "done")
     before, after = (models.load(str(folder)).module.state_dict() for folder in (recipe.base, tmp_path / "done"))
-    moved = {name for name, p in after.items() if not torch.equal(p, before[name].to(p.dtype))}
+    moved = {name for name, p in after.items() if not torch.equal(p.bfloat16(), before[name].bfloat16())}  # as they are stored
     assert moved and not any("embed_tokens" in name or "layers.0." in name or "layers.1." in name for name in moved)
 
 

@@ -7,20 +7,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import nbformat
 import pytest
+import torch
 
-from lib import cli, machine, params, runner
+from lib import cli, machine, models, params, runner
 from lib.errors import ParameterError, UserError
-from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT
+from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, folder_name
 
 BOOK = NOTEBOOKS / "02_harmfulness_vs_refusal.ipynb"
 OUTPUTS = ("run.json", "metrics.json", "claims.json", "figures.json", "executed.ipynb")
 
 
-def make(*words, timeout=300, **env):
+def make(*words, timeout=1200, **env):
     return subprocess.run(["make", "--no-print-directory", f"PY={sys.executable}", *words], cwd=ROOT, capture_output=True, text=True, timeout=timeout,
                           env=os.environ | env)  # fmt: skip
 
@@ -47,12 +47,12 @@ def test_a_run_leaves_what_the_contract_names(smoke):
     assert re.search(r"\] cell \d+/\d+ · ", printed) and "REPLICATED" in printed
 
 
-@pytest.mark.parametrize("number, models", [("01", "tiny-base--vs--tiny"), ("02b", "tiny"), ("03", "tiny-cliff")])
-def test_every_notebook_leaves_what_the_contract_names(smoke, number, models):
-    folder = RESULTS / "smoke" / models / runner.notebooks()[number].stem
+@pytest.mark.parametrize("number, subjects", [("01", "tiny-base--vs--tiny"), ("02b", "tiny"), ("03", "tiny-cliff")])
+def test_every_notebook_leaves_what_the_contract_names(smoke, number, subjects):
+    folder = RESULTS / "smoke" / subjects / runner.notebooks()[number].stem
     assert all((folder / name).exists() for name in OUTPUTS)
     about = json.loads((folder / "run.json").read_text())
-    assert about["model"]["name"] == models and len(about["model"]["revision"].split()) == models.count("--vs--") + 1
+    assert about["model"]["name"] == subjects and len(about["model"]["revision"].split()) == subjects.count("--vs--") + 1
     for claim in json.loads((folder / "claims.json").read_text()):
         assert claim["id"].startswith(f"{number}.") and claim["evidence"] == "constructed" and claim["controls"]
     assert all(v is None or isinstance(v, (int, float, list)) for v in json.loads((folder / "metrics.json").read_text()).values())
@@ -111,26 +111,39 @@ def test_figures_are_redrawn_from_saved_data_without_torch(smoke):
     assert picture.read_bytes() == old
 
 
-def test_killed_at_work_then_run_again(smoke):
+@pytest.fixture()
+def at_work():
+    """A function that starts notebook 02 with a seed and returns when one of its cells has been run, so that its kernel is at work."""
+    started = []
+
+    def start(seed: int) -> subprocess.Popen:
+        process = subprocess.Popen([sys.executable, "-m", "lib.cli", "nb", "02"], cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True,
+                                   env=os.environ | {"COMPANION_PARAM_TIER": "smoke", "COMPANION_PARAM_SEED": str(seed)})  # fmt: skip
+        started.append(process)
+        assert any("] cell " in line for line in process.stdout), process.stderr.read()
+        return process
+
+    yield start
+    for process in started:
+        process.communicate(timeout=300)
+
+
+def test_killed_at_work_then_run_again(smoke, at_work):
     """kill -9 in the middle: the old results stand until the next run, which cleans up and ends well."""
     old = (smoke[0] / "claims.json").read_text()
-    process = subprocess.Popen([sys.executable, "-m", "lib.cli", "nb", "02"], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
-                               env=os.environ | {"COMPANION_PARAM_TIER": "smoke", "COMPANION_PARAM_SEED": "1"})  # fmt: skip
-    time.sleep(6)
+    process = at_work(seed=1)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     assert (smoke[0] / "claims.json").read_text() == old
     assert make("nb-02", "TIER=smoke").returncode == 0
     assert not list(smoke[0].parent.glob(f".{BOOK.stem}.*"))
 
 
-def test_ctrl_c_says_that_nothing_is_lost(smoke):
-    process = subprocess.Popen([sys.executable, "-m", "lib.cli", "nb", "02"], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE,
-                               stdout=subprocess.DEVNULL, text=True,
-                               env=os.environ | {"COMPANION_PARAM_TIER": "smoke", "COMPANION_PARAM_SEED": "2"})  # fmt: skip
-    time.sleep(8)
+def test_ctrl_c_says_that_nothing_is_lost(smoke, at_work):
+    process = at_work(seed=2)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130 and "what was computed is kept" in errors and "Traceback" not in errors.split("stopped;")[-1]
     assert not list(smoke[0].parent.glob(f".{BOOK.stem}.*"))
 
@@ -167,7 +180,7 @@ def test_an_unknown_target_is_named():
     ],
 )
 def test_a_bad_parameter_ends_with_status_2_before_anything_runs(words, message):
-    done = make("nb-02", *words, timeout=60)
+    done = make("nb-02", *words, timeout=300)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert "about" not in done.stdout  # nothing was announced or started
 
@@ -188,7 +201,7 @@ def test_a_bad_parameter_ends_with_status_2_before_anything_runs(words, message)
     ],
 )
 def test_bad_parameters_of_every_notebook(notebook, words, message):
-    done = make(notebook, *words, timeout=60)
+    done = make(notebook, *words, timeout=300)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
@@ -203,7 +216,7 @@ def test_model_stands_in_for_the_reasoner(monkeypatch):
 
 
 def test_an_unknown_notebook_is_an_error():
-    done = make("nb-99", timeout=60)
+    done = make("nb-99", timeout=300)
     assert done.returncode == 2 and "there is no notebook 99" in done.stderr
 
 
@@ -261,7 +274,7 @@ for name in ("metrics", "claims", "usage", "figures"):
 
 
 def test_help_names_every_target_and_parameter():
-    done = make("help", timeout=60)
+    done = make("help", timeout=300)
     targets = ("hello", "reproduce", "nb-02", "claims", "figures", "lab", "test", "lint", "bench", "clean", "distclean")
     assert all(f"make {t}" in done.stdout for t in targets) and all(name in done.stdout for name in cli.PARAMETERS)
 
@@ -284,7 +297,7 @@ def test_remote_path_of_the_whole_notebook(smoke):
 
 
 def test_unknown_parameters_raise_before_make(monkeypatch):
-    monkeypatch.setenv("COMPANION_OVERRIDES", "TEIR=smoke")
+    monkeypatch.setenv("COMPANION_GIVEN", "SEED TEIR")
     with pytest.raises(ParameterError, match="TIER"):
         cli.given_parameters()
 
@@ -299,7 +312,7 @@ def test_a_model_that_never_refuses_is_uninformative_not_a_crash(tmp_path):
     folder = tmp_path / "never-refuses"
     tiny_module("llama").save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    places = [base / "embedded" / folder.name for base in (RESULTS, FIGURES)]
+    places = [base / "embedded" / folder_name(str(folder)) for base in (RESULTS, FIGURES)]
     try:
         done = make("nb-02", f"MODEL={folder}")
         assert done.returncode == 0, done.stdout + done.stderr
@@ -324,7 +337,7 @@ def test_two_models_of_unequal_shape_are_compared_where_they_can_be(tmp_path):
     for name, module in (("deep", tiny_module("llama")), ("shallow", transformers.LlamaForCausalLM(shallow))):
         module.save_pretrained(tmp_path / name)
         tiny_tokenizer().save_pretrained(tmp_path / name)
-    places = [base / "embedded" / "deep--vs--shallow" for base in (RESULTS, FIGURES)]
+    places = [base / "embedded" / "--vs--".join(folder_name(str(tmp_path / name)) for name in ("deep", "shallow")) for base in (RESULTS, FIGURES)]
     try:
         done = make("nb-01", f"BASE={tmp_path / 'deep'}", f"POST={tmp_path / 'shallow'}", "P=n_test=16 n_statements=8")
         assert done.returncode == 0, done.stdout + done.stderr
@@ -344,7 +357,22 @@ def test_two_models_of_unequal_shape_are_compared_where_they_can_be(tmp_path):
     [("avx2", ""), ("avx2 avx512_bf16", ", AVX-512 BF16"), ("avx512_bf16 amx_bf16", ", AVX-512 BF16, AMX")],
 )
 def test_what_the_processor_multiplies_bfloat16_with_is_recorded(monkeypatch, flags, units):
+    monkeypatch.delenv(machine.SWITCH, raising=False)
     monkeypatch.setattr(machine, "_cpuinfo", lambda: f"model name\t: Some CPU\nflags\t\t: fpu {flags}\n")
     assert machine.processor() == "Some CPU" + units and machine.cpu_has_bfloat16() == bool(units) == (machine.slower() == "")
     monkeypatch.setattr(machine, "_cpuinfo", str)
     assert machine.processor() and not machine.cpu_has_bfloat16()
+
+
+@pytest.mark.parametrize("switch, dtype", [("0", torch.float32), ("1", torch.bfloat16)])
+def test_a_switch_takes_the_processor_for_one_of_the_other_kind(monkeypatch, switch, dtype):
+    values = params.resolve(BOOK, {"TIER": "smoke"})
+    marks = set()
+    for value in ("0", "1", switch):
+        monkeypatch.setenv(machine.SWITCH, value)
+        marks.add(runner.fingerprint(BOOK, values, "r"))
+    assert len(marks) == 2  # what one kind computed is not up to date on the other
+    assert machine.cpu_has_bfloat16() == (switch == "1") and models.choose_dtype("auto", torch.device("cpu")) == dtype
+    monkeypatch.setenv(machine.SWITCH, "yes")
+    with pytest.raises(ParameterError, match="COMPANION_BFLOAT16=yes is not known"):
+        machine.cpu_has_bfloat16()
