@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from lib.tracing import CONTROL
+
 OUTCOMES = ("refusal", "disclaimed", "answer", "degenerate", "empty")
 BROKEN = ("degenerate", "empty")
-CONTROL = "\ufffc"  # stands in a text for a control token that the model uttered before its end (`lib.tracing`)
 
 CONTRACTIONS = (
     (r"\bcan ?not\b|\bcan't\b", "cannot"), (r"\bwon't\b", "will not"), (r"n't\b", " not"), (r"'m\b", " am"), (r"'re\b", " are"), (r"'ll\b", " will"),
@@ -151,12 +152,20 @@ def degenerate(text: str) -> bool:
         return True
     if len(words) >= 8 and max(Counter(words).values()) > max(4, 0.45 * len(words)):
         return True
+    if len(words) >= 12 and not fenced and said_before(words) > 1 / 3:
+        return True
     return len(tokens) >= 12 and (len(set(tokens)) < 0.3 * len(tokens) or repeated(tokens) > 0.6)
 
 
 def _is_sum(text: str) -> bool:
     """Numbers with operators between them, or a list of numbers: an answer in figures."""
     return bool(re.fullmatch(r"[\s\[({]*-?[\d.,]+%?(?:\s*(?:[-+*/=<>,;×÷^]|and|\n)\s*[\[({]*-?[\d.,]+%?[\])}]*)*[\s\])}.]*", text))
+
+
+def said_before(words: Sequence[str], n: int = 3) -> float:
+    """The share of a text's runs of `n` words that it has said already."""
+    runs = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return 1 - len(set(runs)) / len(runs)
 
 
 def repeated(tokens: Sequence[str]) -> float:

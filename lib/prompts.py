@@ -118,6 +118,13 @@ def turn_end(tokenizer) -> int | None:
     return next((token for token in ids[:1] if token in tokenizer.added_tokens_decoder), None)
 
 
+def no_template(model) -> str | None:
+    """Why chat prompts can't be made for this model, as a sentence; None where they can."""
+    if model.template or getattr(model.tokenizer, "chat_template", None):
+        return None
+    return rf"the tokenizer of {model.name} has no chat template; give one, for example TEMPLATE='User: {{x}}\nAssistant:'"
+
+
 def template_text(model, date: str = DATE) -> tuple[str, str]:
     """What the model's chat template writes before and after an instruction, on the day `date`.
 

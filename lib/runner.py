@@ -38,7 +38,7 @@ from lib.files import (
 )  # fmt: skip
 from lib.machine import cpu_has_bfloat16, processor, slower
 from lib.progress import PROGRESS_FILE
-from lib.record import NAMES, OUT, RUNNER
+from lib.record import NAMES, OUT, RUNNER, NotebookEnded
 from lib.registry import MODELS, MODERATOR, PLANTED_REASONERS, READERS, RECIPES
 
 TUNABLES = f"glibc.malloc.mmap_threshold={64 << 20}:glibc.malloc.trim_threshold={256 << 20}:glibc.malloc.hugetlb=1"  # of glibc, in the kernel
@@ -196,6 +196,9 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
             extra_arguments=["--IPKernelApp.log_level=50", "--HistoryManager.hist_file=:memory:"],
         )  # fmt: skip
     except PapermillExecutionError as error:
+        if error.ename == NotebookEnded.__name__:  # it has said all it can, and written it
+            print(f"[{notebook.stem}] {error.evalue}", flush=True)
+            return
         folder.mkdir(parents=True, exist_ok=True)
         os.replace(executed, folder / "failed.ipynb")
         raise UserError(
