@@ -199,7 +199,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
                 out = block.self_attn.o_proj.output
                 ratio = _project(projections[layer], whole).float().norm(dim=-1, keepdim=True) / out.float().norm(dim=-1, keepdim=True).clamp_min(1e-6)
                 block.self_attn.o_proj.output = out * (1 + rescaled[layer] * (ratio - 1)).to(out.dtype)
-            attn = block.self_attn if attn_writes == "self_attn" else block.post_attention_layernorm
+            attn = getattr(block, attn_writes)
             for change, _ in edits["attn"][layer]:
                 if attn_tuple:
                     attn.output = (_changed(attn.output[0], change), *attn.output[1:])
@@ -208,7 +208,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
             if layer in wanted["attn"]:
                 h = attn.output[0] if attn_tuple else attn.output
                 found["attn"].append(h.gather(1, columns["attn"].expand(-1, -1, h.shape[-1])))
-            mlp = block.mlp if mlp_writes == "mlp" else block.post_feedforward_layernorm
+            mlp = getattr(block, mlp_writes)
             for change, _ in edits["mlp"][layer]:
                 if mlp_tuple:
                     mlp.output = (_changed(mlp.output[0], change), *mlp.output[1:])
