@@ -1,6 +1,6 @@
 """Whether a loaded model's parts are what the library takes them for: found out by running it, not from names.
 
-A few short passes with plain hooks settle, for every block, that ``h[l + 1] = h[l] + attn + mlp`` and which parts of the block
+A few short passes with plain hooks settle, for every block, that ``h[l + 1] = h[l] + f * attn + f * mlp`` (f = 1 in most families) and which parts of the block
 those two are (the sublayer itself, or a norm after it: Gemma, OLMo 2, GLM-4); that logits come from the last block's output; and that
 a row of a padded batch, and what goes on from kept keys and values, get the values of the prompt alone.
 """
@@ -74,13 +74,16 @@ def max_positions(module, config) -> int | None:
     return limit if limit in tables else None
 
 
+def _factor(block) -> float:
+    """What a block multiplies its sublayers' outputs by when it adds them to the stream; 1 in most families."""
+    return next((float(getattr(block, name)) for name in FACTORS if hasattr(block, name)), 1.0)
+
+
 def by_names(model):
-    """`model` with what its blocks write told by names alone: for a remote one, which cannot be run at load. Raises UserError for one that scales it."""
+    """`model` with what its blocks write told by names alone: for a remote one, which cannot be run at load."""
     block = model.nn.layers[0]._module
-    if any(getattr(block, name, 1.0) != 1 for name in FACTORS):
-        raise UserError(f"{model.name}: its blocks scale what their sublayers write, which cannot be read remotely", "run it here (REMOTE=0)")
     attn, mlp = next((pair for pair in POST_NORMS if all(hasattr(block, name) for name in pair)), ("self_attn", "mlp"))
-    return replace(model, attn_writes=attn, mlp_writes=mlp)
+    return replace(model, attn_writes=attn, mlp_writes=mlp, residual_factor=_factor(block))
 
 
 def checked(model):
@@ -147,7 +150,7 @@ def _found_writes(model, blocks, seen):
     """`model` with the names of the parts whose outputs are added to the stream in every block, and what those return."""
     native = [_native(blocks[0], part) for part in (model.nn.layers[0].self_attn._module, model.nn.layers[0].mlp._module)]
     ran = [name for layer, name in (key for key in seen if isinstance(key, tuple)) if layer == 0]
-    factor = next((float(getattr(blocks[0], name)) for name in FACTORS if hasattr(blocks[0], name)), 1.0)
+    factor = _factor(blocks[0])
     pairs = [(a, m) for a in ran[ran.index(native[0]) :] for m in ran[ran.index(native[1]) :] if a != m] if set(native) <= set(ran) else []
     pair = next((pair for pair in pairs if all(_adds_up(seen, layer, *pair, factor) for layer in range(model.n_layers))), None)
     if pair is None:
@@ -155,8 +158,6 @@ def _found_writes(model, blocks, seen):
             f"{model.name}: its blocks do not add what attention and MLP give to the residual stream: h[l+1] − h[l] is not attn + mlp",
             f"{type(blocks[0]).__name__} does something else in between; this library cannot read or edit it rightly",
         )
-    if factor != 1:
-        _put_factor_into_writes(blocks, pair, factor)
     last = first(seen["block", model.n_layers - 1][1])
     squares = last.float().square().mean((0, 1))
     share = float(squares.max() / squares.sum())
@@ -168,7 +169,8 @@ def _found_writes(model, blocks, seen):
         )
     writes = ["self_attn" if pair[0] == native[0] else pair[0], "mlp" if pair[1] == native[1] else pair[1]]
     outputs = (seen["block", 0][1], *(seen[0, name][1] for name in pair))
-    return replace(model, attn_writes=writes[0], mlp_writes=writes[1], tuple_outputs=tuple(isinstance(out, tuple) for out in outputs), loudest_share=share)
+    tuples = tuple(isinstance(out, tuple) for out in outputs)
+    return replace(model, attn_writes=writes[0], mlp_writes=writes[1], residual_factor=factor, tuple_outputs=tuples, loudest_share=share)
 
 
 def _native(block, part) -> str | None:
@@ -186,16 +188,3 @@ def _adds_up(seen, layer: int, attn: str, mlp: str, factor: float) -> bool:
     a, m = (factor * t.float() for t in terms)
     return bool(((h + a + m) - out).abs().le(4 * eps * (h.abs() + a.abs() + m.abs())).all())
 
-
-def _put_factor_into_writes(blocks, pair, factor: float) -> None:
-    """Let the parts give what is added, `factor` times what they gave, and the block add it as it is: the same products, in the same order."""
-
-    def times(_module, _args, out):
-        return (out[0] * factor, *out[1:]) if isinstance(out, tuple) else out * factor
-
-    for block in blocks:
-        for name in pair:
-            getattr(block, name).register_forward_hook(times)
-        for name in FACTORS:
-            if hasattr(block, name):
-                setattr(block, name, 1.0)

@@ -41,7 +41,8 @@ class Model:
     """A loaded model: the nnsight model `nn` with uniform names, and what every caller needs to know about it.
 
     `attn_writes` and `mlp_writes` name the submodule of a block whose output is added to the residual stream (with Gemma 2
-    and 3, OLMo 2 and GLM-4 that is a norm after the sublayer). `max_positions` is the number of tokens that the model has positions
+    and 3, OLMo 2 and GLM-4 that is a norm after the sublayer), after it is multiplied by `residual_factor` (1 except in Granite and
+    its kin). `max_positions` is the number of tokens that the model has positions
     for, where that is a hard limit (a table of positions: GPT-2), else None.
     """
 
@@ -59,6 +60,7 @@ class Model:
     template: str | None
     attn_writes: str
     mlp_writes: str
+    residual_factor: float
     max_positions: int | None
     tuple_outputs: tuple[bool, bool, bool]  # whether block, attention, MLP return a tuple
     loudest_share: float
@@ -254,5 +256,5 @@ def _describe(nn, name, revision, device, dtype, batch_tokens, remote, template)
         batch_tokens = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cuda"])
     return Model(
         nn, name, revision, n_layers, d_model, n_heads, width // n_heads, device, dtype, int(batch_tokens), remote, template,
-        "self_attn", "mlp", layout.max_positions(nn._module, config), (False, True, False), 0.0,
+        "self_attn", "mlp", 1.0, layout.max_positions(nn._module, config), (False, True, False), 0.0,
     )  # fmt: skip

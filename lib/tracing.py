@@ -207,7 +207,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
                     attn.output = _changed(attn.output, change)
             if layer in wanted["attn"]:
                 h = attn.output[0] if attn_tuple else attn.output
-                found["attn"].append(h.gather(1, columns["attn"].expand(-1, -1, h.shape[-1])))
+                found["attn"].append(h.gather(1, columns["attn"].expand(-1, -1, h.shape[-1])) * model.residual_factor)
             mlp = getattr(block, mlp_writes)
             for change, _ in edits["mlp"][layer]:
                 if mlp_tuple:
@@ -216,7 +216,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
                     mlp.output = _changed(mlp.output, change)
             if layer in wanted["mlp"]:
                 h = mlp.output[0] if mlp_tuple else mlp.output
-                found["mlp"].append(h.gather(1, columns["mlp"].expand(-1, -1, h.shape[-1])))
+                found["mlp"].append(h.gather(1, columns["mlp"].expand(-1, -1, h.shape[-1])) * model.residual_factor)
         if top == n_layers:
             last = nn.layers[n_layers - 1]
             for change, _ in edits["resid"][n_layers]:

@@ -101,24 +101,28 @@ def _matrices(part: torch.nn.Module) -> list[Tensor]:
 
 
 def _embeddings(model) -> list[torch.nn.Embedding]:
-    """The token embedding, and tables of positions beside it."""
+    """The token embedding, and the tables of positions that are added to it. Raises UserError where the stream starts with anything but their sum."""
     inside = {m for layer in range(model.n_layers) for m in model.nn.layers[layer]._module.modules()}
     tables = [m for m in model.module.modules() if isinstance(m, torch.nn.Embedding) and m not in inside and m.embedding_dim == model.d_model]
-    return sorted(tables, key=lambda m: m is not model.module.get_input_embeddings())
+    seen, _ = layout.watch(model, {m: m for m in tables} | {"block": model.nn.layers[0]._module}, layout.probe_ids(model))
+    start, tokens = seen.pop("block")[0][0], model.module.get_input_embeddings()
+    others = [m for m in seen if m is not tokens]
+    rest = start - sum((seen[m][1].view(-1, model.d_model) for m in others), torch.zeros_like(start))
+    if tokens not in seen or not _same_up_to(seen[tokens][1][0], rest, by_token=False):
+        raise UserError(f"{model.name}: a norm or something else follows its embedding, so no weights alone decide how the stream starts", "use the ablation")
+    return [tokens, *others]
 
 
 def _check_free(model, unit: Tensor) -> None:
     """Raise UserError unless the stream's start and all that is written to it has no component along `unit` in a short pass."""
-    parts = {("start", 0): model.nn.layers[0]._module}
-    parts |= {(site, layer): _site(model, layer, site)[1] for layer in range(model.n_layers) for site in ("attn", "mlp")}
-    seen, _ = layout.watch(model, parts, layout.probe_ids(model))
-    for (site, layer), (given, out) in seen.items():
-        x = (given if site == "start" else layout.first(out)).float()
+    parts = {(layer, site): _site(model, layer, site)[1] for layer in range(model.n_layers) for site in ("attn", "mlp")}
+    seen, _ = layout.watch(model, parts | {"block": model.nn.layers[0]._module}, layout.probe_ids(model))
+    written = {"what its embeddings give": seen.pop("block")[0]}
+    written |= {f"what block {layer} writes ({site})": layout.first(out) for (layer, site), (_, out) in seen.items()}
+    for what, x in written.items():
+        x = x.float()
         if (x @ unit).norm() > max(1e-4, torch.finfo(model.dtype).eps) * x.norm():
-            what = "what its embeddings give" if site == "start" else f"what block {layer} writes ({site})"
-            raise UserError(
-                f"weights of {model.name} cannot be orthogonalised: {what} keeps the direction, so more than weights decides it", "use the ablation instead"
-            )
+            raise UserError(f"weights of {model.name} cannot be orthogonalised: {what} keeps the direction", "use the ablation instead")
 
 
 @contextlib.contextmanager

@@ -5,10 +5,10 @@ import warnings
 import pytest
 import torch
 import transformers
+from conftest import randomised
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from conftest import randomised
 from lib import models, neurons, tracing, weights
 from lib.edits import Ablate
 from lib.errors import UserError
@@ -17,7 +17,7 @@ from lib.tiny import tiny_tokenizer
 
 TEXTS = ["please paint the table", "please poison the victim with the rope now and then lift a stone", "kill the lamp with the hammer now"]
 LARGEST = 2_000_000  # parameters: what stays larger with every size below is not tiny, and is left out
-# names that configurations give to sizes; each takes those it knows
+# names that configurations give to sizes and factors; each takes those it knows
 SIZES = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 32),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "n_inner", "intermediate_size_mlp"), 64),
@@ -30,6 +30,8 @@ SIZES = {
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "index_head_dim", "head_dim", "rotary_dim"), 8),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 64),
+    **dict.fromkeys(("residual_multiplier", "logits_scaling", "logit_scale"), 0.4),
+    **dict.fromkeys(("embedding_multiplier",), 3.0),
 }  # fmt: skip
 CONFLICTS = ((), ("head_dim",), ("num_hidden_layers",), ("num_key_value_heads",), ("num_experts_per_tok",))  # sizes that a configuration may not take
 
@@ -140,7 +142,7 @@ def test_orthogonal_weights_equal_ablation_or_the_reason_is_given(loaded):
 
 
 def test_the_last_neurons_write_through_the_weights_that_are_read_for_them(loaded):
-    """What ``silenced`` takes off is what the neuron's activation times its row gave; mixtures of experts and norms after the MLP are refused."""
+    """What ``silenced`` takes off is a sum of these neurons' rows; mixtures of experts and norms after the MLP are refused."""
     refused = {}
     for kind, model in loaded.items():
         try:
@@ -151,8 +153,9 @@ def test_the_last_neurons_write_through_the_weights_that_are_read_for_them(loade
         prompts, top = plain(model, TEXTS[:1]), model.n_layers - 1
         site = lambda m: tracing.collect(m, prompts, at=[-1], sites=("mlp",), layers=[top])["mlp"][0, 0, 0]  # noqa: E731, B023
         whole = site(model)
-        with neurons.silenced(model, [3]) as changed:
-            gone = whole - site(changed)
-        assert abs(torch.nn.functional.cosine_similarity(gone, w[3], dim=0)) > 1 - 1e-3, kind
+        with neurons.silenced(model, range(8)) as changed:  # several, for an activation may be off
+            gone = (whole - site(changed))[:, None]
+        left = gone - w[:8].T @ torch.linalg.lstsq(w[:8].T, gone).solution
+        assert gone.norm() > 0 and left.norm() < 1e-3 * gone.norm(), kind
     assert "experts" in refused["mixtral"] and "experts" in refused["deepseek_v3"] and "norm follows" in refused["gemma2"]
     assert len(loaded) - len(refused) >= 40

@@ -81,14 +81,14 @@ def test_orthogonal_weights_equal_ablation_and_are_put_back(tiny, five):
     v = torch.randn(32, generator=torch.Generator().manual_seed(5))
     before = {k: p.clone() for k, p in tiny.module.named_parameters()}
     if tiny.post_norms:
-        with pytest.raises(UserError, match="cannot be orthogonalised"), measure.orthogonalized(tiny, v):
+        with pytest.raises(UserError, match="cannot be orthogonalised"), weights.orthogonalized(tiny, v):
             pass
         return
     ablated = tracing.score(tiny, five, lambda x: x, [[Ablate(v)]])[0]
-    with measure.orthogonalized(tiny, v):
+    with weights.orthogonalized(tiny, v):
         written = torch.stack([Plain(tiny.module, tiny.name).run(p.ids)[0][-1] for p in five])
     torch.testing.assert_close(written, ablated, rtol=1e-3, atol=1e-3)
     assert all(torch.equal(p, before[k]) for k, p in tiny.module.named_parameters())
-    with pytest.raises(RuntimeError, match="inside"), measure.orthogonalized(tiny, v):
+    with pytest.raises(RuntimeError, match="inside"), weights.orthogonalized(tiny, v):
         raise RuntimeError("inside")
     assert all(torch.equal(p, before[k]) for k, p in tiny.module.named_parameters())
