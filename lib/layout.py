@@ -9,6 +9,7 @@ import warnings
 from dataclasses import replace
 
 import torch
+from torch.utils._pytree import tree_map_only
 from transformers import DynamicCache
 
 from lib.errors import UserError
@@ -31,16 +32,16 @@ def probe_ids(model) -> torch.Tensor:
 
 
 def run(model, ids: torch.Tensor, pad: int = 0, **options):
-    """One forward pass as `lib.tracing` makes it, with `pad` masked tokens before `ids`: logits [row, position, vocabulary]."""
+    """One forward pass as `lib.tracing` makes it: logits [row, position, vocabulary]. The first `pad` tokens are padding, which the row's mask says;
+    with a ``cache`` the pass goes on from the tokens that are in it, and they are the first."""
     held = options["cache"].get_seq_length() if "cache" in options else 0
-    filler = ids[:, :1].expand(-1, pad)
-    mask = torch.ones(len(ids), held + pad + ids.shape[1], dtype=torch.long, device=ids.device)
-    mask[:, held : held + pad] = 0
+    mask = torch.ones(len(ids), held + ids.shape[1], dtype=torch.long, device=ids.device)
+    mask[:, :pad] = 0
     positions = (mask.cumsum(1) - 1).clamp_min(0)[:, held:]
     with torch.no_grad():
         return model.module(
-            input_ids=torch.cat([filler, ids], 1), attention_mask=mask, position_ids=positions, use_cache="cache" in options, logits_to_keep=0, **options
-        ).logits[:, pad:]
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache="cache" in options, logits_to_keep=0, **options
+        ).logits  # fmt: skip
 
 
 def watch(model, parts: dict, ids: torch.Tensor) -> tuple[dict, torch.Tensor]:
@@ -50,7 +51,7 @@ def watch(model, parts: dict, ids: torch.Tensor) -> tuple[dict, torch.Tensor]:
 
         def hook(_module, args, kwargs, out, name=name):
             given = args[0] if args else next(iter(kwargs.values()), None)
-            seen[name] = (given, (first(out).clone(), *out[1:]) if isinstance(out, tuple) else out.clone())  # Falcon adds to it in place
+            seen[name] = (given, tree_map_only(torch.Tensor, torch.clone, out))  # Falcon adds to it in place
 
         handles.append(part.register_forward_hook(hook, with_kwargs=True))
     try:
@@ -95,7 +96,7 @@ def checked(model):
     parts |= {("heads", layer): model.nn.layers[layer].self_attn.o_proj._module for layer in range(model.n_layers)}
     try:
         seen, logits = watch(model, parts, ids)
-        again = [run(model, ids[:, :6], pad=3)[0, -1], _continued(model, ids)]
+        again = _padded_and_continued(model, ids)
     except Exception as error:  # whatever a foreign forward pass raises; the user needs one sentence
         raise UserError(f"{model.name}: its forward pass does not take what this library gives it: {_line(error)}") from error
     if not torch.isfinite(logits).all():
@@ -112,11 +113,11 @@ def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _continued(model, ids) -> torch.Tensor:
-    """Last logits of `ids` whose first tokens were read into a cache before."""
+def _padded_and_continued(model, ids, first: int = 6, pad: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the `first` tokens' last one, padded on the left, and of the last token, read after them from the cache that they left."""
     cache = DynamicCache()
-    run(model, ids[:, :6], cache=cache)
-    return run(model, ids[:, 6:], cache=cache)[0, -1]
+    padded = torch.cat([ids[:, :pad], ids[:, :first]], 1)
+    return run(model, padded, pad, cache=cache)[0, -1], run(model, ids[:, first:], pad, cache=cache)[0, -1]
 
 
 def _check_stream(model, seen, logits) -> None:
@@ -187,4 +188,3 @@ def _adds_up(seen, layer: int, attn: str, mlp: str, factor: float) -> bool:
         return False
     a, m = (factor * t.float() for t in terms)
     return bool(((h + a + m) - out).abs().le(4 * eps * (h.abs() + a.abs() + m.abs())).all())
-

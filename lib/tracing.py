@@ -199,7 +199,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
                 out = block.self_attn.o_proj.output
                 ratio = _project(projections[layer], whole).float().norm(dim=-1, keepdim=True) / out.float().norm(dim=-1, keepdim=True).clamp_min(1e-6)
                 block.self_attn.o_proj.output = out * (1 + rescaled[layer] * (ratio - 1)).to(out.dtype)
-            attn = getattr(block, attn_writes)
+            attn = block.self_attn if attn_writes == "self_attn" else block.post_attention_layernorm
             for change, _ in edits["attn"][layer]:
                 if attn_tuple:
                     attn.output = (_changed(attn.output[0], change), *attn.output[1:])
@@ -207,8 +207,8 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
                     attn.output = _changed(attn.output, change)
             if layer in wanted["attn"]:
                 h = attn.output[0] if attn_tuple else attn.output
-                found["attn"].append(h.gather(1, columns["attn"].expand(-1, -1, h.shape[-1])) * model.residual_factor)
-            mlp = getattr(block, mlp_writes)
+                found["attn"].append(h.gather(1, columns["attn"].expand(-1, -1, h.shape[-1])))
+            mlp = block.mlp if mlp_writes == "mlp" else block.post_feedforward_layernorm
             for change, _ in edits["mlp"][layer]:
                 if mlp_tuple:
                     mlp.output = (_changed(mlp.output[0], change), *mlp.output[1:])
@@ -216,7 +216,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
                     mlp.output = _changed(mlp.output, change)
             if layer in wanted["mlp"]:
                 h = mlp.output[0] if mlp_tuple else mlp.output
-                found["mlp"].append(h.gather(1, columns["mlp"].expand(-1, -1, h.shape[-1])) * model.residual_factor)
+                found["mlp"].append(h.gather(1, columns["mlp"].expand(-1, -1, h.shape[-1])))
         if top == n_layers:
             last = nn.layers[n_layers - 1]
             for change, _ in edits["resid"][n_layers]:

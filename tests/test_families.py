@@ -159,3 +159,21 @@ def test_the_last_neurons_write_through_the_weights_that_are_read_for_them(loade
         assert gone.norm() > 0 and left.norm() < 1e-3 * gone.norm(), kind
     assert "experts" in refused["mixtral"] and "experts" in refused["deepseek_v3"] and "norm follows" in refused["gemma2"]
     assert len(loaded) - len(refused) >= 40
+
+
+def test_max_positions_is_where_a_table_of_positions_ends(loaded):
+    """The position after the last one that the configuration names: without a table of positions it runs, with one it does not."""
+    ends = set()
+    for kind, model in loaded.items():
+        limit = model.module.config.max_position_embeddings
+        call = lambda position: model.module(input_ids=torch.tensor([[9]]), position_ids=torch.tensor([[position]]), use_cache=False)  # noqa: E731, B023
+        with torch.no_grad():
+            assert torch.isfinite(call(limit - 1).logits).all(), kind
+            try:
+                call(limit)
+            except IndexError:
+                ends.add(kind)
+                assert model.max_positions == limit, kind
+            else:
+                assert model.max_positions is None, kind
+    assert {"gpt2", "gpt_bigcode", "gptj"} <= ends and not {"llama", "gemma2", "gpt_neox"} & ends
