@@ -215,12 +215,33 @@ def locate(name: str) -> Source:
         return Source(name, _converted(folder_name(name), lambda: path, digest), digest)
     if kind == "folder":
         folder = Path(name).expanduser()
+        check_folder(folder)
         return Source(name, folder, _folder_hash(folder))
     from huggingface_hub import snapshot_download
 
     revision = _hub_must_answer(name).sha
     folder = snapshot_download(name, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"])
+    check_folder(Path(folder))
     return Source(name, Path(folder), revision)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError for a model that this library does not read: quantised, an adapter alone, or one that brings Python code of its own."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/config.json cannot be read: {str(error).splitlines()[0]}", "get the model again") from None
+    text = config.get("text_config") or {}
+    if quantised := config.get("quantization_config") or text.get("quantization_config"):
+        how = quantised.get("quant_method", "an unnamed method") if isinstance(quantised, dict) else quantised
+        raise UserError(f"the weights in {folder} are quantised ({how}), and cannot be read or edited as numbers", "give the same model in 16 or 32 bits")
+    if (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder} holds a low-rank adapter", "merge it into its model (peft: merge_and_unload) and save that")
+    if config.get("auto_map") and any(folder.glob("*.py")):
+        raise UserError(
+            f"{folder} brings Python code of its own (auto_map in config.json), which is never run here",
+            "if transformers has the architecture, a copy of the folder without that code and without auto_map loads",
+        )
 
 
 def _folder_hash(folder: Path) -> str:
@@ -229,14 +250,38 @@ def _folder_hash(folder: Path) -> str:
     return hashlib.sha256("\n".join(f"{p.name} {sha256(p)}" for p in files).encode()).hexdigest()
 
 
+def conversion() -> str:
+    """What identifies the code that converts: a conversion that other code left is not trusted."""
+    return sha256(ROOT / "lib" / "convert.py")
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether `folder` holds what a conversion by the present code wrote, whole: every file with its SHA-256, which is computed again only
+    where a file's size or time is not the recorded one."""
+    try:
+        source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
+        return source["conversion"] == conversion() and all(_as_written(folder / name, **file) for name, file in source["files"].items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _as_written(path: Path, bytes: int, mtime_ns: int, digest: str) -> bool:
+    stat = path.stat()
+    return stat.st_size == bytes and (stat.st_mtime_ns == mtime_ns or sha256(path) == digest)
+
+
+def _written(path: Path) -> dict:
+    return {"bytes": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns, "digest": sha256(path)}
+
+
 def _converted(name: str, gguf, digest: str) -> Path:
     """The bf16 safetensors copy of a GGUF file, made once, in a process of its own so that its memory is given back."""
     target = cache_dir() / "models" / f"{name}-{digest[:12]}"
-    if (target / "source.json").exists():
+    if is_converted(target):
         return target
     path = gguf()
     with lock(target, f"converting {name}"):
-        if (target / "source.json").exists():
+        if is_converted(target):
             return target
         need_space(target.parent, 4 * path.stat().st_size, f"converting {name}")
         for left in target.parent.glob(f".{target.name}.*"):  # from a conversion that was killed; the lock says that none is running
@@ -244,16 +289,19 @@ def _converted(name: str, gguf, digest: str) -> Path:
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         print(f"converting {path.name} to bf16 safetensors, once ({MODELS[name].convert_s if name in MODELS else 60} s or so)", flush=True)
         try:
-            done = subprocess.run([sys.executable, "-m", "lib.convert", str(path), str(temporary)], capture_output=True, text=True,
+            done = subprocess.run([sys.executable, "-m", "lib.convert", str(path), str(temporary)], capture_output=True, text=True, stdin=subprocess.DEVNULL,
                                   env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"})  # fmt: skip
             if done.returncode:
                 full = " (no space left on the disk)" if "No space left" in done.stderr else ""
                 raise UserError(
                     f"cannot convert {path.name}{full}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'killed'}",
-                    "a GGUF file of an architecture that transformers can read is needed, and about 3x its size in free memory",
+                    "one whole GGUF file of an architecture that transformers can read is needed, and about 3x its size in free memory",
                 )
-            write_json(temporary / "source.json", {"file": path.name, "sha256": digest})
+            files = {p.name: _written(p) for p in sorted(temporary.iterdir())}
+            write_json(temporary / "source.json", {"file": path.name, "sha256": digest, "conversion": conversion(), "files": files})
             temporary.chmod(0o755)
+            if target.exists():  # left by other code, or damaged
+                shutil.rmtree(target)
             os.replace(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -135,7 +135,7 @@ def sentence_embeddings(texts: Sequence[str], batch: int = 32) -> np.ndarray:
 
     weights, config, tokenizer = (fetch(DATASETS[f"sentence_encoder{part}"]) for part in ("", "_config", "_tokenizer"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), pad_token="[PAD]")
-    encoder = AutoModel.from_config(AutoConfig.from_pretrained(config))
+    encoder = AutoModel.from_config(AutoConfig.from_pretrained(config, trust_remote_code=False))
     tensors = safetensors.torch.load_file(weights)
     missing, _ = encoder.load_state_dict(tensors, strict=False)
     if missing := [name for name in missing if "position_ids" not in name]:

@@ -1,9 +1,7 @@
-"""Measurements that notebooks share: behaviour of prompts, layer sweeps, the single refusal direction, weights made orthogonal to it."""
+"""Measurements that notebooks share: behaviour of prompts, layer sweeps, the single refusal direction."""
 
-import contextlib
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -13,7 +11,6 @@ from numpy.typing import ArrayLike
 from lib import cache, stats
 from lib.directions import successive_halving
 from lib.edits import Ablate, Add, Edit
-from lib.errors import UserError
 from lib.judge import judge
 from lib.prompts import Prompt, chat
 from lib.tracing import generate, score
@@ -183,51 +180,3 @@ def _over_draws(found: list[dict[str, np.ndarray]], max_kl: float, seed: int, dr
     ok = (means["induce"] > 0) & (means["kl"] < max_kl)
     best = np.where(ok, means["bypass"], means["bypass"] + 1e3).argmin(0)
     return np.bincount(best, minlength=len(found)) / draws, ok.mean(1)
-
-
-@contextlib.contextmanager
-def orthogonalized(model, direction: torch.Tensor):
-    """Within the block, every weight that writes to the residual stream is orthogonal to `direction` (arXiv 2406.11717, eq. 5).
-
-    Yields the changed model under a revision of its own, so that no cached result of one is taken for the other's; never saved.
-    The weights are put back at the end, also after an error. Raises UserError for a remote model, and for one that normalises
-    what its sublayers write (Gemma 2 and 3): no change of weights equals the ablation there.
-    """
-    if model.remote is True or model.post_norms:
-        raise UserError(f"weights of {model.name} cannot be orthogonalised", "the model is remote, or norms follow its sublayers")
-    module = model.module
-    unit = (direction / direction.norm()).to(model.device)
-    written = [module.get_input_embeddings().weight]
-    if positions := getattr(module.base_model, "wpe", None):
-        written.append(positions.weight)
-    saved, embeddings, tied = [], len(written), written[0] is module.get_output_embeddings().weight
-    if tied:  # what reads the residual stream must stay as it is
-        head = module.get_output_embeddings()
-        original, head.weight = head.weight, torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-    outputs = []
-    for layer in range(model.n_layers):
-        block = model.nn.layers[layer]
-        mlp = block.mlp._module
-        last = [m for m in mlp.modules() if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"][-1]
-        outputs += [block.self_attn.o_proj._module, last]
-    try:
-        with torch.no_grad():
-            for part in outputs:
-                saved.append((part.weight, part.weight.clone()))
-                written.append(part.weight if type(part).__name__ == "Conv1D" else part.weight.T)  # Conv1D is [in, out], Linear [out, in]
-                if part.bias is not None:
-                    saved.append((part.bias, part.bias.clone()))
-                    written.append(part.bias[None])
-            saved += [(weight, weight.clone()) for weight in written[:embeddings]]
-            for weight in written:  # rows are residual-stream vectors; a few thousand at a time, in float32
-                for rows in weight.split(8192):
-                    w = rows.float()
-                    rows.copy_(w.addr_(w @ unit, unit, alpha=-1))
-        digest = hashlib.sha256(unit.cpu().numpy().tobytes()).hexdigest()
-        yield replace(model, revision=f"{model.revision} orthogonal to {digest}")
-    finally:
-        with torch.no_grad():
-            for weight, old in saved:
-                weight.copy_(old)
-        if tied:
-            module.get_output_embeddings().weight = original

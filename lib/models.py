@@ -9,14 +9,14 @@ Layers: ``h[l]`` is the input of block l, ``h[n_layers]`` the output of the last
 import functools
 import gc
 import os
-import warnings
+import re
 from dataclasses import dataclass
 
 import torch
 import transformers
 from nnsight import TransformersModel, ndif
 
-from lib import attention
+from lib import attention, layout
 from lib.assets import check_model, locate
 from lib.errors import ParameterError, UserError, nearest
 from lib.machine import cpu_has_bfloat16, give_back
@@ -25,11 +25,15 @@ from lib.registry import DEVICES, DTYPES, TINY_BASE, TINY_CLIFF
 ndif.register("lib")  # a remote request carries the source of this package with it
 
 RENAME = {
-    "*.layers": "layers", "*.h": "layers", "*.norm": "ln_final", "*.ln_f": "ln_final", "*.final_layer_norm": "ln_final",
-    "embed_out": "lm_head", "attn": "self_attn", "attention": "self_attn", "attn.c_proj": "attn.o_proj", "attention.dense": "attention.o_proj",
+    "*.layers": "layers", "*.h": "layers",
+    "*.norm": "ln_final", "*.ln_f": "ln_final", "*.final_layernorm": "ln_final", "gpt_neox.final_layer_norm": "ln_final", "embed_out": "lm_head",
+    "attn": "self_attn", "attention": "self_attn", "self_attention": "self_attn",
+    "attn.c_proj": "attn.o_proj", "attn.out_proj": "attn.o_proj", "attention.dense": "attention.o_proj", "self_attention.dense": "self_attention.o_proj",
+    "self_attn.dense": "self_attn.o_proj", "self_attn.out_proj": "self_attn.o_proj", "feed_forward": "mlp", "block_sparse_moe": "mlp",
 }  # fmt: skip
 BATCH_TOKENS = {"cpu": 2048, "mps": 4096, "cuda": 32768}  # fixed, because bf16 results depend on the shape of a batch
-LOUD = 0.5  # share of the residual stream's squared norm in one coordinate above which raw differences of means mislead
+# tensors that older versions of transformers saved and that hold no weights: frequencies of rotary positions, causal masks, token numbers
+NO_WEIGHTS = re.compile(r"(inv_freq|masked_bias|position_ids|(attn|attention)\.bias)$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +41,9 @@ class Model:
     """A loaded model: the nnsight model `nn` with uniform names, and what every caller needs to know about it.
 
     `attn_writes` and `mlp_writes` name the submodule of a block whose output is added to the residual stream (with Gemma 2
-    and 3 that is a norm after the sublayer, and weights cannot be orthogonalised exactly: `post_norms`).
+    and 3, OLMo 2 and GLM-4 that is a norm after the sublayer), after it is multiplied by `residual_factor` (1 except in Granite and
+    its kin). `max_positions` is the number of tokens that the model has positions
+    for, where that is a hard limit (a table of positions: GPT-2), else None.
     """
 
     nn: TransformersModel
@@ -54,7 +60,8 @@ class Model:
     template: str | None
     attn_writes: str
     mlp_writes: str
-    post_norms: bool
+    residual_factor: float
+    max_positions: int | None
     tuple_outputs: tuple[bool, bool, bool]  # whether block, attention, MLP return a tuple
     loudest_share: float
 
@@ -110,38 +117,103 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", batch_tokens: 
         module, tokenizer = planted_model(refuses=name != TINY_BASE, cliff=name == TINY_CLIFF)
         return wrap(module.to(where), tokenizer, name=name, revision=locate(name).revision, batch_tokens=batch_tokens, remote=remote, template=template)
     if remote is True:
-        nn = TransformersModel(name, task="text-generation", rename=RENAME)
-        return _describe(nn, name, name, torch.device("meta"), nn._module.dtype, batch_tokens, remote, template)
+        nn = TransformersModel(name, task="text-generation", rename=RENAME, trust_remote_code=False)
+        return layout.by_names(_describe(nn, name, name, torch.device("meta"), nn._module.dtype, batch_tokens, remote, template))
     source = locate(name)
     tokenizer = _tokenizer(source.folder, source.revision)
-    try:
-        module = transformers.AutoModelForCausalLM.from_pretrained(source.folder, dtype=choose_dtype(dtype, where), use_safetensors=True)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"{source.folder} cannot be loaded as a language model: {error}", "a decoder-only model with safetensors is needed") from error
+    module = read_weights(source.folder, choose_dtype(dtype, where))
     return wrap(module.to(where), tokenizer, name=name, revision=source.revision, batch_tokens=batch_tokens, remote=remote, template=template)
+
+
+def read_weights(folder, dtype: torch.dtype):
+    """The causal language model in `folder`, every weight from its files. Raises UserError where it cannot be read, or lacks or holds more tensors."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        text = config.get_text_config(decoder=True)
+        if not (getattr(text, "pad_token_id", None) or 0) < getattr(text, "vocab_size", float("inf")):
+            text.pad_token_id = None  # transformers would give this row of the embedding a meaning that it has not
+        module, found = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # a cut file, an unknown architecture, shapes that do not fit, no memory: each library has exceptions of its own
+        raise UserError(
+            f"{folder} cannot be loaded as a language model: {_first_line(error)}",
+            "a decoder-only model of an architecture that transformers knows is needed, with all its safetensors files whole",
+        ) from error
+    whole(folder, found)
+    return module
+
+
+def whole(source, found: dict) -> None:
+    """Raise UserError unless every weight came from the files of `source` and all in them was taken; `found` is transformers' loading info."""
+    kinds = {"missing_keys": "lacks", "unexpected_keys": "holds, beside what its architecture has,", "mismatched_keys": "holds in another shape"}
+    for keys, what in kinds.items():
+        names = sorted(name if isinstance(name, str) else name[0] for name in found[keys])
+        if names := [name for name in names if not NO_WEIGHTS.search(name)]:
+            more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+            raise UserError(f"{source} {what} {names[0]}{more}", "some weights would be random or ignored; get the complete model, or save it again")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
 @functools.lru_cache(maxsize=4)
 def _tokenizer(folder, revision: str):
-    """Kept by folder and what is in it, for reading one takes longer than loading the weights of a small model."""
-    return transformers.AutoTokenizer.from_pretrained(folder)
+    """Kept by folder and what is in it, for reading one takes longer than loading the weights of a small model. Raises UserError."""
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # as with weights
+        raise UserError(f"the tokenizer in {folder} cannot be loaded: {_first_line(error)}", "tokenizer.json is needed") from error
+
+
+def text_decoder(module):
+    """The causal language model over text alone that a multimodal one holds (Gemma 3 from 4B on), with its weights; any other model as it is."""
+    text = module.config.get_text_config(decoder=True)
+    if text is module.config or type(text) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return module
+    with torch.device("meta"):
+        alone = transformers.AutoModelForCausalLM.from_config(text, dtype=module.dtype, trust_remote_code=False)
+    decoder = getattr(module.base_model, "language_model", None)
+    if type(decoder) is not type(alone.base_model):
+        return module
+    setattr(alone, alone.base_model_prefix, decoder)
+    alone.set_output_embeddings(module.get_output_embeddings())
+    alone.generation_config = module.generation_config
+    return alone
+
+
+def _give_pad_token(tokenizer, rows: int) -> None:
+    """A padding token whose id the embedding has, which not every tokenizer brings; what stands there is masked."""
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= rows:
+        end = tokenizer.eos_token_id
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end if end is not None and end < rows else 0)
 
 
 def wrap(module, tokenizer, *, name: str, revision: str = "", batch_tokens="auto", remote=0, template: str | None = None) -> Model:
     """A transformers model and its tokenizer as a Model, checked. Raises UserError when the layout is not understood."""
-    module.eval().requires_grad_(False)
+    module = text_decoder(module).eval().requires_grad_(False)
     if module.device.type == "cpu":  # attention of several tokens reads keys and values that query heads share as they are, not copied for each head
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
         if module.config._attn_implementation == "sdpa":
             module.set_attn_implementation(attention.NAME)
+    if module.get_output_embeddings() is None or module.get_input_embeddings() is None:
+        raise UserError(f"{name} ({type(module).__name__}) has no token embedding or no vocabulary head", "a causal language model is needed")
     # the last position's states are a slice; multiplied as it is, torch copies a frozen vocabulary matrix once per row (15 x slower)
     module.get_output_embeddings().register_forward_pre_hook(lambda _m, args: (args[0].clone(memory_format=torch.contiguous_format), *args[1:]))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    # without `device`, transformers' pipeline would move the model to an accelerator wherever there is one
-    nn = TransformersModel(module, tokenizer=tokenizer, task="text-generation", rename=RENAME, device=module.device)
-    model = _describe(nn, name, revision, module.device, module.dtype, batch_tokens, _remote(remote), template)
-    return _checked(model)
+    _give_pad_token(tokenizer, module.get_input_embeddings().num_embeddings)
+    try:  # without `device`, transformers' pipeline would move the model to an accelerator wherever there is one
+        nn = TransformersModel(module, tokenizer=tokenizer, task="text-generation", rename=RENAME, device=module.device, trust_remote_code=False)
+    except ValueError as error:  # names of RENAME that fit several parts
+        raise _unknown_layout(name, module, _first_line(error)) from error
+    return layout.checked(_describe(nn, name, revision, module.device, module.dtype, batch_tokens, _remote(remote), template))
+
+
+def _unknown_layout(name: str, module, reason: str) -> UserError:
+    return UserError(
+        f"{name} ({type(module).__name__}) is not laid out as a decoder this library knows: {reason}",
+        "if only a name differs, add it to RENAME in lib/models.py",
+    )
 
 
 def _remote(remote) -> bool | str:
@@ -159,65 +231,30 @@ def _remote(remote) -> bool | str:
     raise ParameterError(f"REMOTE={remote} is not known", "use 0, 1, local or the URL of an NDIF-compatible host")
 
 
+def _has(nn, path: str) -> bool:
+    """Whether a part of that uniform name is there."""
+    try:
+        for name in path.split("."):
+            nn = nn[int(name)] if name.isdigit() else getattr(nn, name)
+        return isinstance(nn._module, torch.nn.Module)
+    except (AttributeError, IndexError, TypeError):
+        return False
+
+
 def _describe(nn, name, revision, device, dtype, batch_tokens, remote, template) -> Model:
     config = nn._module.config.get_text_config(decoder=True)
-    try:
-        block = nn.layers[0]._module
-        attention = nn.layers[0].self_attn.o_proj._module
-        for part in (nn.layers[0].mlp, nn.ln_final, nn.lm_head):
-            part._module  # noqa: B018 - raises AttributeError where a name is missing
-    except (AttributeError, IndexError) as error:
-        raise UserError(
-            f"{name} ({type(nn._module).__name__}) is not laid out as a decoder this library knows: {error}",
-            "if only a name differs, add it to RENAME in lib/models.py",
-        ) from error
-    n_heads = config.num_attention_heads
-    width = getattr(attention, "in_features", None) or attention.weight.shape[0]
-    post_norms = hasattr(block, "post_feedforward_layernorm")
+    names = ("num_hidden_layers", "num_attention_heads", "hidden_size")
+    if missing := next((what for what in names if not isinstance(getattr(config, what, None), int)), None):
+        raise _unknown_layout(name, nn._module, f"its configuration has no {missing}")
+    n_layers, n_heads, d_model = (getattr(config, what) for what in names)
+    for path in ["ln_final", "lm_head", *(f"layers.{layer}.{part}" for layer in range(n_layers) for part in ("mlp", "self_attn", "self_attn.o_proj"))]:
+        if not _has(nn, path):
+            raise _unknown_layout(name, nn._module, f"it has no {path}")
+    projection = nn.layers[0].self_attn.o_proj._module
+    width = getattr(projection, "in_features", None) or getattr(projection, "weight", torch.empty(0)).shape[0]
     if batch_tokens == "auto":
         batch_tokens = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cuda"])
     return Model(
-        nn, name, revision, config.num_hidden_layers, config.hidden_size, n_heads, width // n_heads, device, dtype, int(batch_tokens), remote, template,
-        "post_attention_layernorm" if post_norms else "self_attn", "post_feedforward_layernorm" if post_norms else "mlp", post_norms,
-        (False, True, False), 0.0,
+        nn, name, revision, n_layers, d_model, n_heads, width // n_heads, device, dtype, int(batch_tokens), remote, template,
+        "self_attn", "mlp", 1.0, layout.max_positions(nn._module, config), (False, True, False), 0.0,
     )  # fmt: skip
-
-
-def _checked(model: Model) -> Model:
-    """One short forward pass with plain hooks settles what the blocks return, and that the names mean what they should."""
-    from dataclasses import replace
-
-    module, block = model.module, model.nn.layers[0]._module
-    last = model.nn.layers[model.n_layers - 1]._module
-    ids = torch.arange(2, 10, device=model.device)[None] % module.get_input_embeddings().num_embeddings
-    seen, handles = {}, []
-    for key, part in (("block", block), ("attn", getattr(block, model.attn_writes, None) or model.nn.layers[0].self_attn._module),
-                      ("mlp", getattr(block, model.mlp_writes, None) or model.nn.layers[0].mlp._module), ("last", last),
-                      ("norm", model.nn.ln_final._module)):  # fmt: skip
-        handles.append(part.register_forward_hook(lambda _m, args, out, key=key: seen.__setitem__(key, (args, out))))
-    with torch.no_grad():
-        logits = module(input_ids=ids, use_cache=False).logits
-        for handle in handles:
-            handle.remove()
-        if not torch.isfinite(logits).all():
-            raise UserError(f"{model.name}: its output is not finite in {str(model.dtype).removeprefix('torch.')}", "try DTYPE=bfloat16 or DTYPE=float32")
-        tuples = tuple(isinstance(seen[key][1], tuple) for key in ("block", "attn", "mlp"))
-        h_last = seen["last"][1][0] if tuples[0] else seen["last"][1]
-        if h_last.shape != (1, ids.shape[1], model.d_model):
-            raise UserError(f"{model.name}: the last block returns {tuple(h_last.shape)}, not [1, {ids.shape[1]}, {model.d_model}]")
-        if not torch.equal(h_last, seen["norm"][0][0]):
-            raise UserError(f"{model.name}: the final norm does not read the last block's output", "RENAME in lib/models.py picks the wrong norm")
-        direct = model.nn.lm_head._module(model.nn.ln_final._module(h_last))
-        cap = getattr(module.config, "final_logit_softcapping", None)
-        direct = torch.tanh(direct / cap) * cap if cap else direct
-        if (direct - logits).abs().max() > 1e-2 * logits.abs().max():
-            raise UserError(f"{model.name}: lm_head(ln_final(h)) is not the model's output", "RENAME in lib/models.py picks the wrong module")
-    squares = h_last.float().square().mean((0, 1))
-    share = float(squares.max() / squares.sum())
-    if share > LOUD:
-        warnings.warn(
-            f"{model.name}: one coordinate holds {share:.0%} of the last residual stream's squared norm; "
-            "raw differences of means mostly measure that coordinate",
-            stacklevel=2,
-        )
-    return replace(model, tuple_outputs=tuples, loudest_share=share)

@@ -5,6 +5,7 @@ reads little, and acts through the final norm. Weights are read and, for the two
 """
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,36 +14,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lib import weights
 from lib.edits import Add
-from lib.errors import UserError
 from lib.prompts import plain
 from lib.tracing import collect, read_text
 
 
-def _last_projection(model) -> torch.nn.Module:
-    mlp = model.nn.layers[model.n_layers - 1].mlp._module
-    return [m for m in mlp.modules() if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"][-1]
-
-
-def _rows(part: torch.nn.Module) -> Tensor:
-    """The weight of an output projection as [neuron, d_model], a view."""
-    return part.weight if type(part).__name__ == "Conv1D" else part.weight.T
-
-
 def output_weights(model) -> Float[Tensor, "neuron d_model"]:
-    """What each neuron of the last block's MLP writes, float32. Raises UserError for a remote model, whose weights are not here."""
-    if model.remote is True:
-        raise UserError(f"the weights of {model.name} are remote", "entropy neurons need them")
-    return _rows(_last_projection(model)).detach().float().cpu()
+    """What each neuron of the last block's MLP writes, float32. Raises UserError for a remote model, whose weights are not here, for a mixture
+    of experts, and where a norm follows the MLP."""
+    return weights.rows(weights.last_projection(model)).detach().float().cpu()
 
 
 def unembedding(model) -> Float[Tensor, "vocabulary d_model"]:
     """The vocabulary matrix as the residual stream meets it: the final norm's scale folded in, the mean over the vocabulary removed; float32."""
-    norm = model.nn.ln_final._module.weight.detach().float().cpu()
-    if "Gemma" in type(model.nn.ln_final._module).__name__:
-        norm = norm + 1  # Gemma stores the scale minus one
-    weight = model.module.get_output_embeddings().weight.detach().float().cpu() * norm
+    weight = model.module.get_output_embeddings().weight.detach().float().cpu() * _scale(model.nn.ln_final._module, model.d_model)
     return weight.sub_(weight.mean(0))
+
+
+def _scale(norm: torch.nn.Module, d_model: int) -> Float[Tensor, "d_model"]:
+    """What a norm multiplies its coordinates by, seen on ±1, which it leaves as it is otherwise: some store the scale, Gemma the scale minus one,
+    OLMo none; a bias goes out."""
+    norm, x = copy.deepcopy(norm).float().cpu(), torch.ones(1, 1, d_model)
+    x[..., 1::2] = -1
+    with torch.no_grad():
+        return ((norm(x) - norm(-x)) / 2 * x)[0, 0]
 
 
 def logit_variance(w: Float[Tensor, "neuron d_model"], unembed: Float[Tensor, "vocabulary d_model"]) -> Float[Tensor, "neuron"]:
@@ -87,7 +83,7 @@ def _changed_rows(model, neurons: Sequence[int], change, how: str):
 
     Yields the changed model under a revision of its own, so that no cached result of one is taken for the other's.
     """
-    rows = _rows(_last_projection(model))
+    rows = weights.rows(weights.last_projection(model))
     index = torch.tensor(list(neurons), device=rows.device)
     saved = rows[index].clone()
     try:
@@ -106,7 +102,7 @@ def silenced(model, neurons: Sequence[int]):
 
 def swapped(model, other, neurons: Sequence[int]):
     """Context in which `neurons` write with the output weights that they have in `other`, a model of equal shape."""
-    theirs = _rows(_last_projection(other))[list(neurons)].detach()
+    theirs = weights.rows(weights.last_projection(other))[list(neurons)].detach()
     return _changed_rows(model, neurons, lambda rows: theirs.to(rows), f"with neurons of {other.revision}")
 
 

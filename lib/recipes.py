@@ -81,10 +81,10 @@ def run(recipe: Recipe, folder: Path) -> None:
     work = folder.parent / f"{folder.name}.training"
     examples = EXAMPLES[recipe.data](models.load(recipe.base), recipe.seed)
     transformers.set_seed(recipe.seed)
-    tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     cpu = not torch.cuda.is_available()
     # eager attention: as in `lib.finetune`
-    model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False)
     if recipe.frozen:
         for part in (model.get_input_embeddings(), *model.get_decoder().layers[: recipe.frozen]):
             part.requires_grad_(False)

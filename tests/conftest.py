@@ -34,8 +34,19 @@ PATHS = {
 }
 
 
+def randomised(module: torch.nn.Module, spread: float = 0.3) -> torch.nn.Module:
+    """`module` with every norm and bias drawn at random as well: ones and zeros hide what is left out or read twice."""
+    with torch.no_grad():
+        for p in module.parameters():
+            if p.ndim == 1:
+                p.add_(spread * torch.randn_like(p))
+            elif p.std() < spread / 3:
+                p.copy_(spread * torch.randn_like(p))
+    return module.eval()
+
+
 def tiny_module(kind: str) -> torch.nn.Module:
-    """A random model of one architecture: 3 blocks, d_model 32, 4 heads."""
+    """A random model of one architecture, norms and biases too: 3 blocks, d_model 32, 4 heads."""
     tokenizer = tiny_tokenizer()
     ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     if kind == "gpt2":
@@ -48,7 +59,7 @@ def tiny_module(kind: str) -> torch.nn.Module:
             max_position_embeddings=256, initializer_range=0.3, **extra, **ids,
         )  # fmt: skip
     torch.manual_seed(3)
-    return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    return randomised(transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,18 +1,29 @@
 """Fetching: what is verified, what a cut or changed download leaves, which names are models."""
 
+import ast
+import copy
 import hashlib
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
 import zipfile
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
-from conftest import tiny_module
+import safetensors.torch
+import torch
+import transformers
+from conftest import randomised, tiny_module
 
-from lib import assets, files
+from lib import assets, convert, files, models, tracing
 from lib.errors import ParameterError, UserError
+from lib.prompts import plain
 from lib.registry import File
 from lib.tiny import tiny_tokenizer
 
@@ -131,8 +142,6 @@ def folder(tmp_path_factory):
 def test_a_local_folder_is_a_model(folder):
     source = assets.locate(str(folder))
     assert source.folder == folder and len(source.revision) == 64
-    from lib import models
-
     assert models.load(str(folder), dtype="float32").n_layers == 3
 
 
@@ -166,3 +175,203 @@ def test_names_that_are_no_models(tmp_path):
     ):
         with pytest.raises(ParameterError, match=message):
             assets.check_model(name)
+
+
+def changed_folder(folder, tmp_path, change) -> Path:
+    """A copy of the model folder with its tensors changed by `change(tensors)`."""
+    changed = tmp_path / "changed"
+    shutil.copytree(folder, changed)
+    tensors = safetensors.torch.load_file(changed / "model.safetensors")
+    change(tensors)
+    safetensors.torch.save_file(tensors, changed / "model.safetensors", metadata={"format": "pt"})
+    return changed
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda t: t.pop("model.layers.1.mlp.down_proj.weight"), "lacks model.layers.1.mlp.down_proj.weight$"),
+    (lambda t: [t.pop(f"model.layers.{k}.mlp.down_proj.weight") for k in (0, 2)], "lacks model.layers.0.mlp.down_proj.weight and 1 more"),
+    (lambda t: t.pop("lm_head.weight"), "lacks lm_head.weight"),  # this model's head is its own
+    (lambda t: t.update({"model.layers.3.mlp.down_proj.weight": torch.ones(3)}), "holds, beside .* model.layers.3.mlp.down_proj.weight"),
+    (lambda t: t.update({"model.norm.weight": torch.ones(16)}), "norm.weight|shape|size"),
+])  # fmt: skip
+def test_a_model_with_other_tensors_than_its_architecture_is_refused(folder, tmp_path, change, message):
+    with pytest.raises(UserError) as error:
+        models.load(str(changed_folder(folder, tmp_path, change)), dtype="float32")
+    assert re.search(message, error.value.what) and "\n" not in error.value.what
+
+
+def test_buffers_that_hold_no_weights_and_tied_heads_load(folder, tmp_path):
+    old = changed_folder(folder, tmp_path, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
+    assert models.load(str(old), dtype="float32").n_layers == 3
+    module = tiny_module("llama")
+    module.config.tie_word_embeddings = True
+    module.tie_weights()
+    module.save_pretrained(tmp_path / "tied")
+    tiny_tokenizer().save_pretrained(tmp_path / "tied")
+    assert "lm_head.weight" not in safetensors.torch.load_file(tmp_path / "tied" / "model.safetensors")
+    tied = models.load(str(tmp_path / "tied"), dtype="float32").module
+    assert torch.equal(tied.lm_head.weight, tied.model.embed_tokens.weight) and torch.equal(tied.lm_head.weight, module.model.embed_tokens.weight)
+    gpt2 = tmp_path / "gpt2"
+    tiny_module("gpt2").save_pretrained(gpt2)
+    tiny_tokenizer().save_pretrained(gpt2)
+    masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8), "transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}
+    tensors = safetensors.torch.load_file(gpt2 / "model.safetensors") | masks
+    safetensors.torch.save_file(tensors, gpt2 / "model.safetensors", metadata={"format": "pt"})
+    assert models.load(str(gpt2), dtype="float32").max_positions == 256
+
+
+def rewritten(folder, tmp_path, **config) -> Path:
+    new = tmp_path / "rewritten"
+    shutil.copytree(folder, new)
+    about = json.loads((new / "config.json").read_text())
+    (new / "config.json").write_text(json.dumps(about | config))
+    return new
+
+
+def test_folders_that_are_not_read_say_why_in_one_line(folder, tmp_path):
+    asked = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    for config, message in (
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised \\(gptq\\)"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantised \\(awq\\)"),
+        ({"model_type": "own", "auto_map": asked}, "cannot be loaded as a language model|Python code of its own"),
+        ({"model_type": "nothing-known"}, "cannot be loaded as a language model"),
+        ({"model_type": "opt"}, "cannot be loaded|lacks"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            models.load(str(rewritten(folder, tmp_path, **config)), dtype="float32")
+        assert "\n" not in error.value.what
+        shutil.rmtree(tmp_path / "rewritten")
+    cut = rewritten(folder, tmp_path)
+    data = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="cannot be loaded as a language model") as error:
+        models.load(str(cut), dtype="float32")
+    assert "\n" not in error.value.what
+    (cut / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json cannot be read"):
+        models.load(str(cut))
+
+
+@pytest.mark.parametrize("kind", ["own", "llama"])
+def test_code_in_a_folder_is_never_run_and_nobody_is_asked(folder, tmp_path, kind):
+    """With a terminal that answers yes to everything: the folder's code leaves no trace."""
+    own = rewritten(folder, tmp_path, model_type=kind, auto_map={"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"})
+    (own / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    about = json.loads((own / "tokenizer_config.json").read_text())
+    about |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}}
+    (own / "tokenizer_config.json").write_text(json.dumps(about))
+    code = f"from lib import models\nfrom lib.errors import UserError\ntry:\n models.load({str(own)!r})\nexcept UserError as e:\n print('refused:', e.what)"
+    done = subprocess.run([sys.executable, "-c", code], input="y\n" * 9, capture_output=True, text=True, timeout=120)
+    assert "refused:" in done.stdout and "code" in done.stdout and "[y/N]" not in done.stdout + done.stderr and not (tmp_path / "ran").exists()
+
+
+def test_every_from_pretrained_call_turns_foreign_code_off():
+    for path in (files.ROOT / "lib").glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "from_pretrained":
+                off = [k.value.value for k in call.keywords if k.arg == "trust_remote_code"]
+                assert off == [False], f"{path.name}:{call.lineno}"
+
+
+def test_a_pad_token_outside_the_embedding_is_replaced(llama):
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer.add_special_tokens({"pad_token": "<outside>"})
+    module = tiny_module("llama")
+    assert tokenizer.pad_token_id >= module.get_input_embeddings().num_embeddings
+    model = models.wrap(module, tokenizer, name="llama", revision="pad outside")
+    assert tokenizer.pad_token == tokenizer.eos_token
+    texts = ["please paint the table", "kill the lamp with the hammer now"]
+    read = lambda m: tracing.score(m, plain(m, texts), lambda x: x)[0]  # noqa: E731
+    torch.testing.assert_close(read(model), read(llama))
+
+
+def test_a_multimodal_gemma_loads_as_its_text_decoder(tmp_path):
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    vocabulary = len(tiny_tokenizer())
+    text = {"vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 8, "max_position_embeddings": 256, "initializer_range": 0.3, **ids}  # fmt: skip
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=1, image_token_index=5, boi_token_index=6, eoi_token_index=7)
+    torch.manual_seed(0)
+    whole = randomised(transformers.Gemma3ForConditionalGeneration._from_config(config, dtype=torch.float32))
+    whole.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    model = models.load(str(tmp_path), dtype="float32")
+    assert type(model.module).__name__ == "Gemma3ForCausalLM" and model.n_layers == 3 and model.mlp_writes == "post_feedforward_layernorm"
+    prompt = plain(model, ["please paint the table"])[0]
+    with torch.no_grad():
+        expected = whole(input_ids=torch.tensor([prompt.ids])).logits[0, -1]
+    torch.testing.assert_close(tracing.score(model, [prompt], lambda x: x)[0, 0], expected, rtol=1e-4, atol=1e-4)
+    assert tracing.generate(model, [prompt], max_new_tokens=3)[0]
+
+
+def tiny_gguf(path: Path, leave_out: str = "", extra: str = "", parts: int = 1) -> Path:
+    """A llama of one block as a GGUF file, with a byte-level tokenizer; without one tensor, or with one more, or as the first of `parts`."""
+    writer = gguf.GGUFWriter(path, "llama")
+    tokens = ["<unk>", "<s>", "</s>", *(chr(c) for c in range(97, 123)), "ab", "bc"]
+    writer.add_name("tiny")
+    for add, value in ((writer.add_context_length, 64), (writer.add_embedding_length, 32), (writer.add_block_count, 1), (writer.add_feed_forward_length, 64),
+                       (writer.add_head_count, 4), (writer.add_head_count_kv, 2), (writer.add_layer_norm_rms_eps, 1e-5), (writer.add_vocab_size, len(tokens)),
+                       (writer.add_tokenizer_model, "gpt2"), (writer.add_token_list, tokens), (writer.add_token_merges, ["a b", "b c"]),
+                       (writer.add_token_types, [3, 3, 3, *[1] * 28]), (writer.add_bos_token_id, 1), (writer.add_eos_token_id, 2)):  # fmt: skip
+        add(value)
+    if parts > 1:
+        writer.add_uint16("split.count", parts)
+    rng = np.random.default_rng(0)
+    sizes = {"token_embd": (len(tokens), 32), "output_norm": (32,), "output": (len(tokens), 32), "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,),
+             "blk.0.attn_q": (32, 32), "blk.0.attn_k": (16, 32), "blk.0.attn_v": (16, 32), "blk.0.attn_output": (32, 32), "blk.0.ffn_gate": (64, 32),
+             "blk.0.ffn_up": (64, 32), "blk.0.ffn_down": (32, 64)} | ({extra: (4,)} if extra else {})  # fmt: skip
+    for name, size in sizes.items():
+        if name != leave_out:
+            writer.add_tensor(f"{name}.weight", rng.normal(size=size).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_file_is_converted_once_and_what_other_code_left_is_not_trusted(cache, tmp_path, monkeypatch):
+    path = tiny_gguf(tmp_path / "tiny.gguf")
+    source = assets.locate(str(path))
+    weights = source.folder / "model.safetensors"
+    original = {t.name: t.data.copy() for t in gguf.GGUFReader(path).tensors}
+    down = safetensors.torch.load_file(weights)["model.layers.0.mlp.down_proj.weight"]
+    torch.testing.assert_close(down.float(), torch.tensor(original["blk.0.ffn_down.weight"]), rtol=1e-2, atol=1e-2)
+    made, digest = weights.stat().st_ino, files.sha256(weights)
+    assert assets.locate(str(path)).folder == source.folder and weights.stat().st_ino == made
+    os.utime(weights)  # copied, say: the same bytes at another time
+    assert assets.is_converted(source.folder)
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert not assets.is_converted(source.folder)
+    assert files.sha256(assets.locate(str(path)).folder / "model.safetensors") == digest  # made again
+    about = json.loads((source.folder / "source.json").read_text())
+    for left in (about | {"conversion": "other code"}, {"file": about["file"], "sha256": about["sha256"]}):
+        (source.folder / "source.json").write_text(json.dumps(left))
+        assert not assets.is_converted(source.folder)
+
+
+def test_one_part_of_a_gguf_file_is_refused_and_leaves_nothing(cache, tmp_path):
+    with pytest.raises(UserError, match="one of 2 parts: join them"):
+        assets.locate(str(tiny_gguf(tmp_path / "tiny.gguf", parts=2)))
+    assert left(cache) == []
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"leave_out": "blk.0.ffn_down"}, "lacks model.layers.0.mlp.down_proj.weight"),
+    ({"extra": "blk.0.something"}, "holds blk.0.something.weight, which transformers does not read"),
+])  # fmt: skip
+def test_a_gguf_file_with_other_tensors_than_its_architecture_is_not_converted(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        convert.convert(tiny_gguf(tmp_path / "tiny.gguf", **change), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cut_gguf_file_is_one_line(cache, tmp_path):
+    path = tiny_gguf(tmp_path / "tiny.gguf")
+    path.write_bytes(path.read_bytes()[:-4000])
+    with pytest.raises(UserError, match="damaged or incomplete") as error:
+        assets.locate(str(path))
+    assert "\n" not in error.value.what and left(cache) == []

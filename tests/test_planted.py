@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import Plain
 
-from lib import data, directions, measure, tracing
+from lib import data, directions, measure, tracing, weights
 from lib.edits import Ablate, Add
 from lib.errors import UserError
 from lib.judge import refusal_score
@@ -80,15 +80,15 @@ def test_finding_stops_when_enough_were_seen(planted):
 def test_orthogonal_weights_equal_ablation_and_are_put_back(tiny, five):
     v = torch.randn(32, generator=torch.Generator().manual_seed(5))
     before = {k: p.clone() for k, p in tiny.module.named_parameters()}
-    if tiny.post_norms:
-        with pytest.raises(UserError, match="cannot be orthogonalised"), measure.orthogonalized(tiny, v):
+    if tiny.mlp_writes != "mlp":
+        with pytest.raises(UserError, match="a norm follows"), weights.orthogonalized(tiny, v):
             pass
         return
     ablated = tracing.score(tiny, five, lambda x: x, [[Ablate(v)]])[0]
-    with measure.orthogonalized(tiny, v):
+    with weights.orthogonalized(tiny, v):
         written = torch.stack([Plain(tiny.module, tiny.name).run(p.ids)[0][-1] for p in five])
     torch.testing.assert_close(written, ablated, rtol=1e-3, atol=1e-3)
     assert all(torch.equal(p, before[k]) for k, p in tiny.module.named_parameters())
-    with pytest.raises(RuntimeError, match="inside"), measure.orthogonalized(tiny, v):
+    with pytest.raises(RuntimeError, match="inside"), weights.orthogonalized(tiny, v):
         raise RuntimeError("inside")
     assert all(torch.equal(p, before[k]) for k, p in tiny.module.named_parameters())

@@ -92,14 +92,15 @@ def plain_edit(model, prompt, arm, length):
                     u = e.vector / e.vector.norm()
                     x[0, c] -= (x[0, c] @ u) * u
         keeping = [e for e in arm if isinstance(e, ScaleHead) and e.rescale and e.layer == layer] if site == "heads" else []
-        if keeping:  # no projection has a bias that is not zero here, so its input can be scaled instead of its output
+        if keeping:  # the projection's output times `ratio`, made by an input that gives it
             projection = model.nn.layers[layer].self_attn.o_proj._module
-            weight = projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T
-            weight = weight.to(x.device)
-            old = (x @ weight).norm(dim=-1, keepdim=True)
+            weight = (projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T).to(x.device)
+            bias = torch.zeros(weight.shape[1]) if projection.bias is None else projection.bias.to(x.device)
+            old = (x @ weight + bias).norm(dim=-1, keepdim=True)
             for e in keeping:
                 x[..., e.head * model.d_head : (e.head + 1) * model.d_head] *= e.factor
-            x = x * old / (x @ weight).norm(dim=-1, keepdim=True)
+            ratio = old / (x @ weight + bias).norm(dim=-1, keepdim=True)
+            x = x * ratio + (ratio - 1) * torch.linalg.solve(weight.T, bias)
         return x
 
     return edit
