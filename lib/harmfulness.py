@@ -19,8 +19,8 @@ SHUFFLES = 40
 
 
 def with_neutral_closing(model, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts with as many line breaks in place of the template's closing tokens: as long as before, and saying nothing."""
-    token = model.tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
+    """The prompts with as many line breaks (full stops, where the tokenizer has no line break) in place of the template's closing tokens."""
+    token = next(ids[-1] for text in ("\n", ".", "the") if (ids := model.tokenizer(text, add_special_tokens=False)["input_ids"]))
     return [replace(p, ids=(*p.ids[: p.stop], *[token] * (len(p.ids) - p.stop))) for p in prompts]
 
 

@@ -175,7 +175,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
     first, states = start if start else (0, None)
     tops = [layer if site == "resid" else layer + 1 for site in read for layer in wanted[site]]
     top = n_layers if logits else max([*tops, *along], default=n_layers)
-    attn_writes, mlp_writes = model.attn_writes, model.mlp_writes
+    attn_writes, mlp_writes, factor = model.attn_writes, model.mlp_writes, model.residual_factor  # what is added to the stream is what is read
     inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
     options = {"position_ids": batch.positions, "use_cache": cache is not None, "logits_to_keep": keep}
     if cache is not None:
@@ -217,7 +217,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
                     attn.output = _changed(attn.output, change)
             if layer in wanted["attn"]:
                 h = attn.output[0] if attn_tuple else attn.output
-                found["attn"].append(h.gather(1, columns["attn"].expand(-1, -1, h.shape[-1])))
+                found["attn"].append(h.gather(1, columns["attn"].expand(-1, -1, h.shape[-1])) * factor)
             mlp = getattr(block, mlp_writes)
             for change, _ in edits["mlp"][layer]:
                 if mlp_tuple:
@@ -226,7 +226,7 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
                     mlp.output = _changed(mlp.output, change)
             if layer in wanted["mlp"]:
                 h = mlp.output[0] if mlp_tuple else mlp.output
-                found["mlp"].append(h.gather(1, columns["mlp"].expand(-1, -1, h.shape[-1])))
+                found["mlp"].append(h.gather(1, columns["mlp"].expand(-1, -1, h.shape[-1])) * factor)
         if top == n_layers:
             last = nn.layers[n_layers - 1]
             for change, _ in edits["resid"][n_layers]:
