@@ -17,7 +17,10 @@ export COMPANION_GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firs
 export PYTHONPATH := $(CURDIR)
 export PYTHONNOUSERSITE := 1
 export JUPYTER_PREFER_ENV_PATH := 1
-unexport JUPYTER_PATH JUPYTER_DEFAULT_PROVISIONER_NAME PYTHONHOME PYTHONSTARTUP PYTHONSAFEPATH
+unexport JUPYTER_PATH JUPYTER_DEFAULT_PROVISIONER_NAME PYTHONHOME PYTHONSTARTUP PYTHONSAFEPATH PYTHONWARNINGS PYTHONOPTIMIZE
+ifeq ($(filter /%,$(XDG_CACHE_HOME)),)
+unexport XDG_CACHE_HOME  # a relative one is to be ignored, says its specification
+endif
 
 READY := $(if $(filter $(VENV)/bin/python,$(PY)),$(VENV)/.ready)
 environment: $(READY)

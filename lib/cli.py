@@ -186,9 +186,10 @@ def clean() -> None:
     from lib.files import ROOT, cache_dir
 
     try:
-        subprocess.run(["git", "clean", "-qfdX", "results", "figures"], cwd=ROOT, check=True)
+        subprocess.run(["git", "clean", "-qfdX", "results", "figures"], cwd=ROOT, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"git cannot clean results and figures: {error}", "without git, or the right to delete them, remove the two folders by hand") from None
+        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
+        raise UserError(f"git cannot clean results and figures: {reason}", "without git, or the right to delete them, remove what is in them by hand") from None
     shutil.rmtree(cache_dir() / "computed", ignore_errors=True)
 
 

@@ -35,6 +35,7 @@ from lib.files import (
     sha256,
     shown_name,
     write_json,
+    writing,
 )  # fmt: skip
 from lib.machine import cpu_has_bfloat16, processor, slower
 from lib.progress import PROGRESS_FILE
@@ -43,6 +44,7 @@ from lib.registry import MODELS, MODERATOR, PLANTED_REASONERS, READERS, RECIPES
 
 TUNABLES = f"glibc.malloc.mmap_threshold={64 << 20}:glibc.malloc.trim_threshold={256 << 20}:glibc.malloc.hugetlb=1"  # of glibc, in the kernel
 PATH_FIRST = "import sys; sys.path[0] = sys.argv.pop(1); from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
+PLACES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TORCH_HOME", "TMPDIR")  # folders that others' variables name
 PACKAGES = ("torch", "transformers", "nnsight", "papermill", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "seaborn")
 
 
@@ -200,7 +202,7 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
             print(f"[{notebook.stem}] {error.evalue}", flush=True)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        os.replace(executed, folder / "failed.ipynb")
+        _move(executed, folder / "failed.ipynb")
         raise UserError(
             f"{notebook.stem} failed in cell {error.cell_index}: {error.ename}: {error.evalue}",
             f"the notebook up to there, with the whole traceback: {(folder / 'failed.ipynb').relative_to(ROOT)}",
@@ -219,8 +221,9 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
 def _kernel_environment(staging: Path) -> dict[str, str]:
     """The user's environment without what would make the kernel another one (modules, start-up files, kernels, plotting), and with what makes it fast."""
     kept = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "IPYTHON", "JUPYTER")) or name in kept} | {
-        "PYTHONPATH": str(ROOT), "PYTHONNOUSERSITE": "1",  # for the processes that the kernel starts, too
+    places = {name: str(Path(os.environ[name]).expanduser().absolute()) for name in PLACES if os.environ.get(name)}  # the kernel stands in another folder
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "IPYTHON", "JUPYTER")) or name in kept} | places | {
+        "XDG_CACHE_HOME": str(cache_dir().parent), "PYTHONPATH": str(ROOT), "PYTHONNOUSERSITE": "1",  # for the processes that the kernel starts, too
         "IPYTHONDIR": str(staging / "ipython"), "JUPYTER_RUNTIME_DIR": str(staging / "jupyter"), "MPLBACKEND": "agg", "TQDM_DISABLE": "1",
         # a layer's results reuse memory and, where the system has them, lie in huge pages: together 1.4 times as fast
         "GLIBC_TUNABLES": ":".join(filter(None, (os.environ.get("GLIBC_TUNABLES"), TUNABLES))),
@@ -296,10 +299,10 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
             if path.name not in new:
                 path.unlink()
         for path in sorted(source.iterdir()):
-            os.replace(path, target / path.name)
+            _move(path, target / path.name)
             outputs[(target / path.name).relative_to(ROOT).as_posix()] = sha256(target / path.name)
     for name in ("metrics.json", "figures.json", "claims.json", "executed.ipynb"):
-        os.replace(staging / name, folder / name)
+        _move(staging / name, folder / name)
         outputs[(folder / name).relative_to(ROOT).as_posix()] = sha256(folder / name)
     (folder / "failed.ipynb").unlink(missing_ok=True)
     write_json(folder / "run.json", {
@@ -311,6 +314,12 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
                     "bfloat16": cpu_has_bfloat16()},
         "git_commit": _commit(), "duration_s": round(duration, 1), "fingerprint": mark, "outputs": outputs,
     })  # fmt: skip
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put a file in another's place, whole or not at all, on whatever disk: results and figures may be links to two of them."""
+    with writing(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def _check_used(notebook: Path, library: str | None, models: dict[str, str], located: list[tuple[str, str]]) -> None:

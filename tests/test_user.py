@@ -180,7 +180,7 @@ def foreign(tmp_path) -> dict[str, str]:
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.family: cursive\naxes.grid: True\nsavefig.transparent: True\n")
     return {"PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": str(tmp_path / "startup.py"), "IPYTHONDIR": str(tmp_path / "ipython"),
             "JUPYTER_PATH": str(tmp_path), "JUPYTER_DEFAULT_PROVISIONER_NAME": "nowhere", "JUPYTER_RUNTIME_DIR": "/proc/nowhere", "PYTHONWARNINGS": "error",
-            "MPLBACKEND": "nowhere", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}  # fmt: skip
+            "MPLBACKEND": "nowhere", "XDG_CACHE_HOME": "cache", "HF_HOME": "hf", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}  # fmt: skip
 
 
 FACTS = """
@@ -188,7 +188,8 @@ import json, os, subprocess, sys
 import lib
 from lib import figures
 child = [sys.executable, "-c", "import lib; print(lib.__file__)"]
-facts = [lib.__file__, sys.executable, hasattr(sys, "foreign"), TEMPLATE, subprocess.run(child, capture_output=True, text=True).stdout.strip()]
+facts = [lib.__file__, sys.executable, hasattr(sys, "foreign"), TEMPLATE, subprocess.run(child, capture_output=True, text=True).stdout.strip(),
+         os.environ["XDG_CACHE_HOME"], os.environ["HF_HOME"]]
 open({path!r}, "w").write(json.dumps(facts))
 """
 
@@ -200,20 +201,20 @@ def test_the_notebook_runs_on_this_library_and_this_interpreter_whatever_is_set(
     with pytest.raises(UserError, match=r"ended without writing metrics.json"):
         runner.run(book(tmp_path, ["MODEL"], FACTS.format(path=str(path))), {"MODEL": "tiny", "TIER": "smoke", "SEED": 0, "TEMPLATE": template})
     here = str(ROOT / "lib" / "__init__.py")
-    assert json.loads(path.read_text()) == [here, sys.executable, False, template, here]
+    assert json.loads(path.read_text()) == [here, sys.executable, False, template, here, str(Path.home() / ".cache"), str(Path.cwd() / "hf")]
     assert os.environ["JUPYTER_PATH"] == str(tmp_path)  # the user's settings are as they were
 
 
 def test_targets_and_jupyterlab_get_this_checkout_and_its_kernel(tmp_path, python_of):
-    code = """import json
+    code = """import json, os
 from jupyter_client.kernelspec import get_kernel_spec
 import lib
-print(json.dumps([lib.__file__, get_kernel_spec('python3').argv[1:3]]))"""
+print(json.dumps([lib.__file__, get_kernel_spec('python3').argv[1:3], os.environ.get("XDG_CACHE_HOME")]))"""
     settings = foreign(tmp_path)
     for target in ("lab", "help", "test"):
-        done = make(f"PY={python_of(code)}", target, **{k: v for k, v in settings.items() if k != "PYTHONWARNINGS"})
+        done = make(f"PY={python_of(code)}", target, **settings)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == [str(ROOT / "lib" / "__init__.py"), ["-m", "ipykernel_launcher"]]
+        assert json.loads(done.stdout) == [str(ROOT / "lib" / "__init__.py"), ["-m", "ipykernel_launcher"], None]
 
 
 def test_a_kernel_that_is_gone_is_told_in_two_lines(tmp_path, left_as_it_was):
@@ -255,6 +256,21 @@ def test_what_a_disk_refuses_is_two_lines_wherever_it_is_met(code, tmp_path, mon
         patch.setattr(Path, "mkdir", refuse(code))
         with pytest.raises(UserError, match="/some/place"):
             runner.run(book(tmp_path, ["MODEL"], "1"), given)
+
+
+def test_results_and_figures_may_lie_on_two_disks(tmp_path, monkeypatch):
+    real, source, target = os.replace, tmp_path / "one" / "x", tmp_path / "two" / "x"
+
+    def replace(a, b):
+        if Path(a).parent != Path(b).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real(a, b)
+
+    source.parent.mkdir()
+    source.write_text("text")
+    monkeypatch.setattr(os, "replace", replace)
+    runner._move(source, target)
+    assert target.read_text() == "text" and [p.name for p in target.parent.iterdir()] == ["x"]
 
 
 def test_a_programming_error_keeps_its_traceback():
