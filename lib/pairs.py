@@ -118,6 +118,32 @@ def grid_rows(means: dict[str, np.ndarray], layers, tokens: list[str], start: in
     return pd.DataFrame(rows)
 
 
+def readouts(both: dict, table: pd.DataFrame, n_pairs: int, few: int = 8, least: float = 0.7) -> tuple[dict[str, dict], str | None]:
+    """How two models can be asked for the facts of one statement set, and the first way that both are right by in `least` of their runs, or None.
+
+    {"verbal" or "recall": {"pairs": pairs, "right": {model: {value, ci95, n}}}}: the share of clean and corrupt runs on the right side. The verbal way
+    stops after `few` pairs where it fails. The first two pairs of the table are its shots.
+    """
+    shots = table[table.pair.isin(list(dict.fromkeys(table.pair))[:2])]
+    some = {"verbal": patching.verbal_pairs(both["base"], table[~table.pair.isin(shots.pair)], shots)}
+    if table.set.iloc[0] in patching.RECALL_SETS:
+        some["recall"] = patching.recall_pairs(both["base"], table)
+    found = {}
+    for kind, asked in some.items():
+        right = {name: _right(model, asked[:few]) for name, model in both.items()}
+        if kind == "recall" or all((r["value"] or 0) >= least for r in right.values()):
+            right = {name: _right(model, asked[:n_pairs]) for name, model in both.items()}
+        found[kind] = {"pairs": asked[:n_pairs], "right": right}
+    return found, next((kind for kind, f in found.items() if all((r["value"] or 0) >= least for r in f["right"].values())), None)
+
+
+def _right(model, some: Sequence[patching.Pair]) -> dict:
+    if not some:
+        return dict(NOTHING)
+    clean, corrupt = patching.baseline(model, some)
+    return stats.rate(torch.cat([clean > 0, corrupt < 0]).numpy())
+
+
 def halves(groups: np.ndarray, rng: np.random.Generator, strata: np.ndarray | None = None, anew: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """How often each item is in either of two halves, [item] and [item]; items of one group stay together, and each stratum is halved by itself.
 

@@ -76,6 +76,7 @@ def token_span(model, text: str, start: int, stop: int) -> tuple[int, int]:
 
 
 RECALL_SETS = ("cities", "translations", "element_symbols", "animal_class")  # where the subject determines the object
+FACTS = ("cities", "larger_than", "translations", "element_symbols", "animal_class")  # sets that hold all facts; the others negate one of them
 
 
 def _partners(model, rows: pd.DataFrame, texts: Sequence[str], same_end: bool) -> list[tuple[int, int]]:

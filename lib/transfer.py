@@ -70,6 +70,13 @@ def random_controls(model, what: str, prompts, edits: Sequence[Edit], readout: C
     return stats.random_band(list(hits)) | {"random_direction_judged_max": max(float(effect(what, o).mean()) for o in judged)}
 
 
+def refused_at_random(what: str, controls: dict) -> dict:
+    """{value, ci95, n} of the share refused under random directions, their mean and band, from `random_controls`, which count effects."""
+    value, band = controls["random_direction_mean"], [controls["random_direction_low"], controls["random_direction_high"]]
+    value, band = (1 - value, [1 - x for x in reversed(band)]) if what == "ablate" else (value, band)
+    return {"value": value, "ci95": band, "n": controls["random_directions"]}
+
+
 def ratio(crossed: Sequence[bool], own: Sequence[bool]) -> dict:
     """{value, ci95, n} of share(crossed) / share(own) over the same prompts: Wilson's intervals of both put together (Donner & Zou, 2012), which has
     a width where all prompts agree. None where nothing is left to divide by."""
