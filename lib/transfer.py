@@ -84,7 +84,7 @@ def ratio(crossed: Sequence[bool], own: Sequence[bool]) -> dict:
     if not len(own) or not len(crossed) or not own.any():
         return dict(NOTHING)
     (p, (p_low, p_high)), (q, (q_low, q_high)) = ((r["value"], r["ci95"]) for r in (stats.rate(crossed), stats.rate(own)))
-    both = 0.0 if np.ptp(crossed) == 0 or np.ptp(own) == 0 else float(np.corrcoef(crossed, own)[0, 1])
+    both = float(np.corrcoef(crossed, own)[0, 1]) if crossed.any() and not crossed.all() and not own.all() else 0.0  # their correlation
     root = lambda middle, product: float(np.sqrt(max(middle**2 - product, 0.0)))  # noqa: E731
     a, c, middle = q_high * (2 * q - q_high), p_low * (2 * p - p_low), p * q - both * (p - p_low) * (q_high - q)
     low = c / (middle + root(middle, a * c)) if c > 0 else 0.0
