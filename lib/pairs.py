@@ -249,7 +249,7 @@ def cosine_halves(
         times = np.stack([halves(groups, rng, strata, kind == "anew") for _ in range(draws)])  # [draw, half, item]
         weight = times * (positive / (times * positive).sum(-1, keepdims=True) - ~positive / (times * ~positive).sum(-1, keepdims=True))
         weight = torch.from_numpy(weight).float()
-        (a1, a2), (b1, b2) = ((torch.tensordot(weight[:, half], x, 1) for half in (0, 1)) for x in (a, b))  # [draw, layer, d]
+        (a1, a2), (b1, b2) = ([torch.tensordot(weight[:, half], x, 1) for half in (0, 1)] for x in (a, b))  # [draw, layer, d]
         across = (directions.cosine(a1, b2) + directions.cosine(b1, a2)) / 2
         found[kind] = torch.stack([across, directions.cosine(a1, a2), directions.cosine(b1, b2)])
     return found

@@ -132,7 +132,7 @@ def test_halves_keep_groups_together_and_strata_even():
         assert anew or (one + other == 1).all()
 
 
-@pytest.mark.parametrize("noise", [0.5, 3.0])
+@pytest.mark.parametrize("noise", [0.5, 1.0])
 def test_the_corrected_cosine_is_that_of_the_directions_and_not_of_what_the_statements_share(noise):
     g = torch.Generator().manual_seed(0)
     positive, group = np.tile([True, False], 200), np.repeat(np.arange(100), 4)
@@ -145,7 +145,7 @@ def test_the_corrected_cosine_is_that_of_the_directions_and_not_of_what_the_stat
     low, high = found["corrected"]["ci95"]
     assert low < 0.6 < high and found["halves"]["value"] < 1 and found["corrected"]["value"] == pytest.approx(0.6, abs=0.2)
     plain_cosine = float(torch.nn.functional.cosine_similarity(*(a[positive, 0].mean(0) - a[~positive, 0].mean(0) for a in acts), dim=0))
-    assert plain_cosine > 0.62 or noise < 1  # the same statements in both models: noise looks like agreement
+    assert plain_cosine > 0.65  # the same statements in both models: noise looks like agreement
     same = pairs.corrected(pairs.cosine_halves(acts[0], acts[0], positive, group, np.zeros(400, int)), 0)["corrected"]
     assert same["value"] == pytest.approx(1, abs=1e-6)
     shuffled = np.random.default_rng(0).permutation(positive)
@@ -181,10 +181,13 @@ def test_truth_is_found_where_it_was_planted():
 
 
 def test_layers_are_chosen_on_other_statements_than_they_are_read_on():
-    rng, chosen_by = np.random.default_rng(0), np.arange(400) % 2 == 0
-    hits = rng.random((400, 300)) < 0.5  # three hundred layers of noise
-    halves = tuple(truth.best_layer([hits[half]]) for half in (chosen_by, ~chosen_by))
-    assert hits[:, truth.best_layer([hits])].mean() > 0.56 and abs(truth.cross_fitted(hits, halves, chosen_by).mean() - 0.5) < 0.06
+    chosen_by, seen, fitted = np.arange(400) % 2 == 0, [], []
+    for seed in range(20):
+        hits = np.random.default_rng(seed).random((400, 60)) < 0.5  # sixty layers of noise
+        layers = tuple(truth.best_layer([hits[half]]) for half in (chosen_by, ~chosen_by))
+        seen.append(hits[:, truth.best_layer([hits])].mean())
+        fitted.append(truth.cross_fitted(hits, layers, chosen_by).mean())
+    assert np.mean(seen) > 0.55 and np.mean(fitted) == pytest.approx(0.5, abs=0.02)
     hits[chosen_by, 7], hits[~chosen_by, 9] = True, True
     layers = tuple(truth.best_layer([hits[half]]) for half in (chosen_by, ~chosen_by))
     assert layers == (7, 9)
@@ -211,9 +214,8 @@ def test_the_best_layer_under_permuted_labels_is_what_noise_reaches():
     hits = truth.transfer_hits({"m": noise}, label, sets)["own", "a", "m", "m"]
     assert 0.5 < maxima.mean() < 0.7 and hits.mean(0).max() <= maxima.max() + 0.05
     noise[label, 4, 0] += 4
-    assert truth.transfer_hits({"m": noise}, label, sets)["own", "a", "m", "m"][:, 4].mean() > np.percentile(
-        truth.permuted_maxima(noise, label, sets, group, "a", draws=60), 97.5
-    )
+    found = truth.transfer_hits({"m": noise}, label, sets)["own", "a", "m", "m"][:, 4].mean()
+    assert found > np.percentile(truth.permuted_maxima(noise, label, sets, group, "a", draws=60), 97.5)
 
 
 def test_statements_of_one_group_do_not_count_as_independent():
@@ -260,8 +262,9 @@ def test_the_verdict_and_its_two_normalisations_equal_plain(llama, monkeypatch):
     after = [gap(plain_states(llama, p, [(1, [-2, -1], sign * v)])[0]) for p, sign in zip(prompts, (-1, 1), strict=True)]
     np.testing.assert_allclose(clean, before, atol=1e-4)
     found = truth.normalised(effects, clean, label)
-    expected = {"room/true_to_false": (after[0] - before[0]) / (-1 - before[0]), "room/false_to_true": (after[1] - before[1]) / (1 - before[1]),
-                "gap/true_to_false": (after[0] - before[0]) / (before[1] - before[0]), "gap/false_to_true": (after[1] - before[1]) / (before[0] - before[1])}  # fmt: skip
+    gaps, down, up = before[0] - before[1], after[0] - before[0], after[1] - before[1]
+    expected = {"room/true_to_false": down / (-1 - before[0]), "room/false_to_true": up / (1 - before[1]), "gap/true_to_false": -down / gaps,
+                "gap/false_to_true": up / gaps}  # fmt: skip
     assert found == pytest.approx(expected, rel=1e-2, abs=1e-3)
 
 
