@@ -176,7 +176,8 @@ def compare_grids(a: Grid, b: Grid, seed: int = 0) -> dict[str, dict]:
     """How alike two models' grids are, each {value, ci95, n}: r over binned, raw and nonzero cells, and the largest difference by kind of cell.
 
     Bare names: all pairs in both models, which share what is peculiar to a pair. ``across_…``: one model's half of the pairs against the other
-    model's other half; ``halves_…``: two halves of one model, mean of the two models; ``gap_…``: across − halves; ``null_…``: b's layers shuffled.
+    model's other half; ``halves_…``: two halves of one model, mean of the two models; ``first_…``: two halves of a, which is what a given twice would
+    show across; ``gap_…``: across − halves; ``null_…``: b's layers shuffled.
     Values are means over random halves; intervals are ±1.96 standard deviations over halves whose pairs were drawn anew, or for the null its middle 95 %.
     """
     rng, n, cells = np.random.default_rng(seed), len(a.values), a.cells
@@ -185,10 +186,11 @@ def compare_grids(a: Grid, b: Grid, seed: int = 0) -> dict[str, dict]:
         one, other = (np.repeat(np.arange(n), times) for times in halves(a.cluster, rng, anew=anew))
         (a1, a2), (b1, b2) = ((grid.mean(one), grid.mean(other)) for grid in (a, b))
         across = _mean_of([_alike(a1, b2, cells), _alike(b1, a2, cells)])
-        within = _mean_of([_alike(a1, a2, cells), _alike(b1, b2, cells)])
+        first = _alike(a1, a2, cells)
+        within = _mean_of([first, _alike(b1, b2, cells)])
         every = np.concatenate([one, other])
         gap = {name: across[name] - within[name] for name in across}
-        return {"": _alike(a.mean(every), b.mean(every), cells), "across_": across, "halves_": within, "gap_": gap}
+        return {"": _alike(a.mean(every), b.mean(every), cells), "across_": across, "halves_": within, "first_": first, "gap_": gap}
 
     if len(np.unique(a.cluster)) < 2:
         return {}
@@ -255,6 +257,11 @@ def cosine_halves(
     return found
 
 
+def one_model(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `cosine_halves` would have found with model b in the place of a as well: halves of b, three times."""
+    return {kind: values[2].expand_as(values) for kind, values in found.items()}
+
+
 def corrected(found: dict[str, Tensor], layers: slice | int) -> dict[str, dict]:
     """What `cosine_halves` found, mean over `layers`: ``across`` and ``halves`` (of one model, mean of both) as they are, and ``corrected``: across
     over the root of the two models' halves, an estimate of the cosine that endless data would give. None where halves of one model do not agree."""
@@ -298,10 +305,10 @@ def with_interval(name: str, found: dict) -> dict:
     return {name: found["value"], f"{name}_ci95": found["ci95"]}
 
 
-def knowledge(alike: dict[str, dict], same: dict[str, dict], change: float | None) -> tuple[dict, dict]:
-    """Agreement of two models' grids, from `compare_grids` of the two and of the first with itself."""
+def knowledge(alike: dict[str, dict], change: float | None) -> tuple[dict, dict]:
+    """Agreement of two models' grids, from `compare_grids`."""
     controls = {
-        "same_model": same["across_r_nonzero"]["value"],
+        "same_model": alike["first_r_nonzero"]["value"],
         **moved_by(change),
         **with_interval("halves", alike["halves_r_nonzero"]),
         **with_interval("across_minus_halves", alike["gap_r_nonzero"]),
@@ -320,11 +327,11 @@ def crossing(crossed: Grid, own: Grid, change: float | None, seed: int = 0) -> t
     return peak_ratio(crossed, own, seed), controls
 
 
-def parallel(found: dict[str, Tensor], same: dict[str, Tensor], layers: slice, n: int, d_model: int, change: float | None) -> tuple[dict, dict]:
+def parallel(found: dict[str, Tensor], layers: slice, n: int, d_model: int, change: float | None) -> tuple[dict, dict]:
     """The cosine of two models' directions, corrected for what halves of one model leave open."""
     values = corrected(found, layers)
     controls = {
-        "same_model": corrected(same, layers)["corrected"]["value"],
+        "same_model": corrected(one_model(found), layers)["corrected"]["value"],
         **moved_by(change),
         **with_interval("across_halves", values["across"]),
         "halves_of_one_model": values["halves"]["value"],

@@ -135,11 +135,11 @@ def lost(crossed: ArrayLike, own: ArrayLike, group: ArrayLike, seed: int = 0) ->
 class Read:
     """What directions from all other sets read on one data set, with layers chosen on other statements than each is tested on."""
 
-    def __init__(self, hits: Mapping[tuple, Hits], maxima: Mapping[str, ArrayLike], name: str, group: np.ndarray, chosen_by: np.ndarray, seed: int = 0):
-        """`hits` as by `transfer_hits`, `maxima` those of `permuted_maxima` by model; `group` and `chosen_by` of the set's own statements."""
+    def __init__(self, hits, maxima: Mapping[str, ArrayLike], name: str, group: np.ndarray, chosen_by: np.ndarray, layers: tuple[int, int], seed: int = 0):
+        """`hits` as by `transfer_hits`, `maxima` those of `permuted_maxima` by model; `group` and `chosen_by` of the set's own statements; `layers`
+        as for `cross_fitted`."""
         models = list(maxima)
-        self.name, self.group, self.seed = name, group, seed
-        self.layers = tuple(best_layer([hits["own", name, m, m][half] for m in models]) for half in (chosen_by, ~chosen_by))
+        self.name, self.group, self.seed, self.layers = name, group, seed, layers
         self.by = {key: cross_fitted(h, self.layers, chosen_by) for key, h in hits.items() if key[1] == name}
         self.permuted = {m: float(np.percentile(maxima[m], 97.5)) for m in models}
 
@@ -176,6 +176,19 @@ class Read:
             if not self.clear(m):
                 return f"{m}'s own direction is right in {self.share(m, m)['value']:.2f} of {self.name}, not clearly above {self.permuted[m]:.2f} by chance"
         return None
+
+
+def read_sets(states: Mapping[str, Tensor], label: ArrayLike, sets: ArrayLike, group: np.ndarray, names: Sequence[str], seed: int = 0) -> dict[str, Read]:
+    """A `Read` of each data set of `names`. A negated set is read at the layers that its affirmed set chose: at layers of its own choice, where the
+    direction reads nothing, it would hide that elsewhere it is read the wrong way round."""
+    sets, chosen_by, hits, found = np.asarray(sets), chooses(sets, group), transfer_hits(states, label, sets), {}
+    for name in names:
+        mine, affirmed = sets == name, NEGATED.get(name, name)
+        halves = (chosen_by[sets == affirmed], ~chosen_by[sets == affirmed])
+        layers = tuple(best_layer([hits["own", affirmed, m, m][half] for m in states]) for half in halves)
+        maxima = {m: permuted_maxima(x, label, sets, group, name, seed) for m, x in states.items()}
+        found[name] = Read(hits, maxima, name, group[mine], chosen_by[mine], layers, seed)
+    return found
 
 
 def no_truth(reads: Mapping[str, Read], known: Mapping[str, str | None], models: Sequence[str]) -> str | None:

@@ -104,6 +104,7 @@ def some_grids(seed=0, n=30):
 def test_models_that_read_the_same_pairs_are_compared_across_halves():
     a, b, c = some_grids()
     alike, unlike, same = pairs.compare_grids(a, b), pairs.compare_grids(a, c), pairs.compare_grids(a, a)
+    assert same["across_r_nonzero"]["value"] == pytest.approx(alike["first_r_nonzero"]["value"])
     assert alike["r_raw"]["value"] > alike["across_r_raw"]["value"] + 0.01  # on the same pairs the two models share what is peculiar to them
     assert alike["across_r_raw"]["value"] == pytest.approx(alike["halves_r_raw"]["value"], abs=0.01)
     assert same["gap_r_raw"]["value"] == 0 and same["gap_r_raw"]["ci95"] == [0, 0]
@@ -146,8 +147,10 @@ def test_the_corrected_cosine_is_that_of_the_directions_and_not_of_what_the_stat
     assert low < 0.6 < high and found["halves"]["value"] < 1 and found["corrected"]["value"] == pytest.approx(0.6, abs=0.2)
     plain_cosine = float(torch.nn.functional.cosine_similarity(*(a[positive, 0].mean(0) - a[~positive, 0].mean(0) for a in acts), dim=0))
     assert plain_cosine > 0.65  # the same statements in both models: noise looks like agreement
-    same = pairs.corrected(pairs.cosine_halves(acts[0], acts[0], positive, group, np.zeros(400, int)), 0)["corrected"]
-    assert same["value"] == pytest.approx(1, abs=1e-6)
+    twice = pairs.cosine_halves(acts[1], acts[1], positive, group, np.zeros(400, int))
+    assert pairs.corrected(twice, 0)["corrected"]["value"] == pytest.approx(1, abs=1e-6)
+    again = pairs.one_model(pairs.cosine_halves(*acts, positive, group, np.zeros(400, int)))
+    torch.testing.assert_close(twice["plain"], again["plain"], rtol=1e-4, atol=1e-5)
     shuffled = np.random.default_rng(0).permutation(positive)
     nothing = pairs.corrected(pairs.cosine_halves(*acts, shuffled, np.arange(400), np.zeros(400, int)), 0)["corrected"]
     assert nothing["value"] is None or nothing["ci95"][1] - nothing["ci95"][0] > 1  # halves of noise do not agree
