@@ -52,7 +52,8 @@ def statements():
 
 
 def states(axis: int, kind: str, seed: int = 0, since: int = LAYERS // 2) -> torch.Tensor:
-    """States [statement, layer, d]: from layer `since` on ``truth`` differ along `axis` by label, ``match`` by whether subject and object go together, ``noise`` by nothing."""
+    """States [statement, layer, d]: from layer `since` on ``truth`` differ along `axis` by label, ``match`` by whether subject and object go
+    together, ``noise`` by nothing."""
     label, sets, _ = statements()
     side = label ^ np.isin(sets, list(truth.NEGATED)) if kind == "match" else label
     peculiar = torch.randn(len(label), LAYERS, WIDTH, generator=torch.Generator().manual_seed(5))  # the same whatever the model
