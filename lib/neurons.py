@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib import weights
+from lib import stats, weights
 from lib.edits import Add
+from lib.errors import UserError
+from lib.pairs import moved_by
 from lib.prompts import plain
 from lib.tracing import collect, read_text
 
@@ -136,3 +138,54 @@ def _mean_ablated(model, chosen: Sequence[int], texts: Sequence[str]) -> np.ndar
     with silenced(model, chosen) as changed:
         mean = (whole - collect(changed, prompts, at=at, layers=top)["resid"][:, 0]).double().mean((0, 1)).float()
         return read_text(changed, texts, [Add(mean, model.n_layers, "every_token")])["entropy"].numpy()
+
+
+def random_sets(among: int, n: int, sets: int, seed: int = 0) -> list[list[int]]:
+    """`sets` random sets of `n` out of `among` neurons: the control for what entropy neurons do."""
+    rng = np.random.default_rng(seed)
+    return [sorted(rng.choice(among, n, replace=False).tolist()) for _ in range(sets)]
+
+
+def share_closed(closed: np.ndarray, entropy: dict[str, np.ndarray], seed: int = 0) -> dict:
+    """{value, ci95, n}: the share of the entropy gap post − base that goes, from `gap_closed` on the same texts, [text]."""
+    gap = (entropy["post"] - entropy["base"])[: len(closed)]
+    return stats.bootstrap(lambda x, g: x.mean() / g.mean(), closed, gap, seed=seed, paired=True)
+
+
+# What each claim about confidence is judged by: (measured, controls).
+
+
+def shared(w: dict[str, Tensor], variance: dict[str, Tensor], rho: dict[str, Tensor], change: float | None, seed: int = 0) -> tuple[dict, dict]:
+    """The overlap of two models' entropy neurons; ρ of the chosen ones and of all."""
+    chosen = {name: entropy_neurons(w[name], variance[name]) for name in w}
+    base, post = chosen.values()
+    by_chance = overlap_by_chance(len(post), len(w["post"]), seed=seed)
+    controls = {
+        "same_model": overlap(base, base),
+        **moved_by(change),
+        "chance_high": float(np.percentile(by_chance, 97.5)),
+        "rho": float(rho["post"][post].mean()),
+        "rho_all_neurons": float(rho["post"].mean()),
+    }
+    return {"value": overlap(base, post), "ci95": overlap_interval(w, variance, seed), "n": len(w["post"])}, controls
+
+
+def explained(closed: np.ndarray, random: Sequence[np.ndarray], entropy: dict[str, np.ndarray], change: float | None, seed: int = 0) -> tuple[dict, dict]:
+    """The share of the entropy gap that goes with the entropy neurons, [text], and with random sets of as many, [set][text]."""
+    each = [share_closed(np.asarray(r), entropy, seed)["value"] for r in random]
+    controls = {
+        "same_model": None,  # one model given twice has no gap
+        **moved_by(change),
+        "random_neurons_mean": float(np.mean(each)) if each else None,
+        "random_neurons_largest": max(each, key=abs, default=None),
+        "random_sets": len(each),
+        "entropy_gap": float((entropy["post"] - entropy["base"]).mean()),
+    }
+    return share_closed(closed, entropy, seed), controls
+
+
+def no_gap(entropy: dict[str, np.ndarray], seed: int = 0) -> str | None:
+    """Why there is no change in confidence to explain, or None."""
+    found = stats.difference(entropy["post"], entropy["base"], seed, paired=True)
+    low, high = found["ci95"]
+    return f"confidence did not change: entropy differs by {found['value']:.3f} [{low:.3f}, {high:.3f}] nats" if low <= 0 <= high else None

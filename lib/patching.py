@@ -27,49 +27,72 @@ from lib.tracing import collect, score, score_rows
 
 @dataclass(frozen=True)
 class Pair:
-    """Two prompts of equal token pattern that differ in their subject, ``ids[start:stop]``; `answers` are two token ids, right and wrong."""
+    """Two prompts of equal token pattern that differ in their subject, ``ids[start:stop]``; `answers` are two token ids, right and wrong.
+
+    `object` is (start, stop) of the object that both name, None where it is asked for. Pairs of one `cluster` share a subject: they are not independent.
+    """
 
     clean: Prompt
     corrupt: Prompt
     answers: tuple[int, int]
+    object: tuple[int, int] | None = None
+    cluster: int = 0
+
+    @property
+    def cells(self) -> dict[str, slice]:
+        """The positions of the grid's columns that a paper tells apart: subject, object where there is one, last token."""
+        found = {"subject": slice(self.clean.start, self.clean.stop), "last": slice(len(self.clean.ids) - 1, len(self.clean.ids))}
+        return found | ({"object": slice(*self.object)} if self.object else {})
 
 
-def pairs(model, texts: Sequence[tuple[str, str]], answers: Sequence[tuple[int, int]]) -> list[Pair]:
-    """The pairs of the most common token pattern, from (clean, corrupt) texts.
+def pairs(
+    model, texts: Sequence[tuple[str, str]], answers: Sequence[tuple[int, int]], objects: Sequence[str] | None = None, clusters: Sequence[int] | None = None
+) -> list[Pair]:
+    """The pairs of the most common token pattern, from (clean, corrupt) texts; `objects` are what both texts name after their subject.
 
-    A pattern is (length, where the two differ); pairs of unequal length or of another pattern are left out, so that a position means
-    the same in all pairs. The subject is from the first to the last token that differs; pairs that differ in the last token itself ("a",
-    "an"), from which the answer is read, are left out as well.
+    A pattern is (length, where the two differ, where the object is); pairs of unequal length or of another pattern are left out, so that a
+    position means the same in all pairs. The subject is from the first to the last token that differs; pairs that differ in the last token
+    itself ("a", "an"), from which the answer is read, are left out as well.
     """
     by_pattern: dict[tuple, list[Pair]] = {}
-    for (clean, corrupt), answer in zip(texts, answers, strict=True):
+    for k, ((clean, corrupt), answer) in enumerate(zip(texts, answers, strict=True)):
         a, b = plain(model, [clean, corrupt])
         if len(a.ids) != len(b.ids) or answer[0] == answer[1]:
             continue
         differ = [i for i, (x, y) in enumerate(zip(a.ids, b.ids, strict=True)) if x != y]
         if differ and differ[-1] < len(a.ids) - 1:
             start, stop = differ[0], differ[-1] + 1
-            pair = Pair(replace(a, start=start, stop=stop), replace(b, start=start, stop=stop), answer)
-            by_pattern.setdefault((len(a.ids), start, stop), []).append(pair)
+            at = token_span(model, clean, clean.rindex(objects[k]), clean.rindex(objects[k]) + len(objects[k])) if objects else None
+            pair = Pair(replace(a, start=start, stop=stop), replace(b, start=start, stop=stop), answer, at, clusters[k] if clusters else k)
+            by_pattern.setdefault((len(a.ids), start, stop, at), []).append(pair)
     return max(by_pattern.values(), key=len, default=[])
 
 
+def token_span(model, text: str, start: int, stop: int) -> tuple[int, int]:
+    """(first, last + 1) of the tokens of `text` that hold any of its characters ``[start:stop]``."""
+    offsets = model.tokenizer(text, add_special_tokens=True, return_offsets_mapping=True)["offset_mapping"]
+    inside = [k for k, (a, b) in enumerate(offsets) if a < stop and b > start]
+    return inside[0], inside[-1] + 1
+
+
 RECALL_SETS = ("cities", "translations", "element_symbols", "animal_class")  # where the subject determines the object
+FACTS = ("cities", "larger_than", "translations", "element_symbols", "animal_class")  # sets that hold all facts; the others negate one of them
 
 
 def _partners(model, rows: pd.DataFrame, texts: Sequence[str], same_end: bool) -> list[tuple[int, int]]:
-    """Index pairs (clean, corrupt) among texts of the most common token length, each clean once, objects different; with `same_end` both texts
-    have the same last word, from which the answer is read."""
+    """Index pairs (clean, corrupt) among texts of the most common token length, objects different; with `same_end` both texts have the same last
+    word, from which the answer is read. First pairs that share no text, then the same ones with clean and corrupt exchanged."""
     lengths = [len(p.ids) for p in plain(model, texts)]
     common = max(set(lengths), key=lambda n: (lengths.count(n), -n))
-    group = [i for i, n in enumerate(lengths) if n == common]
-    found = []
-    for k, i in enumerate(group):
-        others = [j for j in [*group[k + 1 :], *group[:k]] if rows.object.iloc[j] != rows.object.iloc[i]]
+    free, found = [i for i, n in enumerate(lengths) if n == common], []
+    while free:
+        i = free.pop(0)
+        others = [j for j in free if rows.object.iloc[j] != rows.object.iloc[i]]
         partner = next((j for j in others if not same_end or texts[j].split()[-1] == texts[i].split()[-1]), None)
         if partner is not None:
+            free.remove(partner)
             found.append((i, partner))
-    return found
+    return found + [(j, i) for i, j in found]
 
 
 def recall_pairs(model, table: pd.DataFrame) -> list[Pair]:
@@ -81,7 +104,8 @@ def recall_pairs(model, table: pd.DataFrame) -> list[Pair]:
     prompts = [_until_object(row.statement, row.object) for row in rows.itertuples()]
     tokens = [_first_token(model, *p) for p in prompts]
     chosen = _partners(model, rows, [text for text, _ in prompts], same_end=True)
-    return pairs(model, [(prompts[i][0], prompts[j][0]) for i, j in chosen], [(tokens[i], tokens[j]) for i, j in chosen])
+    texts, answers = [(prompts[i][0], prompts[j][0]) for i, j in chosen], [(tokens[i], tokens[j]) for i, j in chosen]
+    return pairs(model, texts, answers, clusters=[min(i, j) for i, j in chosen])
 
 
 def _until_object(statement: str, thing: str) -> tuple[str, str]:
@@ -101,17 +125,29 @@ def _first_token(model, text: str, whole: str) -> int:
 QUESTION = " This statement is:"
 
 
+def shot_lines(shots: pd.DataFrame) -> str:
+    """Statements with their verdicts, a line each: what stands before the statement that is asked about."""
+    return "".join(f"{row.statement}{QUESTION} {'TRUE' if row.label else 'FALSE'}\n" for row in shots.itertuples())
+
+
+def verdict_tokens(model) -> tuple[int, int]:
+    """The first tokens of " TRUE" and " FALSE"."""
+    return tuple(model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("TRUE", "FALSE"))
+
+
 def verbal_pairs(model, table: pd.DataFrame, shots: pd.DataFrame) -> list[Pair]:
     """Pairs that ask for the verdict after four shots, the same ones for all: "… This statement is:" → TRUE against FALSE."""
-    lines = "".join(f"{row.statement}{QUESTION} {'TRUE' if row.label else 'FALSE'}\n" for row in shots.itertuples())
-    answer = tuple(model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("TRUE", "FALSE"))
+    lines = shot_lines(shots)
     true, false = (table[table.label == truth].reset_index(drop=True) for truth in (True, False))
     if table.set.iloc[0] in RECALL_SETS:  # any other subject makes the statement false, so partners of equal length can be sought
         chosen = _partners(model, true, list(true.statement), same_end=False)
         both = [(true.statement[i], true.statement[i].replace(true.subject[i], true.subject[j], 1)) for i, j in chosen]
+        objects, clusters = [true.object[i] for i, _ in chosen], [min(pair) for pair in chosen]
     else:
         both = [(row.statement, false.statement[false.pair == row.pair].iloc[0]) for row in true.itertuples()]
-    return pairs(model, [tuple(f"{lines}{text}{QUESTION}" for text in pair) for pair in both], [answer] * len(both))
+        objects, clusters = list(true.object), [k // 2 for k in range(len(true))]
+    texts = [tuple(f"{lines}{text}{QUESTION}" for text in pair) for pair in both]
+    return pairs(model, texts, [verdict_tokens(model)] * len(both), objects, clusters)
 
 
 def answer_logits(pairs: Sequence[Pair]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -183,13 +219,18 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
-    """How alike two mean grids [layer, position] are: r on the paper's binned grids, on the raw ones, on cells nonzero in either, and
-    the largest difference, all in the grids' own unit."""
+    """How alike two mean grids [layer, position] are: r on the paper's binned grids, on the raw ones, and on cells nonzero in either."""
     coarse_a, coarse_b = binned(a), binned(b)
     nonzero = (coarse_a != 0) | (coarse_b != 0)
     return {
         "r_binned": correlation(coarse_a, coarse_b),
         "r_raw": correlation(a, b),
         "r_nonzero": correlation(a[nonzero], b[nonzero]) if nonzero.sum() > 2 else None,
-        "max_diff": float(np.abs(a - b).max()),
     }
+
+
+def largest_difference(a: np.ndarray, b: np.ndarray, cells: dict[str, slice]) -> dict[str, float]:
+    """max|a − b| of two mean grids over all cells, over each of `cells` (columns), and over subject and object together (``knowledge``)."""
+    apart = np.abs(a - b).max(0)  # [position]
+    found = {"all": float(apart.max())} | {name: float(apart[where].max()) for name, where in cells.items()}
+    return found | {"knowledge": max(found[name] for name in ("subject", "object") if name in found)}

@@ -86,57 +86,198 @@ def test_binning_and_agreement_of_grids():
     assert patching.binned(m).tolist() == [[0.0, 0.0], [pytest.approx(0.625), pytest.approx(0.975)]]
     assert patching.binned(np.ones((2, 2))).tolist() == [[0, 0], [0, 0]]
     same = patching.compare(m, m)
-    assert same["r_raw"] == pytest.approx(1) and same["max_diff"] == 0 and same["r_nonzero"] is None
-    rng = np.random.default_rng(0)
-    signal = np.zeros((12, 5))
+    assert same["r_raw"] == pytest.approx(1) and same["r_nonzero"] is None
+    other, cells = np.array([[0.0, 0.1], [0.4, 1.0]]), {"subject": slice(0, 1), "last": slice(1, 2)}
+    assert patching.largest_difference(m, other, cells) == pytest.approx({"all": 0.3, "subject": 0.2, "last": 0.3, "knowledge": 0.2})
+    assert patching.largest_difference(m, other, cells | {"object": slice(1, 2)})["knowledge"] == pytest.approx(0.3)
+
+
+def some_grids(seed=0, n=30):
+    """Grids of one signal, of the same signal in another model, and of it upside down; what is peculiar to a pair is the same in all models."""
+    rng, signal = np.random.default_rng(seed), np.zeros((12, 5))
     signal[3:7, 1], signal[8:, 4] = [0.6, 0.9, 1.0, 0.7], [0.55, 0.7, 0.85, 1.0]
-    a, b, c = (pairs.Grid(s + 0.05 * rng.normal(size=(30, 12, 5)), np.ones(30), np.zeros(30)) for s in (signal, signal, signal[::-1]))
-    alike, unlike = pairs.compare_grids(a, b, 1, 2), pairs.compare_grids(a, c, 1, 2)
-    assert alike["r_nonzero"]["ci95"][0] > alike["null_r_nonzero"]["ci95"][1] and alike["r_raw"]["value"] > 0.95 > unlike["r_raw"]["value"]
-    assert alike["max_diff_knowledge"]["value"] <= alike["max_diff"]["value"] and unlike["max_diff"]["value"] > 0.8
+    peculiar, cells = 0.5 * rng.normal(size=(n, 12, 5)), {"subject": slice(1, 2), "last": slice(4, 5)}
+    make = lambda s: pairs.Grid(s + peculiar + 0.02 * rng.normal(size=(n, 12, 5)), np.ones(n), np.zeros(n), np.arange(n) // 2, cells)  # noqa: E731
+    return make(signal), make(signal), make(signal[::-1])
+
+
+def test_models_that_read_the_same_pairs_are_compared_across_halves():
+    a, b, c = some_grids()
+    alike, unlike, same = pairs.compare_grids(a, b), pairs.compare_grids(a, c), pairs.compare_grids(a, a)
+    assert same["across_r_nonzero"]["value"] == pytest.approx(alike["first_r_nonzero"]["value"])
+    assert alike["r_raw"]["value"] > alike["across_r_raw"]["value"] + 0.01  # on the same pairs the two models share what is peculiar to them
+    assert alike["across_r_raw"]["value"] == pytest.approx(alike["halves_r_raw"]["value"], abs=0.01)
+    assert same["gap_r_raw"]["value"] == 0 and same["gap_r_raw"]["ci95"] == [0, 0]
+    assert unlike["gap_r_raw"]["ci95"][1] < -0.1 and alike["across_r_nonzero"]["ci95"][0] > alike["null_r_nonzero"]["ci95"][1]
+    assert unlike["max_diff_knowledge"]["value"] <= unlike["max_diff_all"]["value"]
+    assert pairs.compare_grids(*(dataclasses.replace(g, cluster=np.zeros(30, int)) for g in (a, b))) == {}  # one cluster has no halves
+
+
+def test_the_peak_is_sought_on_other_pairs_than_it_is_read_on():
+    a, b, c = some_grids()
     assert pairs.peak_ratio(b, a)["value"] == pytest.approx(1, abs=0.1) and pairs.peak_ratio(c, a)["value"] < 0.6
+    rng = np.random.default_rng(1)
+    noise = [pairs.Grid(rng.normal(size=(40, 12, 5)), np.ones(40), np.zeros(40), np.arange(40), a.cells) for _ in range(2)]
+    own = noise[0].values.reshape(40, -1)
+    assert own.mean(0)[np.argsort(own.mean(0))[-5:]].mean() > 0.25  # the largest cells of noise look like an effect
+    read = pairs.peak_ratio(noise[1], noise[0])["ci95"]
+    assert read[1] - read[0] > 2  # but on other pairs nothing is left to divide by
 
 
-def test_truth_is_found_where_it_was_planted():
+def test_halves_keep_groups_together_and_strata_even():
+    groups, strata = np.repeat(np.arange(20), 3), np.repeat([0, 1], 30)
+    for anew in (False, True):
+        one, other = pairs.halves(groups, np.random.default_rng(0), strata, anew)
+        assert not (one * other).any() and all(len(set(t[groups == g])) == 1 for t in (one, other) for g in range(20))
+        assert one[strata == 0].sum() == one[strata == 1].sum() == other[strata == 0].sum() == 15
+        assert anew or (one + other == 1).all()
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.0])
+def test_the_corrected_cosine_is_that_of_the_directions_and_not_of_what_the_statements_share(noise):
     g = torch.Generator().manual_seed(0)
+    positive, group = np.tile([True, False], 200), np.repeat(np.arange(100), 4)
+    turned = torch.tensor([0.6, 0.8])  # the cosine of the two models' directions is .6
+    peculiar = noise * torch.randn(400, 1, 64, generator=g)
+    acts = [peculiar + 0.1 * torch.randn(400, 1, 64, generator=g) for _ in range(2)]
+    acts[0][positive, 0, 0] += 1.0
+    acts[1][positive, 0, :2] += turned
+    found = pairs.corrected(pairs.cosine_halves(*acts, positive, group, np.zeros(400, int)), 0)
+    low, high = found["corrected"]["ci95"]
+    assert low < 0.6 < high and found["halves"]["value"] < 1 and found["corrected"]["value"] == pytest.approx(0.6, abs=0.2)
+    plain_cosine = float(torch.nn.functional.cosine_similarity(*(a[positive, 0].mean(0) - a[~positive, 0].mean(0) for a in acts), dim=0))
+    assert plain_cosine > 0.65  # the same statements in both models: noise looks like agreement
+    twice = pairs.cosine_halves(acts[1], acts[1], positive, group, np.zeros(400, int))
+    assert pairs.corrected(twice, 0)["corrected"]["value"] == pytest.approx(1, abs=1e-6)
+    again = pairs.one_model(pairs.cosine_halves(*acts, positive, group, np.zeros(400, int)))
+    torch.testing.assert_close(twice["plain"], again["plain"], rtol=1e-4, atol=1e-5)
+    shuffled = np.random.default_rng(0).permutation(positive)
+    nothing = pairs.corrected(pairs.cosine_halves(*acts, shuffled, np.arange(400), np.zeros(400, int)), 0)["corrected"]
+    assert nothing["value"] is None or nothing["ci95"][1] - nothing["ci95"][0] > 1  # halves of noise do not agree
+
+
+def planted_truth(seed=0):
+    """States [120, 2, 16] of three sets, true against false along coordinate 0 at layer 1 only; label, sets, groups."""
+    g = torch.Generator().manual_seed(seed)
     sets, label = np.repeat(["a", "b", "c"], 40), np.tile([True, False], 60)
     acts = torch.randn(120, 2, 16, generator=g) * 0.3 + torch.tensor([5.0 * "abc".index(s) for s in sets])[:, None, None]
     acts[label, 1, 0] += 2.0
+    return acts, label, sets, truth.groups_of(sets, np.arange(120) // 2)
+
+
+def test_truth_is_found_where_it_was_planted():
+    acts, label, sets, _ = planted_truth()
     v = truth.direction(acts, label, sets)
     assert v[1, 0] / v[1].norm() > 0.95 > v[0, 0] / v[0].norm()
-    accuracy = truth.held_out_accuracy(acts, acts, label, sets)
-    assert accuracy.shape == (3, 2) and (accuracy[:, 1] > 0.95).all() and (accuracy[:, 0] < 0.8).all()
-    assert truth.held_out_accuracy(acts, acts, truth.shuffled_within(label, sets), sets)[:, 1].mean() < 0.7
     moved = acts.clone()
     moved[..., 0] += 3.0  # an offset between two models: hidden by the tested set's own mean, seen with the training mean
-    assert truth.held_out_hits(acts[:, 1], moved[:, 1], label, sets, "b", "own").mean() > 0.95
-    same = np.repeat(["a"], 40).tolist() + np.repeat(["b"], 40).tolist() + np.repeat(["a"], 40).tolist()
-    level = acts - truth_level(acts, sets)
-    assert truth.held_out_hits(level[:, 1], level[:, 1], label, same, "b", "training").mean() > 0.9
-    assert truth.held_out_hits(level[:, 1], level[:, 1] + moved[0, 1] - acts[0, 1], label, same, "b", "training").mean() < 0.6
+    hits = truth.transfer_hits({"base": acts, "post": moved}, label, sets)
+    assert hits["own", "b", "base", "base"].shape == (40, 2)
+    assert all(hits["own", s, "base", "post"][:, 1].mean() > 0.95 > 0.8 > hits["own", s, "base", "post"][:, 0].mean() for s in "abc")
+    level = acts - torch.stack([acts[sets == s].mean(0) for s in sets])
+    hits = truth.transfer_hits({"base": level, "post": level + torch.eye(16)[0] * 3}, label, sets)
+    assert hits["training", "b", "base", "base"][:, 1].mean() > 0.9 and hits["training", "b", "base", "post"][:, 1].mean() < 0.6
+    by_hand = level[sets != "b"]
+    v = by_hand[label[sets != "b"]].mean(0) - by_hand[~label[sets != "b"]].mean(0)
+    plain_hits = torch.stack([(x - by_hand.mean(0))[1] @ v[1] > 0 for x in level[sets == "b"]]).numpy() == label[sets == "b"]
+    assert (hits["training", "b", "base", "base"][:, 1] == plain_hits).all()
 
 
-def truth_level(acts, sets):
-    return torch.stack([acts[sets == s].mean(0) for s in sets])
+def test_layers_are_chosen_on_other_statements_than_they_are_read_on():
+    chosen_by, seen, fitted = np.arange(400) % 2 == 0, [], []
+    for seed in range(20):
+        hits = np.random.default_rng(seed).random((400, 60)) < 0.5  # sixty layers of noise
+        layers = tuple(truth.best_layer([hits[half]]) for half in (chosen_by, ~chosen_by))
+        seen.append(hits[:, truth.best_layer([hits])].mean())
+        fitted.append(truth.cross_fitted(hits, layers, chosen_by).mean())
+    assert np.mean(seen) > 0.55 and np.mean(fitted) == pytest.approx(0.5, abs=0.02)
+    hits[chosen_by, 7], hits[~chosen_by, 9] = True, True
+    layers = tuple(truth.best_layer([hits[half]]) for half in (chosen_by, ~chosen_by))
+    assert layers == (7, 9)
+    expected = np.where(chosen_by, hits[:, 9], hits[:, 7])  # what the even ones chose is read in the odd ones
+    assert (truth.cross_fitted(hits, layers, chosen_by) == expected).all()
 
 
-def test_shift_is_the_added_vector_at_the_layer_itself(llama):
-    prompts = plain(llama, ["paint the table with the rope", "weigh the stone"])
-    v = torch.randn(32, generator=torch.Generator().manual_seed(1))
-    reader = torch.randn(32, generator=torch.Generator().manual_seed(2))
-    moved = truth.shift(llama, prompts, v, 2, 2, reader, [True, False])
-    torch.testing.assert_close(moved, torch.tensor([-1.0, 1.0]) * (v @ reader), rtol=1e-3, atol=1e-3)
-    above = truth.shift(llama, prompts, v, 1, 3, reader, [True, False])
+def test_groups_are_two_pairs_of_one_set_and_a_half_of_them_chooses():
+    table = data.statements(["cities", "animal_class"], pairs=6, seed=2)
+    group = truth.groups_of(table.set, table.pair)
+    assert [int((group == g).sum()) for g in np.unique(group)] == [4] * 6
+    for g in np.unique(group):
+        part = table[group == g]
+        assert part.set.nunique() == 1 and part.subject.nunique() == 2 and part.label.sum() == 2
+    chosen_by = truth.chooses(table.set, group)
+    assert table[chosen_by].groupby("set").size().tolist() == [8, 8] and not set(group[chosen_by]) & set(group[~chosen_by])
+
+
+def test_the_best_layer_under_permuted_labels_is_what_noise_reaches():
+    g = torch.Generator().manual_seed(3)
+    sets, label, pair = np.repeat(["a", "b"], 80), np.tile([True, False], 80), np.arange(160) // 2
+    noise, group = torch.randn(160, 9, 12, generator=g), truth.groups_of(sets, pair)
+    maxima = truth.permuted_maxima(noise, label, sets, group, "a", draws=60)
+    hits = truth.transfer_hits({"m": noise}, label, sets)["own", "a", "m", "m"]
+    assert 0.5 < maxima.mean() < 0.7 and hits.mean(0).max() <= maxima.max() + 0.05
+    noise[label, 4, 0] += 4
+    found = truth.transfer_hits({"m": noise}, label, sets)["own", "a", "m", "m"][:, 4].mean()
+    assert found > np.percentile(truth.permuted_maxima(noise, label, sets, group, "a", draws=60), 97.5)
+
+
+def test_statements_of_one_group_do_not_count_as_independent():
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(50), 4)
+    together = np.repeat(rng.random(50) < 0.7, 4)
+    found = truth.accuracy(together, group)
+    width, plain_width = np.ptp(found["ci95"]), np.ptp(truth.stats.rate(together)["ci95"])
+    assert width > 1.6 * plain_width and found["n"] == 200  # four statements that go together are one
+    assert truth.lost(together, together, group)["value"] == 0 and np.ptp(truth.lost(together, together, group)["ci95"]) > 0.01
+
+
+def plain_states(model, prompt, edits):
+    """h of one prompt by hooks, with (layer, tokens, vector) added."""
 
     def edit(site, layer, x):
-        if site == "resid" and layer == 1:
-            x = x.clone()
-            x[0, -2:] -= v
+        for at, tokens, vector in edits:
+            if site == "resid" and layer == at:
+                x = x.clone()
+                x[0, tokens] += vector
         return x
 
-    plain_llama = Plain(llama.module, "llama")
-    by_hooks = (plain_llama.run(prompts[0].ids, edit)[1]["resid"][3, -1] - plain_llama.run(prompts[0].ids)[1]["resid"][3, -1]) @ reader
-    assert float(above[0]) == pytest.approx(float(by_hooks), abs=2e-3)
+    return Plain(model.module, model.name).run(prompt.ids, edit)
+
+
+def test_moved_is_what_added_vectors_do_to_the_last_token(llama):
+    prompts = plain(llama, ["paint the table with the rope", "weigh the stone"])
+    v, u, reader = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
+    there = truth.moved(truth.probe(llama, 2, reader), prompts, {2: v}, (-2, -1), [True, False])
+    np.testing.assert_allclose(there, [float(v @ reader)] * 2, rtol=1e-3, atol=1e-3)
+    above = truth.moved(truth.probe(llama, 3, reader), prompts, {1: v, 2: u}, (-2, -1), [True, False])
+    for prompt, sign, found in zip(prompts, (-1, 1), above, strict=True):
+        states = plain_states(llama, prompt, [(1, [-2, -1], sign * v), (2, [-2, -1], sign * u)])[1]["resid"] - plain_states(llama, prompt, [])[1]["resid"]
+        assert found == pytest.approx(sign * float(states[3, -1] @ reader), abs=2e-3)
+
+
+def test_the_verdict_and_its_two_normalisations_equal_plain(llama, monkeypatch):
+    monkeypatch.setattr(truth, "verdict_tokens", lambda model: (20, 30))
+    prompts, v = plain(llama, ["paint the table with the rope", "weigh the stone"]), torch.randn(32, generator=torch.Generator().manual_seed(1))
+    label, read = np.array([True, False]), truth.verdict(llama)
+    clean, effects = read(prompts, []).numpy(), truth.moved(read, prompts, {1: v}, (-2, -1), label)
+    gap = lambda logits: float(logits[-1].softmax(-1)[20] - logits[-1].softmax(-1)[30])  # noqa: E731
+    before = [gap(plain_states(llama, p, [])[0]) for p in prompts]
+    after = [gap(plain_states(llama, p, [(1, [-2, -1], sign * v)])[0]) for p, sign in zip(prompts, (-1, 1), strict=True)]
+    np.testing.assert_allclose(clean, before, atol=1e-4)
+    found = truth.normalised(effects, clean, label)
+    gaps, down, up = before[0] - before[1], after[0] - before[0], after[1] - before[1]
+    expected = {"room/true_to_false": down / (-1 - before[0]), "room/false_to_true": up / (1 - before[1]), "gap/true_to_false": -down / gaps,
+                "gap/false_to_true": up / gaps}  # fmt: skip
+    assert found == pytest.approx(expected, rel=1e-2, abs=1e-3)
+
+
+def test_the_question_follows_the_last_two_tokens_of_the_statement(real):
+    table = data.statements(pairs=4)
+    shots, asked = table[:4], list(table.statement[4:])
+    prompts, span = truth.questions(real, asked, shots)
+    for statement, prompt in zip(asked, prompts, strict=True):
+        tail = real.tokenizer.decode([prompt.ids[k] for k in span])
+        assert tail.endswith(".") and statement.endswith(tail.strip()) and prompt.text.endswith(f"{statement} This statement is:")
 
 
 def test_statements_are_drawn_balanced_and_seeded():
@@ -158,6 +299,7 @@ def test_recall_asks_for_the_object(planted):
     )  # fmt: skip
     ids = planted.tokenizer.get_vocab()
     first, second = patching.recall_pairs(planted, table)
+    assert first.cluster == second.cluster and first.object is None  # the second is the first, exchanged
     assert first.clean.text == "the river with the" and first.corrupt.text == "the song with the" and first.answers == (ids["rope"], ids["brush"])
     assert second.answers == (ids["brush"], ids["rope"])
 
@@ -172,6 +314,25 @@ def test_verbal_pairs_share_shots_and_object_and_differ_in_the_subject(real):
         assert p.clean.text.startswith(f"{shots.statement.iloc[0]} This statement is: ") and p.clean.text.endswith(" This statement is:")
         asked = p.clean.text.rsplit("\n", 1)[1].removesuffix(" This statement is:")
         assert rest[rest.statement == asked].label.iloc[0]  # the clean statement is true
+        thing = rest[rest.statement == asked].object.iloc[0]
+        for ids in (p.clean.ids, p.corrupt.ids):
+            assert real.tokenizer.decode(ids[p.cells["object"]]).strip() == thing
+        assert p.object[0] >= p.clean.stop and real.tokenizer.decode(p.clean.ids[p.cells["last"]]) == ":"
+
+
+@pytest.mark.parametrize("name", patching.FACTS)
+def test_there_are_enough_pairs_and_pairs_of_unlike_cluster_share_no_text(real, name):
+    table = data.statements([name])
+    shots = table[:4]
+    ways = [patching.verbal_pairs(real, table[4:], shots)] + ([patching.recall_pairs(real, table)] if name in patching.RECALL_SETS else [])
+    for found in ways:
+        assert len(found) >= 20 and len({p.cluster for p in found}) >= 10
+        of = {}
+        for p in found:
+            if name != "larger_than":  # where each pair's numbers are the next one's
+                for text in (p.clean.text, p.corrupt.text):
+                    assert of.setdefault(text, p.cluster) == p.cluster
+        assert all(p.cells.keys() == found[0].cells.keys() for p in found)
 
 
 def test_recall_pairs_end_in_the_same_word(real):
