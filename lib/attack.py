@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from lib import cache, models, stats
 from lib.finetune import TOGETHER, adapted, steps

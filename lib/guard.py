@@ -136,6 +136,14 @@ def score_states(guard: Guard, acts: Tensor) -> np.ndarray:
     return cluster_score(acts, guard.a, guard.b).mean(1).numpy()
 
 
+def scores(seen: Seen, watches: dict[str, Guard], readers: dict[str, Reader]) -> dict[str, np.ndarray]:
+    """{"guard, kind" or reader's name: score of each prompt}, above 0 harmful."""
+    if not seen.prompts:  # text readers take no empty lists
+        return {name: np.array([]) for name in [*(f"guard, {kind}" for kind in watches), *readers]}
+    found = {f"guard, {kind}": score_states(watch, seen.states[:, :, 0]) for kind, watch in watches.items()}
+    return found | {name: reader(seen.texts) for name, reader in readers.items()}
+
+
 def score(model, guard: Guard, prompts: Sequence[Prompt]) -> np.ndarray:
     """The guard's score of each prompt: above 0 is harmful. Raises UserError for a model that it was not fitted on."""
     if model.revision != guard.revision:
