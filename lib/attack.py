@@ -64,7 +64,7 @@ def after(model, trained_on: Sequence[Prompt], tests: Sequence[Prompt], seed: in
 
     states = cache.remember_tensors(name, lambda: {str(n): m["states"] for n, m in measured().items()})
     said = cache.remember_json(name, lambda: {n: {k: v for k, v in m.items() if k != "states"} for n, m in measured().items()})
-    return {int(n): {"seen": Seen(list(tests), np.array([judge(own_words(t)) for t in m["texts"]]), states[n]),
+    return {int(n): {"seen": Seen(list(tests), np.array([judge(own_words(t)) for t in m["texts"]]), states[str(n)]),
                      "opened": float(np.mean([own_words(t) != t for t in m["texts"]])), "loss": m["loss"]} for n, m in said.items()}  # fmt: skip
 
 
