@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
+from numpy.typing import ArrayLike
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -65,9 +66,9 @@ class Seen:
     outcome: np.ndarray
     states: Tensor
 
-    def where(self, which: np.ndarray) -> "Seen":
+    def where(self, which: ArrayLike) -> "Seen":
         """The prompts of a mask, or of a list of numbers."""
-        which = np.arange(len(self.prompts))[which]
+        which = np.arange(len(self.prompts))[np.asarray(which)]
         return Seen([self.prompts[i] for i in which], self.outcome[which], self.states[which])
 
     @property
@@ -75,7 +76,7 @@ class Seen:
         return [p.text for p in self.prompts]
 
 
-def look(model, prompts: Sequence[Prompt], max_new_tokens: int = 24) -> Seen:
+def look(model, prompts: Sequence[Prompt], max_new_tokens: int = 12) -> Seen:
     """The judged greedy answers to prompts and the states of the same pass."""
     texts, found, _ = generate_and_read(model, prompts, at=["t_inst", "t_post"], max_new_tokens=max_new_tokens, label="answering and reading")
     return Seen(list(prompts), np.array([judge(t) for t in texts]), found["resid"])
@@ -176,10 +177,8 @@ def tfidf_reader(harmful: Sequence[str], harmless: Sequence[str]) -> Reader:
 
 
 def sentence_embeddings(texts: Sequence[str], batch: int = 32) -> np.ndarray:
-    """Mean-pooled, normalised embeddings of all-MiniLM-L6-v2 [text, 384]; texts are cut at 512 tokens, all that the encoder has positions for.
-
-    Its authors cut at 256; a request at the end of a jailbreak template would not be read then.
-    """
+    """Mean-pooled, normalised embeddings of all-MiniLM-L6-v2 [text, 384]. The encoder was trained on 256 tokens: longer texts are read in pieces of
+    as many, and the mean is over all of them, so that a request at the end of a long template is read as well."""
     from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
     weights, config, tokenizer = (fetch(DATASETS[f"sentence_encoder{part}"]) for part in ("", "_config", "_tokenizer"))
@@ -192,11 +191,13 @@ def sentence_embeddings(texts: Sequence[str], batch: int = 32) -> np.ndarray:
     encoder.eval()
     out = []
     for start in range(0, len(texts), batch):
-        encoded = tokenizer(list(texts[start : start + batch]), padding=True, truncation=True, max_length=512, return_tensors="pt")
+        some = list(texts[start : start + batch])
+        encoded = tokenizer(some, padding=True, truncation=True, max_length=256, return_overflowing_tokens=True, return_tensors="pt")
         with torch.no_grad():
             hidden = encoder(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).last_hidden_state
         mask = encoded["attention_mask"][..., None].float()
-        out.append(torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
+        total = torch.zeros(len(some), hidden.shape[-1]).index_add_(0, encoded["overflow_to_sample_mapping"], (hidden * mask).sum(1))
+        out.append(torch.nn.functional.normalize(total, dim=-1))  # the mean's direction is that of the sum
     return torch.cat(out).numpy()
 
 

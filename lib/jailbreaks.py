@@ -37,7 +37,7 @@ def wrapped(requests: pd.DataFrame, wordings: Sequence[str]) -> pd.DataFrame:
     return data.without_final_punctuation(requests.assign(text=texts))
 
 
-def search(model, requests: pd.DataFrame, wordings: Sequence[str], wanted: int, tries: int, max_new_tokens: int = 24, chunk: int = 32) -> Attempts:
+def search(model, requests: pd.DataFrame, wordings: Sequence[str], wanted: int, tries: int, max_new_tokens: int = 12, chunk: int = 32) -> Attempts:
     """Try wordings on requests until `wanted` have succeeded: the first on all, the next on those that stand, up to `tries` (at most all wordings).
 
     The i-th request begins with the i-th wording, so that all are used. No request gives no attempt.
