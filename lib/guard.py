@@ -6,12 +6,13 @@ Three lines are enough:
     scores = guard.score(model, watch, prompts)           # above 0: harmful
     guard.save(watch, "folder")                           # guard.load("folder") gives it back
 
-It reads the residual stream at ``t_inst``, which the model computes anyway when it answers.
+It reads the residual stream at ``t_inst``, which the model computes anyway when it answers. What a notebook says of it is worked out here from
+scores alone: `beats_text`, `false_positives` and `caught` give a claim's value and controls.
 """
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
+from numpy.typing import ArrayLike
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -30,11 +32,14 @@ from lib.cliff import fit_prober
 from lib.directions import cluster_score
 from lib.errors import ParameterError, UserError, nearest
 from lib.files import write_bytes, write_json
+from lib.judge import judge
 from lib.prompts import Prompt, chat
 from lib.registry import DATASETS
-from lib.tracing import collect, generate
+from lib.tracing import collect, generate, generate_and_read
 
 KINDS = ("mean", "layer", "probe")
+Reader = Callable[[Sequence[str]], np.ndarray]  # scores of texts, above 0 harmful
+Scores = tuple[np.ndarray, np.ndarray]  # of harmful and of harmless prompts, above 0 harmful
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,36 @@ class Guard:
     trained_on: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a model did with prompts and what it held: `outcome` of its answers [prompt], `states` of every layer at t_inst and t_post
+    [prompt, layer, 2, d_model]."""
+
+    prompts: list[Prompt]
+    outcome: np.ndarray
+    states: Tensor
+
+    def where(self, which: ArrayLike) -> "Seen":
+        """The prompts of a mask, or of a list of numbers."""
+        which = np.arange(len(self.prompts))[np.asarray(which)]
+        return Seen([self.prompts[i] for i in which], self.outcome[which], self.states[which])
+
+    @property
+    def texts(self) -> list[str]:
+        return [p.text for p in self.prompts]
+
+
+def look(model, prompts: Sequence[Prompt], max_new_tokens: int = 12) -> Seen:
+    """The judged greedy answers to prompts and the states of the same pass."""
+    texts, found, _ = generate_and_read(model, prompts, at=["t_inst", "t_post"], max_new_tokens=max_new_tokens, label="answering and reading")
+    return Seen(list(prompts), np.array([judge(t) for t in texts]), found["resid"])
+
+
+def joined(parts: Sequence[Seen]) -> Seen:
+    """Several of them as one. Raises ValueError for none."""
+    return Seen([p for s in parts for p in s.prompts], np.concatenate([s.outcome for s in parts]), torch.cat([s.states for s in parts]))
+
+
 def states(model, prompts: Sequence[Prompt]) -> Tensor:
     """What a guard reads: ``h`` at t_inst of every layer, [prompt, layer, d_model]."""
     return collect(model, prompts, at=["t_inst"])["resid"][:, :, 0]
@@ -63,7 +98,11 @@ def fit(model, harmful: Sequence[Prompt], harmless: Sequence[Prompt], kind: str 
         raise ParameterError(f"unknown guard {kind!r}", nearest(kind, KINDS))
     if min(len(harmful), len(harmless)) < 5:
         raise UserError(f"a guard needs at least five prompts of each class, not {len(harmful)} and {len(harmless)}")
-    bad, good = states(model, harmful), states(model, harmless)
+    return fit_states(model, states(model, harmful), states(model, harmless), kind)
+
+
+def fit_states(model, bad: Tensor, good: Tensor, kind: str = "mean") -> Guard:
+    """As `fit`, from states at t_inst [prompt, layer, d_model]."""
     layers = tuple(range(1, model.n_layers + 1)) if kind == "mean" else (_best_layer(bad, good, kind),)
     if kind == "probe":
         prober = fit_prober(torch.cat([bad, good])[:, list(layers)], np.repeat([True, False], [len(bad), len(good)]))
@@ -98,6 +137,14 @@ def score_states(guard: Guard, acts: Tensor) -> np.ndarray:
     return cluster_score(acts, guard.a, guard.b).mean(1).numpy()
 
 
+def scores(seen: Seen, watches: dict[str, Guard], readers: dict[str, Reader]) -> dict[str, np.ndarray]:
+    """{"guard, kind" or reader's name: score of each prompt}, above 0 harmful."""
+    if not seen.prompts:  # text readers take no empty lists
+        return {name: np.array([]) for name in [*(f"guard, {kind}" for kind in watches), *readers]}
+    found = {f"guard, {kind}": score_states(watch, seen.states[:, :, 0]) for kind, watch in watches.items()}
+    return found | {name: reader(seen.texts) for name, reader in readers.items()}
+
+
 def score(model, guard: Guard, prompts: Sequence[Prompt]) -> np.ndarray:
     """The guard's score of each prompt: above 0 is harmful. Raises UserError for a model that it was not fitted on."""
     if model.revision != guard.revision:
@@ -122,15 +169,16 @@ def load(folder: str | Path) -> Guard:
     return Guard(about["kind"], tuple(about["layers"]), tensors["a"], tensors["b"], about["model"], about["revision"], tuple(about["trained_on"]))
 
 
-def tfidf_scores(harmful: Sequence[str], harmless: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-    """The text-only baseline: logistic regression on TF-IDF of words and pairs of words, trained on the guard's own prompts; above 0 is harmful."""
+def tfidf_reader(harmful: Sequence[str], harmless: Sequence[str]) -> Reader:
+    """The text-only baseline: logistic regression on TF-IDF of words and pairs of words, trained on the guard's own prompts."""
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, class_weight="balanced", max_iter=2000))
     model.fit([*harmful, *harmless], np.repeat([1, 0], [len(harmful), len(harmless)]))
-    return model.decision_function(list(texts))
+    return lambda texts: model.decision_function(list(texts))
 
 
 def sentence_embeddings(texts: Sequence[str], batch: int = 32) -> np.ndarray:
-    """Mean-pooled, normalised embeddings of all-MiniLM-L6-v2 [text, 384]; texts are cut at 256 tokens, as the encoder was trained."""
+    """Mean-pooled, normalised embeddings of all-MiniLM-L6-v2 [text, 384]. The encoder was trained on 256 tokens: longer texts are read in pieces of
+    as many, and the mean is over all of them, so that a request at the end of a long template is read as well."""
     from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
     weights, config, tokenizer = (fetch(DATASETS[f"sentence_encoder{part}"]) for part in ("", "_config", "_tokenizer"))
@@ -143,19 +191,26 @@ def sentence_embeddings(texts: Sequence[str], batch: int = 32) -> np.ndarray:
     encoder.eval()
     out = []
     for start in range(0, len(texts), batch):
-        encoded = tokenizer(list(texts[start : start + batch]), padding=True, truncation=True, max_length=256, return_tensors="pt")
+        some = list(texts[start : start + batch])
+        encoded = tokenizer(some, padding=True, truncation=True, max_length=256, return_overflowing_tokens=True, return_tensors="pt")
         with torch.no_grad():
             hidden = encoder(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).last_hidden_state
         mask = encoded["attention_mask"][..., None].float()
-        out.append(torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
+        total = torch.zeros(len(some), hidden.shape[-1]).index_add_(0, encoded["overflow_to_sample_mapping"], (hidden * mask).sum(1))
+        out.append(torch.nn.functional.normalize(total, dim=-1))  # the mean's direction is that of the sum
     return torch.cat(out).numpy()
 
 
-def embedding_scores(harmful: Sequence[str], harmless: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-    """As `tfidf_scores`, on sentence embeddings."""
+def embedding_reader(harmful: Sequence[str], harmless: Sequence[str]) -> Reader:
+    """As `tfidf_reader`, on sentence embeddings."""
     model = LogisticRegression(C=10, class_weight="balanced", max_iter=2000)
     model.fit(sentence_embeddings([*harmful, *harmless]), np.repeat([1, 0], [len(harmful), len(harmless)]))
-    return model.decision_function(sentence_embeddings(texts))
+    return lambda texts: model.decision_function(sentence_embeddings(texts))
+
+
+def best_reader(readers: dict[str, Reader], harmful: Sequence[str], harmless: Sequence[str]) -> str:
+    """The reader that ranks these texts best; give it texts that no claim is tested on."""
+    return max(readers, key=lambda name: stats.area(readers[name](harmful), readers[name](harmless)))
 
 
 def moderator_scores(moderator, texts: Sequence[str]) -> np.ndarray:
@@ -180,3 +235,36 @@ def quality(scores: np.ndarray, harmful: np.ndarray, seed: int = 0) -> dict[str,
         "fpr": stats.rate(flagged[~harmful]),
         "tpr": stats.rate(flagged[harmful]),
     }
+
+
+def deltas(seen: Seen, bad: Seen, good: Seen) -> tuple[np.ndarray, np.ndarray]:
+    """Δ harm and Δ refuse of each prompt: the mean over layers of its cluster score at t_inst and at t_post (arXiv 2507.11878, eq. 3)."""
+    centre = lambda s, k: s.states[:, 1:, k].double().mean(0).float()  # noqa: E731
+    return tuple(cluster_score(seen.states[:, 1:, k], centre(bad, k), centre(good, k)).mean(1).numpy() for k in (0, 1))
+
+
+def against_reader(guard: Scores, reader: Scores, name: str, seed: int = 0) -> dict:
+    """Controls: how well the guard and the reader `name` rank the same harmful prompts above the same harmless ones, and the paired difference."""
+    gap = stats.auroc_difference(*guard, *reader, seed)
+    areas = {who: stats.auroc(*scores, seed)["value"] for who, scores in (("guard", guard), ("reader", reader))}
+    return areas | {"best_reader": name, "auroc_over_reader": gap["value"], "auroc_over_reader_ci95": gap["ci95"]}
+
+
+def beats_text(guard: Scores, reader: Scores, name: str, seed: int = 0) -> tuple[dict, dict]:
+    """Value and controls: the guard's area under the ROC curve minus that of the best reader of text, on the same prompts."""
+    controls = against_reader(guard, reader, name, seed)
+    return stats.auroc_difference(*guard, *reader, seed), {k: controls[k] for k in ("guard", "best_reader", "reader")}
+
+
+def false_positives(guard: np.ndarray, controls: dict[str, np.ndarray]) -> tuple[dict, dict]:
+    """Value and controls: the share of harmless prompts that are flagged, from scores; `controls` are scores of others, or yes and no."""
+    return stats.rate(guard > 0), {name: stats.rate(np.asarray(x) > 0)["value"] for name, x in controls.items()}
+
+
+def caught(guard: Scores, reader: Scores, name: str, harmless: str = "harmless", seed: int = 0) -> tuple[dict, dict]:
+    """Value and controls of "flags these harmful prompts": the share flagged, that of harmless ones (called `harmless`) with its upper bound as a
+    bar, and the best reader of text on the same prompts."""
+    value, alarms = stats.rate(guard[0] > 0), stats.rate(guard[1] > 0)
+    controls = {"harmful_flagged": value["value"], f"{harmless}_flagged": alarms["value"], f"{harmless}_high": alarms["ci95"] and alarms["ci95"][1]}
+    flagged = {f"best_reader_{what}": stats.rate(scores > 0)["value"] for what, scores in zip(("harmful", "harmless"), reader, strict=True)}
+    return value, controls | flagged | against_reader(guard, reader, name, seed)

@@ -28,6 +28,16 @@ def output_weights(model) -> Float[Tensor, "neuron d_model"]:
     return weights.rows(weights.last_projection(model)).detach().float().cpu()
 
 
+def unreadable(*models) -> str | None:
+    """Why what the last neurons of these models write can't be read, as a sentence; None where it can."""
+    try:
+        for model in models:
+            output_weights(model)
+    except UserError as error:
+        return error.what
+    return None
+
+
 def unembedding(model) -> Float[Tensor, "vocabulary d_model"]:
     """The vocabulary matrix as the residual stream meets it: the final norm's scale folded in, the mean over the vocabulary removed; float32."""
     weight = model.module.get_output_embeddings().weight.detach().float().cpu() * _scale(model.nn.ln_final._module, model.d_model)
