@@ -33,11 +33,11 @@ def wilson(hits: ArrayLike, n: ArrayLike, z: float = Z) -> tuple[np.ndarray, np.
     return np.where(p == 0, 0.0, low), np.where(p == 1, 1.0, high)
 
 
-def _outermost(value: ArrayLike, far: float, inside: Callable) -> np.ndarray:
-    """The point between `value` and `far` up to which ``inside(point)`` holds, by halving; all may be arrays."""
-    near = np.asarray(value, float)
-    far = np.full_like(near, far)
-    for _ in range(50):
+def _ends(value: ArrayLike, least: float, most: float, inside: Callable) -> np.ndarray:
+    """The points on both sides of `value`, down to `least` and up to `most`, up to which ``inside(point)`` holds, by halving; shape [2, *value]."""
+    near = np.stack([value, value]).astype(float)
+    far = np.stack([np.full(near.shape[1:], least), np.full(near.shape[1:], most)]).astype(float)
+    for _ in range(40):
         middle = (near + far) / 2
         ok = inside(middle)
         near, far = np.where(ok, middle, near), np.where(ok, far, middle)
@@ -51,7 +51,8 @@ def tango(only_a: ArrayLike, only_b: ArrayLike, n: int) -> tuple[np.ndarray, np.
     def inside(d):  # the score test does not reject the difference d
         return (b - c - n * d) ** 2 <= Z * Z * n * _tango_variance(b, c, n, d)
 
-    return _outermost((b - c) / n, -1, inside), _outermost((b - c) / n, 1, inside)
+    low, high = _ends((b - c) / n, -1, 1, inside)
+    return low, high
 
 
 def _tango_variance(b, c, n, d):
@@ -83,7 +84,7 @@ def difference(a: ArrayLike, b: ArrayLike, seed: int = 0, paired: bool = False) 
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if not paired:
-        return _newcombe(a, b) if _binary(a) and _binary(b) else _square_and_add(mean(a, seed), mean(b, seed))
+        return _newcombe(a, b) if _binary(a) and _binary(b) else square_and_add(mean(a, seed), mean(b, seed))
     if len(a) != len(b):
         raise ValueError(f"paired values of {len(a)} and {len(b)} items")
     return paired_difference(a, b) if _binary(a) and _binary(b) else mean(a - b, seed)
@@ -95,11 +96,11 @@ def _binary(values: np.ndarray) -> bool:
 
 def _newcombe(a: np.ndarray, b: np.ndarray) -> dict:
     shares = [{"value": float(x.mean()), "ci95": np.array(wilson(x.sum(), len(x))), "n": len(x)} for x in (a, b)]
-    found = _square_and_add(*shares)
+    found = square_and_add(*shares)
     return found | {"ci95": np.clip(found["ci95"], -1, 1).tolist()}
 
 
-def _square_and_add(a: dict, b: dict, correlation: float = 0.0) -> dict:
+def square_and_add(a: dict, b: dict, correlation: float = 0.0) -> dict:
     """The difference of two estimates with intervals: the half widths that point its way, as the sides of a triangle (Zou & Donner, 2008)."""
     if a["value"] is None or b["value"] is None:
         return dict(NONE)
@@ -228,7 +229,7 @@ def area_interval(area: ArrayLike, variance: ArrayLike, m: ArrayLike, n: ArrayLi
         spread = x * (1 - x) * (1 + ((m + n) / 2 - 1) * ((1 - x) / (2 - x) + x / (1 + x))) / (m * n)
         return (x - area) ** 2 <= Z * Z * spread
 
-    low, high = _outermost(area, 0, inside), _outermost(area, 1, inside)
+    low, high = _ends(area, 0, 1, inside)
     within = np.clip(area, 1e-9, 1 - 1e-9)
     logit, half = np.log(within / (1 - within)), np.minimum(student * np.sqrt(variance) / (within * (1 - within)), 50)
     parted = (area <= 0) | (area >= 1)
@@ -250,7 +251,7 @@ def auroc_difference(positive_a: ArrayLike, negative_a: ArrayLike, positive_b: A
         return dict(NONE)
     x, y = (_influence(*reader, *_numbered(*reader, None))[1] for reader in readers)
     scale = np.sqrt((x**2).sum() * (y**2).sum())
-    return _square_and_add(*found, correlation=float((x * y).sum() / scale) if scale > 0 else 0.0)
+    return square_and_add(*found, correlation=float((x * y).sum() / scale) if scale > 0 else 0.0)
 
 
 def area(positive: np.ndarray, negative: np.ndarray) -> float:
@@ -286,3 +287,60 @@ def _kappas(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     agree, chance = np.trace(tables, axis1=-2, axis2=-1), (tables.sum(-1) * tables.sum(-2)).sum(-1)
     room = 1 - chance
     return np.divide(agree - chance, room, out=np.ones_like(agree), where=room > 1e-12), agree, chance
+
+
+def random_band(hits_by_direction: Sequence[ArrayLike], value: float | None = None) -> dict:
+    """`score_band` of rates: controls of a share of answers from random directions, each measured on the prompts of the effect."""
+    return score_band([np.asarray(hits, bool) for hits in hits_by_direction], value)
+
+
+def score_band(values_by_direction: Sequence[ArrayLike], value: float | None = None, name: str = "random_direction") -> dict:
+    """Controls of a mean from random directions [direction][prompt]: the band of their means, which an effect must leave to be more than chance.
+
+    `…_high` is the smallest of the K means that at most 2.5 % of new directions exceed, that of rank ceil(.975 (K + 1)): the largest up to K = 40,
+    then a percentile, which stays where it is as K grows; `…_low` likewise. `…_p` of an effect `value` is (1 + how many means reach it) / (K + 1),
+    `…_p_below` the same for effects that lower; 20 directions can give .048 at best. No directions give None.
+    """
+    means = sorted(float(np.mean(values)) for values in values_by_direction)
+    k = len(means)
+    if not k:
+        return {f"{name}_low": None, f"{name}_high": None}
+    out = min(int(np.ceil(0.975 * (k + 1) - 1e-9)), k)
+    band = {
+        f"{name}_mean": float(np.mean(means)),
+        f"{name}_max": means[-1],
+        f"{name}_low": means[k - out],
+        f"{name}_high": means[out - 1],
+        f"{name}s": k,
+        f"{name}_n": sum(np.size(values) for values in values_by_direction),
+    }
+    if value is not None:
+        band |= {f"{name}_p": (1 + sum(m >= value for m in means)) / (k + 1), f"{name}_p_below": (1 + sum(m <= value for m in means)) / (k + 1)}
+    return band
+
+
+def needed_n(found: dict, bar: float) -> int | None:
+    """About how many items would bring the bar out of an interval: its half width on that side shrinks as 1 / sqrt(n). None where value and bar meet."""
+    if found["value"] is None or found["value"] == bar or found["ci95"] is None:
+        return None
+    low, high = found["ci95"]
+    half = found["value"] - low if bar < found["value"] else high - found["value"]
+    return max(1, int(np.ceil(found["n"] * (half / (found["value"] - bar)) ** 2)))
+
+
+def needed_n_rate(value: float, bar: float) -> int | None:
+    """How many items let Wilson's interval of a share `value` leave `bar` out: its bound passes the bar where the score test rejects it."""
+    return None if value == bar else _needed(min(max(bar * (1 - bar), 0), 0.25), value - bar)
+
+
+def needed_n_paired(a: ArrayLike, b: ArrayLike, bar: float = 0.0) -> int | None:
+    """How many pairs of yes-or-no outcomes with the shares seen in `a` and `b` let Tango's interval of the difference leave `bar` out."""
+    found = paired_difference(a, b)
+    if found["value"] is None or found["value"] == bar:
+        return None
+    a, b = np.asarray(a, bool).ravel(), np.asarray(b, bool).ravel()
+    return _needed(float(_tango_variance((a & ~b).sum(), (b & ~a).sum(), len(a), np.clip(bar, -1, 1))), found["value"] - bar)
+
+
+def _needed(variance: float, distance: float) -> int:
+    return int(np.floor(Z * Z * variance / distance**2)) + 1

@@ -1,0 +1,201 @@
+"""How often each interval of `lib.stats` holds the truth, by simulation or, for rates, by adding up all that can happen.
+
+``python tests/covers.py`` prints every case with how often it covers and how wide it is; ``test_stats.py`` asks each for at least 93 %.
+"""
+
+import sys
+
+import numpy as np
+from scipy.stats import binom, multinomial, norm, t
+
+from lib import stats
+
+SIZES, RATES, REPEATS = (16, 32, 64), (0.02, 0.1, 0.5), 3000  # 3000 repeats: a coverage of .95 is known to ±.008
+
+
+def holds(low, high, truth, weights=None) -> float:
+    inside = (np.asarray(low) <= truth + 1e-12) & (truth - 1e-12 <= np.asarray(high))
+    return float(np.average(inside, weights=weights))
+
+
+def rates():
+    """Exact: every count that can be seen, with its probability."""
+    for n in SIZES:
+        every = np.array([stats.rate([True] * k + [False] * (n - k))["ci95"] for k in range(n + 1)])
+        for p in RATES:
+            yield f"rate {p}", n, holds(*every.T, p, binom.pmf(range(n + 1), n, p))
+
+
+def unpaired_rates():
+    for n in SIZES:
+        one = [np.repeat([1.0, 0.0], [k, n - k]) for k in range(n + 1)]
+        every = np.array([[stats.difference(x, y)["ci95"] for y in one] for x in one])
+        chance = {p: binom.pmf(range(n + 1), n, p) for p in RATES}
+        for p in RATES:
+            for q in RATES:
+                yield f"difference of rates {p}, {q}", n, holds(every[..., 0], every[..., 1], p - q, np.outer(chance[p], chance[q]))
+
+
+def paired_rates():
+    """Pairs of which one outcome goes with the other not at all, halfway or as far as the rates allow."""
+    for n in SIZES:
+        b, c = np.array([(b, c) for b in range(n + 1) for c in range(n + 1 - b)]).T
+        low, high = stats.tango(b, c, n)
+        for p in RATES:
+            for q in RATES:
+                for tie in (0, 0.5, 0.9):
+                    both = (1 - tie) * p * q + tie * min(p, q)
+                    chances = multinomial.pmf(np.stack([b, c, n - b - c], 1), n, [p - both, q - both, 1 - p - q + 2 * both])
+                    yield f"paired difference {p}, {q}, tie {tie}", n, holds(low, high, p - q, chances)
+
+
+SCORES = {
+    "normal": (lambda rng, size: rng.normal(0, 1, size), 0.0),
+    "exponential": (lambda rng, size: rng.exponential(1, size), 1.0),
+    "uniform": (lambda rng, size: rng.random(size), 0.5),
+    "bounded, at its ends": (lambda rng, size: rng.beta(0.5, 0.5, size), 0.5),
+    "bounded, skewed": (lambda rng, size: rng.beta(1, 5, size), 1 / 6),
+    "long tails": (lambda rng, size: rng.standard_t(4, size), 0.0),
+}
+
+
+def means(repeats):
+    for name, (draw, truth) in SCORES.items():
+        for n in SIZES:
+            found = stats.mean(draw(np.random.default_rng(n), (n, repeats)), 1)
+            yield f"mean, {name}", n, holds(*np.array(found["ci95"]).T, truth)
+
+
+def differences(repeats):
+    for name, (draw, truth) in SCORES.items():
+        for n, m in ((16, 16), (32, 16), (64, 64)):
+            rng = np.random.default_rng(n)
+            x, y, shared = draw(rng, (n, repeats)), draw(rng, (m, repeats)), rng.normal(size=(n, repeats))
+            yield f"difference, {name}, and of {m}", n, holds(*np.array(stats.difference(x, y, 1)["ci95"]).T, 0)
+            pairs = stats.difference(x + shared, shared + rng.normal(size=(n, repeats)), 1, paired=True)
+            yield f"paired difference, {name}", n, holds(*np.array(pairs["ci95"]).T, truth)
+
+
+def generic_bootstrap(repeats):
+    """What is left to the percentile bootstrap: a ratio of means of one set of items, and a median. Its statistic sees all repeats at a time."""
+    for n in SIZES:
+        rng = np.random.default_rng(n)
+        below = rng.normal(2, 0.5, (n, repeats))
+        above = 0.5 * below + rng.normal(0, 0.5, (n, repeats))
+        found = stats.bootstrap(lambda x, y: x.mean(0) / y.mean(0), above, below, seed=1, paired=True)
+        yield "bootstrap, ratio of means", n, holds(*np.array(found["ci95"]).T, 0.5)
+        found = stats.bootstrap(lambda x: np.median(x, 0), rng.normal(0, 1, (n, repeats)), seed=1)
+        yield "bootstrap, median", n, holds(*np.array(found["ci95"]).T, 0)
+
+
+AREAS, KINDS = (0.5, 0.7, 0.9, 0.95), ("normal", "exponential", "one class spreads twice as far")
+
+
+def classes(rng, kind: str, area: float, m: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [repeat] of m positives and n negatives (shapes) whose true area is `area`."""
+    if kind == "exponential":
+        return rng.exponential(area / (1 - area), m), rng.exponential(1, n)
+    wide = 2.0 if kind == "one class spreads twice as far" else 1.0
+    return rng.normal(norm.ppf(area) * np.hypot(wide, 1), wide, m), rng.normal(0, 1, n)
+
+
+def delong(positive, negative) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Areas [repeat] of scores [repeat, item] and what each positive and negative contributes (DeLong's structural components), [repeat, item]."""
+    wins = (positive[:, :, None] > negative[:, None]) + 0.5 * (positive[:, :, None] == negative[:, None])
+    return wins.mean((1, 2)), wins.mean(2), wins.mean(1)
+
+
+def covariance(one, other) -> np.ndarray:
+    """DeLong's covariance [repeat] of two areas, each as `delong` gives them."""
+    parts = [
+        ((x - x.mean(1, keepdims=True)) * (y - y.mean(1, keepdims=True))).sum(1) / (x.shape[1] - 1) / x.shape[1]
+        for x, y in zip(one[1:], other[1:], strict=True)
+    ]
+    return parts[0] + parts[1]
+
+
+def area_ends(one) -> np.ndarray:
+    m, n = one[1].shape[1], one[2].shape[1]
+    return np.stack(stats.area_interval(one[0], covariance(one, one), m, n, t.ppf(0.975, m + n - 2)), -1)
+
+
+def area_difference_ends(one, other) -> np.ndarray:
+    scale = np.sqrt(covariance(one, one) * covariance(other, other))
+    r = np.divide(covariance(one, other), scale, out=np.zeros_like(scale), where=scale > 0)
+    return np.array(stats.square_and_add(*({"value": x[0], "ci95": area_ends(x), "n": x[1].shape[1]} for x in (one, other)), r)["ci95"])
+
+
+def areas(repeats, kinds=KINDS):
+    for kind in kinds:
+        for area in AREAS:
+            for m, n in ((16, 16), (16, 64), (32, 32), (64, 64)):
+                rng = np.random.default_rng(m + n)
+                found = [area_ends(delong(*classes(rng, kind, area, (repeats // 4, m), (repeats // 4, n)))) for _ in range(4)]
+                yield f"AUROC {area}, {kind}, and {n}", m, holds(*np.concatenate(found).T, area)
+
+
+def areas_of_prompts(repeats, areas=AREAS, shares=(0.2, 0.8)):
+    """Each prompt gives one to six scores that share a part; in half of the cases prompts are in both classes."""
+    for area in areas:
+        for n in SIZES:
+            for share in shares:
+                for mixed in (False, True):
+                    rng, found = np.random.default_rng(n), []
+                    for _ in range(repeats):
+                        number = np.repeat(np.arange(2 * n), rng.integers(1, 7, 2 * n))
+                        label = rng.random(len(number)) < 0.5 if mixed else number < n
+                        scores = np.sqrt(share) * rng.normal(size=2 * n)[number] + np.sqrt(1 - share) * rng.normal(size=len(number))
+                        scores = scores + np.sqrt(2) * norm.ppf(area) * label
+                        found.append(stats.auroc(scores[label], scores[~label], of=(number[label], number[~label]))["ci95"])
+                    yield f"AUROC {area} of prompts, shared {share}, mixed {mixed}", n, holds(*np.array(found).T, area)
+
+
+def area_differences(repeats):
+    """Two readers that see the same of each item and each some noise of their own."""
+    for first, second in ((0.5, 0.5), (0.7, 0.7), (0.9, 0.7), (0.95, 0.95), (0.95, 0.8)):
+        for n in SIZES:
+            for shared in (0.0, 0.5, 0.9):
+                rng, found = np.random.default_rng(n), []
+                for _ in range(4):
+                    common, own = rng.normal(size=(repeats // 4, 2 * n)), rng.normal(size=(2, repeats // 4, 2 * n))
+                    readers = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
+                    shift = np.sqrt(2) * norm.ppf([first, second])
+                    found.append(area_difference_ends(*(delong(x[:, :n] + s, x[:, n:]) for x, s in zip(readers, shift, strict=True))))
+                yield f"AUROC {first} − {second}, shared {shared}", n, holds(*np.concatenate(found).T, first - second)
+
+
+def kappas(repeats, truths=(0.0, 0.5, 0.8, 0.95), shared_labels=((0.5, 0.5), (0.9, 0.1), (0.7, 0.2, 0.1))):
+    """Labels of one judge that the other repeats with probability κ and else draws anew. Each table that comes up is looked at once."""
+    for shares in shared_labels:
+        for truth in truths:
+            for n in SIZES:
+                cells = truth * np.diag(shares) + (1 - truth) * np.outer(shares, shares)
+                tables, times = np.unique(np.random.default_rng(n).multinomial(n, cells.ravel(), repeats), axis=0, return_counts=True)
+                a, b = np.indices(cells.shape).reshape(2, -1)
+                found = [stats.kappa(np.repeat(a, table), np.repeat(b, table), seed=1)["ci95"] for table in tables]
+                known = [ci95 is not None for ci95 in found]  # one label only has no κ
+                yield f"kappa {truth}, {shares}", n, holds(*np.array([c for c in found if c]).T, truth, times[known])
+
+
+def widened(repeats):
+    """Items vary by 1 and what all of them share by 0.3, which ten refits show."""
+    for n in SIZES:
+        rng, found = np.random.default_rng(n), []
+        for values in rng.normal(rng.normal(0, 0.3, (repeats, 1)), 1, (repeats, n)):
+            found.append(stats.widened({"value": values.mean(), "ci95": _student(values), "n": n}, rng.normal(0, 0.3, 10))["ci95"])
+        yield "widened", n, holds(*np.array(found).T, 0)
+
+
+def _student(values):
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return [values.mean() - half, values.mean() + half]
+
+
+EXACT = (rates, unpaired_rates, paired_rates)
+SIMULATED = (means, differences, generic_bootstrap, areas, areas_of_prompts, area_differences, kappas, widened)
+
+if __name__ == "__main__":
+    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else REPEATS
+    for family in (*EXACT, *SIMULATED):
+        for name, n, share in family() if family in EXACT else family(repeats):
+            print(f"{name:<64} n {n:>3}  {share:.3f}{'  below .93' if share < 0.93 else ''}", flush=True)
