@@ -253,9 +253,10 @@ def most_negative(effect: Float[Tensor, "layer head"], share: float) -> list[tup
     return [divmod(int(k), effect.shape[1]) for k in order]
 
 
-def matched_sets(heads: Sequence[tuple[int, int]], n_layers: int, n_heads: int, n: int, seed: int = 0) -> list[list[tuple[int, int]]]:
+def matched_sets(heads: Sequence[tuple[int, int]], n_layers: int, n_heads: int, n: int, seed: int = 0, never: Sequence = ()) -> list[list]:
     """`n` different random sets with as many heads in each layer as `heads` has, none of `heads` itself where a layer has enough others. Where the
-    layers have no `n` such sets, sets of as many heads from anywhere; fewer than `n` where there are no more of these either."""
+    layers have no `n` such sets, sets of as many heads from anywhere, but for those `never` to be drawn; fewer than `n` where there are no more of these
+    either."""
     rng, out, tries = np.random.default_rng(seed), {}, 50 * n
     by_layer: dict[int, set] = {}
     for layer, head in heads:
@@ -263,7 +264,7 @@ def matched_sets(heads: Sequence[tuple[int, int]], n_layers: int, n_heads: int, 
     pools = {layer: others if len(others := [h for h in range(n_heads) if h not in mine]) >= len(mine) else list(range(n_heads))
              for layer, mine in by_layer.items()}  # fmt: skip
     matched = math.prod(math.comb(len(pool), len(by_layer[layer])) for layer, pool in pools.items()) >= n
-    anywhere = [(layer, head) for layer in range(n_layers) for head in range(n_heads) if head not in by_layer.get(layer, ())]
+    anywhere = [(layer, head) for layer in range(n_layers) for head in range(n_heads) if (layer, head) not in {*heads, *never}]
     while len(out) < n and tries:
         tries -= 1
         if matched:

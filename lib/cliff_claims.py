@@ -53,15 +53,6 @@ def not_planted(kept: np.ndarray, lost: np.ndarray, twin: np.ndarray) -> str | N
     return None
 
 
-def beyond(a: dict, b: dict) -> dict:
-    """{value, ci95, n} of a − b, two independent estimates with intervals: the half widths that point its way, as the sides of a triangle."""
-    if a["value"] is None or b["value"] is None:
-        return dict(stats.NONE)
-    value, (a_low, a_high), (b_low, b_high) = a["value"] - b["value"], a["ci95"], b["ci95"]
-    down, up = np.hypot(a["value"] - a_low, b_high - b["value"]), np.hypot(a_high - a["value"], b["value"] - b_low)
-    return {"value": value, "ci95": [float(value - down), float(value + up)], "n": min(a["n"], b["n"])}
-
-
 def _with_interval(name: str, found: dict) -> dict:
     return {name: found["value"], f"{name}_ci95": found["ci95"]}
 
@@ -97,7 +88,7 @@ def regained(harmful: Sequence[np.ndarray], benign: Sequence[np.ndarray], given:
     many are refused that are `given` a thought that decides to refuse."""
     change = {label: stats.paired_difference(*(o == "refusal" for o in of)) for label, of in (("harmful", harmful), ("benign", benign))}
     more = stats.paired_difference(*map(_as_refusal, harmful))
-    controls = {"benign_change": change["benign"]["value"]} | _with_interval("over_benign", beyond(change["harmful"], change["benign"]))
+    controls = {"benign_change": change["benign"]["value"]} | _with_interval("over_benign", stats.square_and_add(change["harmful"], change["benign"]))
     controls |= {"with_disclaimed": more["value"], "spearman_final_refusal": spearman}
     controls["given_a_thought_that_refuses"] = None if given is None else float((given == "refusal").mean())
     return {"measured": change["harmful"], "controls": controls}
@@ -107,17 +98,11 @@ NO_OFF = Off(np.zeros(0), np.zeros(0), np.zeros((0, 0)), [])
 
 
 def lifted(found: Off, redrawn: tuple[np.ndarray, np.ndarray], seed: int, again: dict | None = None) -> dict:
-    """By how much the final score rises without the chosen heads; widened by how that moves with the prober's prompts. The bar is the random set that
-    raises it most."""
-    by_set = found.by_sets.mean(1) if found.by_sets.size else np.zeros(0)
+    """By how much the final score rises without the chosen heads; widened by how that moves with the prober's prompts; and the band of
+    random sets (`stats.score_band`)."""
     moved = (redrawn[1] - redrawn[0]).mean(1) if np.size(redrawn[0]) else []
-    controls = {
-        "random_set_high": float(by_set.max()) if len(by_set) else None,
-        "random_set_mean": float(by_set.mean()) if len(by_set) else None,
-        "random_sets": len(by_set),
-        "random_sets_rollouts": found.by_sets.shape[-1],
-        "heads_chosen_again": None if again is None else again["value"],
-    }
+    band = stats.score_band(found.by_sets, float(found.gained.mean()) if len(found.gained) else None, "random_set")
+    controls = band | {"random_sets_rollouts": found.by_sets.shape[-1], "heads_chosen_again": None if again is None else again["value"]}
     return {"measured": stats.widened(stats.mean(found.gained, seed), moved, (-1, 1)), "controls": controls}
 
 
@@ -134,7 +119,7 @@ def refuses_again(said: Spoken | None, n_sets: int) -> dict:
     controls["random_change"] = float(shares.max() - refuses(said.none["harmful"]).mean()) if len(shares) else None
     if len(shares):
         gaps["over_random"] = stats.paired_difference(refuses(said.off["harmful"]), refuses(said.strongest[int(shares.argmax())]))
-    gaps |= {"over_benign": beyond(change["harmful"], change["harmless"]), "broken": stats.rate(said.broken["harmful"])}
+    gaps |= {"over_benign": stats.square_and_add(change["harmful"], change["harmless"]), "broken": stats.rate(said.broken["harmful"])}
     for name, gap in gaps.items():
         controls |= _with_interval(name, gap)
     controls["with_disclaimed"] = stats.paired_difference(_as_refusal(said.off["harmful"]), _as_refusal(said.none["harmful"]))["value"]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -17,13 +16,15 @@ from lib.cliff import Prober, Rollout, last_scores, matched_sets, most_negative,
 from lib.figures import point
 from lib.judge import BROKEN, judge
 from lib.registry import TINY, TINY_CLIFF
+from lib.tiny import HARM_LAYER, REFUSAL_LAYER
 from lib.tracing import generate
 
 ALONE = 2  # rollouts on which heads are switched off one by one
 STRONGEST = 2  # random sets whose answers are judged
 TRIED_ALONE = 10  # of the most negative heads, of the most positive ones, and at random
 
-Heads = list[tuple[int, int]]
+HARM_HEAD, REFUSAL_HEAD = (HARM_LAYER, 0), (REFUSAL_LAYER, 1)  # of the tiny models (`lib.tiny`)
+Heads = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ class Off:
         return [self.sets[k] for k in np.argsort(-self.by_sets.mean(1))[:n]] if len(self.sets) else []
 
 
-def switched_off(model, rollouts: Sequence[Rollout], prober: Prober, heads: Heads, n_sets: int, on: int, seed: int, rescale: bool = False) -> Off:
-    """The final score of all `rollouts` without `heads`, and of the first `on` of them without each of `n_sets` random sets."""
-    sets = matched_sets(heads, model.n_layers, model.n_heads, n_sets, seed)
+def switched_off(model, rollouts: Sequence[Rollout], prober: Prober, heads: Heads, n_sets: int, on: int, seed: int, rescale: bool = False,
+                 never: Heads = ()) -> Off:  # fmt: skip
+    """The final score of all `rollouts` without `heads`, and of the first `on` of them without each of `n_sets` random sets, as `matched_sets` draws
+    them."""
+    sets = matched_sets(heads, model.n_layers, model.n_heads, n_sets, seed, never)
     arms = [[], *(silence(each, rescale) for each in (heads, *sets))]
     none, off, *by_sets = last_scores(model, rollouts[:on], arms, prober).numpy()
     if len(rollouts) > on:
@@ -131,7 +134,10 @@ class Planted:
 
 
 def in_planted_pair(load: Callable, n_sets: int, seed: int, n: int = 40, max_new_tokens: int = 8, whole: int = 24) -> Planted:
-    """Choose heads in the tiny reasoner with the planted head and in its twin, as in any reasoner, and switch them off. `load` loads a model by name."""
+    """Choose heads in the tiny reasoner with the planted head and in its twin, as in any reasoner, and switch them off. `load` loads a model by name.
+
+    Random sets are drawn from the heads that nothing was written into: the two that bring harm to refusal have a job of their own.
+    """
     found = {}
     for name in (TINY_CLIFF, TINY):
         model = load(name)
@@ -143,7 +149,7 @@ def in_planted_pair(load: Callable, n_sets: int, seed: int, n: int = 40, max_new
         z = behind[0].heads[np.flatnonzero(behind[0].direct == "refusal")]
         heads = most_negative(written(model, z, prober.w[-1]).mean(0), SHARE)
         rollouts = [tried[0].rollouts[i] for i in np.flatnonzero(tried[0].direct == "refusal")]
-        off = switched_off(model, rollouts, prober, heads, n_sets, len(rollouts), seed)
+        off = switched_off(model, rollouts, prober, heads, n_sets, len(rollouts), seed, never=[HARM_HEAD, REFUSAL_HEAD])
         found[name] = (off, by_refits(model, z, refits, SHARE, rollouts))
         if name == TINY_CLIFF:
             by_label = dict(zip(("harmful", "harmless"), tried, strict=True))
@@ -152,7 +158,7 @@ def in_planted_pair(load: Callable, n_sets: int, seed: int, n: int = 40, max_new
     return Planted(*found[TINY_CLIFF], *found[TINY], said)
 
 
-def figure_rows(panel: str, offs: dict[tuple[float, bool], Off], seed: int) -> pd.DataFrame:
+def figure_rows(panel: str, offs: dict[tuple[float, bool], Off], seed: int) -> list[dict]:
     """Rows of a ``rates`` figure: how the score changes without each share of heads, against the range of the random sets."""
     rows = []
     for (share, rescale), found in offs.items():
@@ -162,4 +168,4 @@ def figure_rows(panel: str, offs: dict[tuple[float, bool], Off], seed: int) -> p
         if len(by_set):
             spread = {"value": float(by_set.mean()), "ci95": [float(by_set.min()), float(by_set.max())], "n": len(by_set)}
             rows.append(point(f"{share:.0%}", spread, "random sets, same layers (range)", "control", where))
-    return pd.DataFrame(rows)
+    return rows

@@ -1,7 +1,7 @@
 """The steps of notebook 03 around `lib.cliff`: requests of each subject, probers and who reads with them, cut thoughts, selections and trainings."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -52,6 +52,7 @@ class Learned:
     last: Training
     fitted: dict[str, Prober]
     again: dict[str, Prober]
+    why: str | None = None  # why there are none
 
     def reading(self) -> dict[Hashable, Prober]:
         """All of them under one dictionary, for one pass; and the last layer's prober in every layer's place."""
@@ -66,28 +67,37 @@ class Learned:
         return mine | {(f"borrowed {kind}", "again"): self.again[kind] for kind in self.fitted}
 
 
-def learned(harmful: Seen, benign: Seen, seed: int, enough: bool = True) -> Learned:
-    """The probers of section 2; none where too few prompts end one way (`enough` False)."""
+def learned(harmful: Seen, benign: Seen, seed: int) -> Learned:
+    """The probers of section 2, from what a subject did on the prompts behind them; none where too few of these ended one way."""
     last = cliff.training_set(harmful, benign).at_the_top()
-    if not enough:
-        return Learned(last, {}, {})
+    if why := untrained(last.refused):
+        return Learned(last, {}, {}, why)
     sets = {"last token": last, "all positions": cliff.all_positions(harmful, benign), "as published": cliff.as_published_set(last)}
     again = {kind: cliff.refitted(s, seed) for kind, s in sets.items()}
     again |= {f"shuffled {kind}": cliff.refitted(s, seed, shuffled=True) for kind, s in sets.items()}
     return Learned(last, {kind: cliff.fit(s) for kind, s in sets.items()}, again)
 
 
-def other_reader(model, train: dict[str, pd.DataFrame], thoughts: dict[str, Sequence[str]], max_new_tokens: int, seed: int) -> Learned:
+def other_reader(model, train: Sequence[pd.DataFrame], thoughts: Sequence[Sequence[str]], max_new_tokens: int, seed: int) -> Learned:
     """Probers of another model, of its own refusals, which has read the reasoner's thoughts on the prompts behind the probers."""
     made = []
-    for label in LABELS:
-        given = cliff.with_thinking(model, train[label], thoughts[label])
-        made.append(cliff.reading(model, cliff.at_once(model, train[label], max_new_tokens), given, seed))
-    last = cliff.training_set(*made).at_the_top()
-    if untrained(last.refused):
-        return Learned(last, {}, {})
-    sets = {"last token": last, "all positions": cliff.all_positions(*made).at_the_top()}
-    return Learned(last, {kind: cliff.fit(s) for kind, s in sets.items()}, {kind: cliff.refitted(s, seed) for kind, s in sets.items()})
+    for table, thought in zip(train, thoughts, strict=True):
+        given = cliff.with_thinking(model, table, thought)
+        made.append(cliff.reading(model, cliff.at_once(model, table, max_new_tokens), given, seed))
+    return learned(*made, seed)
+
+
+def fallen(seen: Seen, table: pd.DataFrame, refuses: bool, least: int = 4) -> np.ndarray:
+    """The harmful rollouts whose heads are looked at: those that end in an answer, if at least so many do; in a model that `refuses`, all with the
+    trigger."""
+    triggered = table.triggered.to_numpy()
+    complied = np.flatnonzero(triggered & (seen.thought == "answer"))
+    return np.flatnonzero(triggered) if refuses or len(complied) < least else complied
+
+
+def with_rollouts(seen: Seen, rollouts: list[Rollout]) -> Seen:
+    """What was said, after the same thinking as another model's tokenizer has it."""
+    return replace(seen, rollouts=rollouts)
 
 
 def scores_of(found: dict[Hashable, list[Tensor]]) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
