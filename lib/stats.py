@@ -10,6 +10,7 @@ from scipy.stats import norm, rankdata, t
 
 BOOTSTRAPS = 2000
 Z = float(norm.ppf(0.975))
+Numbers = np.ndarray | np.generic | float | int  # one or many
 NONE = {"value": None, "ci95": None, "n": 0}
 
 
@@ -25,7 +26,7 @@ def rate(hits: ArrayLike) -> dict:
     return {"value": float(hits.mean()), "ci95": [float(low), float(high)], "n": len(hits)}
 
 
-def wilson(hits: ArrayLike, n: ArrayLike, z: float = Z) -> tuple[np.ndarray, np.ndarray]:
+def wilson(hits: Numbers, n: Numbers, z: float | int = Z) -> tuple[Numbers, Numbers]:
     """Both ends of Wilson's score interval (1927) for `hits` of `n`, which may be arrays and need not be whole."""
     p = np.asarray(hits, float) / n
     centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -33,7 +34,7 @@ def wilson(hits: ArrayLike, n: ArrayLike, z: float = Z) -> tuple[np.ndarray, np.
     return np.where(p == 0, 0.0, low), np.where(p == 1, 1.0, high)
 
 
-def _ends(value: ArrayLike, least: float, most: float, inside: Callable) -> np.ndarray:
+def _ends(value: Numbers, least: float | int, most: float | int, inside: Callable) -> np.ndarray:
     """The points on both sides of `value`, down to `least` and up to `most`, up to which ``inside(point)`` holds, by halving; shape [2, *value]."""
     near = np.stack([value, value]).astype(float)
     far = np.stack([np.full(near.shape[1:], least), np.full(near.shape[1:], most)]).astype(float)
@@ -44,7 +45,7 @@ def _ends(value: ArrayLike, least: float, most: float, inside: Callable) -> np.n
     return near
 
 
-def tango(only_a: ArrayLike, only_b: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray]:
+def tango(only_a: Numbers, only_b: Numbers, n: Numbers) -> tuple[Numbers, Numbers]:
     """Both ends of Tango's score interval (1998) for a difference of paired shares, of `n` pairs of which `only_a` and `only_b` are discordant."""
     b, c = np.broadcast_arrays(np.asarray(only_a, float), np.asarray(only_b, float))
 
@@ -100,7 +101,7 @@ def _newcombe(a: np.ndarray, b: np.ndarray) -> dict:
     return found | {"ci95": np.clip(found["ci95"], -1, 1).tolist()}
 
 
-def square_and_add(a: dict, b: dict, correlation: float = 0.0) -> dict:
+def square_and_add(a: dict, b: dict, correlation: Numbers = 0.0) -> dict:
     """The difference of two estimates with intervals: the half widths that point its way, as the sides of a triangle (Zou & Donner, 2008)."""
     if a["value"] is None or b["value"] is None:
         return dict(NONE)
@@ -199,7 +200,7 @@ def auroc(positive: ArrayLike, negative: ArrayLike, seed: int = 0, of: tuple[Arr
     worth = variance / (alone[1] ** 2).sum() if variance > 0 else np.inf
     m, n = (len(ids) / np.clip(worth, 1, most) for ids, most in zip((a, b), times, strict=True))
     low, high = area_interval(found[0], variance, m, n, t.ppf(0.975, max(len(found[1]) - 2, 1)))
-    return {"value": float(found[0]), "ci95": [float(low), float(high)], "n": min(len(set(a)), len(set(b)))}
+    return {"value": float(found[0]), "ci95": [float(low), float(high)], "n": int(min(np.count_nonzero(np.bincount(ids)) for ids in (a, b)))}
 
 
 def _numbered(positive, negative, of) -> tuple[np.ndarray, np.ndarray]:
@@ -216,12 +217,12 @@ def _influence(positive: np.ndarray, negative: np.ndarray, a: np.ndarray, b: np.
     wins = np.sign(positive[:, None] - negative) / 2 + 0.5
     value, moved = wins.mean(), np.zeros(max(a.max(), b.max()) + 1)
     for ids, score in ((a, wins.mean(1)), (b, wins.mean(0))):
-        k = len(set(ids))
+        k = np.count_nonzero(np.bincount(ids))
         moved += np.bincount(ids, (score - value) / len(ids) * np.sqrt(k / max(k - 1, 1)), len(moved))
     return value, moved
 
 
-def area_interval(area: ArrayLike, variance: ArrayLike, m: ArrayLike, n: ArrayLike, student: float = Z) -> tuple[np.ndarray, np.ndarray]:
+def area_interval(area: Numbers, variance: Numbers, m: Numbers, n: Numbers, student: float | int = Z) -> tuple[Numbers, Numbers]:
     """Both ends for an area of m positives and n negatives with DeLong's `variance`: the wider of Newcombe's and the logit one. All may be arrays."""
     area = np.asarray(area, float)
 
@@ -262,7 +263,7 @@ def area(positive: np.ndarray, negative: np.ndarray) -> float:
     return (ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative))
 
 
-def kappa(a: ArrayLike, b: ArrayLike, seed: int = 0) -> dict:
+def kappa(a: Sequence | np.ndarray, b: Sequence | np.ndarray, seed: int = 0) -> dict:
     """{value, ci95, n} of Cohen's κ between two lists of labels of the same items: agreement above chance. None where both give one label only.
 
     At each end the wider of two: Wilson's for the share that agrees, with chance agreement as it is, and a bootstrap of items; where nearly all
@@ -282,19 +283,19 @@ def kappa(a: ArrayLike, b: ArrayLike, seed: int = 0) -> dict:
     return {"value": float(value), "ci95": [max(-1.0, float(min(low, least))), min(1.0, float(max(high, most)))], "n": n}
 
 
-def _kappas(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _kappas(tables: np.ndarray) -> tuple[Numbers, Numbers, Numbers]:
     """κ, share that agrees and chance agreement of tables [..., label, label] of shares; κ is 1 where all items have one label from both."""
     agree, chance = np.trace(tables, axis1=-2, axis2=-1), (tables.sum(-1) * tables.sum(-2)).sum(-1)
     room = 1 - chance
     return np.divide(agree - chance, room, out=np.ones_like(agree), where=room > 1e-12), agree, chance
 
 
-def random_band(hits_by_direction: Sequence[ArrayLike], value: float | None = None) -> dict:
+def random_band(hits_by_direction: Sequence | np.ndarray, value: float | int | None = None) -> dict:
     """`score_band` of rates: controls of a share of answers from random directions, each measured on the prompts of the effect."""
     return score_band([np.asarray(hits, bool) for hits in hits_by_direction], value)
 
 
-def score_band(values_by_direction: Sequence[ArrayLike], value: float | None = None, name: str = "random_direction") -> dict:
+def score_band(values_by_direction: Sequence | np.ndarray, value: float | int | None = None, name: str = "random_direction") -> dict:
     """Controls of a mean from random directions [direction][prompt]: the band of their means, which an effect must leave to be more than chance.
 
     `…_high` is the smallest of the K means that at most 2.5 % of new directions exceed, that of rank ceil(.975 (K + 1)): the largest up to K = 40,
@@ -319,7 +320,7 @@ def score_band(values_by_direction: Sequence[ArrayLike], value: float | None = N
     return band
 
 
-def needed_n(found: dict, bar: float) -> int | None:
+def needed_n(found: dict, bar: float | int) -> int | None:
     """About how many items would bring the bar out of an interval: its half width on that side shrinks as 1 / sqrt(n). None where value and bar meet."""
     if found["value"] is None or found["value"] == bar or found["ci95"] is None:
         return None
@@ -328,12 +329,12 @@ def needed_n(found: dict, bar: float) -> int | None:
     return max(1, int(np.ceil(found["n"] * (half / (found["value"] - bar)) ** 2)))
 
 
-def needed_n_rate(value: float, bar: float) -> int | None:
+def needed_n_rate(value: float | int, bar: float | int) -> int | None:
     """How many items let Wilson's interval of a share `value` leave `bar` out: its bound passes the bar where the score test rejects it."""
     return None if value == bar else _needed(min(max(bar * (1 - bar), 0), 0.25), value - bar)
 
 
-def needed_n_paired(a: ArrayLike, b: ArrayLike, bar: float = 0.0) -> int | None:
+def needed_n_paired(a: ArrayLike, b: ArrayLike, bar: float | int = 0.0) -> int | None:
     """How many pairs of yes-or-no outcomes with the shares seen in `a` and `b` let Tango's interval of the difference leave `bar` out."""
     found = paired_difference(a, b)
     if found["value"] is None or found["value"] == bar:

@@ -1,12 +1,10 @@
-"""Directions, statistics, judging: values worked out by hand or by other libraries."""
+"""Directions and judging: values worked out by hand or by other libraries."""
 
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
-from wilson import wilson
 
-from lib import directions, stats
+from lib import directions
 from lib.judge import judge, judge_inversion, judge_inversion_as_published, refusal_score, refusal_tokens
 
 
@@ -48,6 +46,113 @@ def test_random_directions_have_the_norm_and_follow_the_seed():
     assert not torch.equal(a[0], directions.random_directions(like, 3, 2)[0])
 
 
+def test_directions_drawn_from_the_covariance_vary_as_the_states_do():
+    """In the states' own axes the draws' second moments are the states', and nothing lies outside of the span that isotropic ones leave."""
+    g = torch.Generator().manual_seed(1)
+    sizes = torch.tensor([9.0, 6, 5, 5, 4, 4, 3, 3, 3, 3, 2, 2])
+    axes = torch.linalg.qr(torch.randn(40, 40, generator=g, dtype=torch.float64)).Q[:, :12]
+    states = (torch.randn(60, 12, generator=g, dtype=torch.float64) * sizes) @ axes.T + 7 * torch.randn(40, generator=g, dtype=torch.float64)
+    like = torch.randn(40, generator=g)
+    draws = torch.stack(directions.covariance_directions(states, like, 20000, 3)).double()
+    assert torch.allclose(draws.norm(dim=1), like.double().norm().expand(20000), rtol=1e-5)
+    centred = states - states.mean(0)
+    values, vectors = np.linalg.eigh((centred.T @ centred).numpy() / 60)
+    loads = (draws / like.double().norm()).numpy() @ vectors
+    seen, told = loads.T @ loads / 20000, values / values.sum()
+    # what the norm of each draw does to the moments, worked out with numpy's own normal numbers
+    plain = np.random.default_rng(0).normal(size=(200000, 40)) * np.sqrt(np.maximum(values, 0))
+    expected = (plain**2 / (plain**2).sum(1, keepdims=True)).mean(0)
+    assert np.abs(np.diag(seen) - expected).max() < 0.01 and np.abs(seen - np.diag(np.diag(seen))).max() < 0.01
+    assert np.corrcoef(np.diag(seen), told)[0, 1] > 0.98
+
+    def outside(vectors_):
+        v = torch.stack(vectors_).double()
+        return float(((v - v @ axes @ axes.T).norm(dim=1) / v.norm(dim=1)).min())
+
+    assert np.abs((draws - draws @ axes @ axes.T).numpy()).max() < 1e-5 and outside(directions.random_directions(like, 20, 3)) > 0.5
+    again = directions.covariance_directions(states, like, 3, 3)
+    assert all(torch.equal(x, y) for x, y in zip(again, directions.covariance_directions(states, like, 3, 3), strict=True))
+    assert not torch.equal(again[0], directions.covariance_directions(states, like, 3, 4)[0]) and again[0].dtype == like.dtype
+    with pytest.raises(ValueError, match="do not differ"):
+        directions.covariance_directions(states[:1], like, 3)
+
+
+def test_shuffled_directions_are_differences_of_means_under_other_labels():
+    g = torch.Generator().manual_seed(2)
+    acts, positive, negative = torch.randn(9, 5, generator=g) + 3, np.arange(9) < 3, np.arange(9) >= 5
+    true = directions.difference_of_means(acts, positive, negative)
+    from itertools import combinations
+
+    used = [0, 1, 2, 5, 6, 7, 8]
+    every = []
+    for chosen in combinations(used, 3):
+        rest = [i for i in used if i not in chosen]
+        v = acts[list(chosen)].double().mean(0) - acts[rest].double().mean(0)
+        every.append(v / v.norm() * true.double().norm())
+    found = directions.shuffled_directions(acts, positive, negative, 25, 4)
+    nearest = [min(float((v.double() - w).norm()) for w in every) for v in found]
+    assert len(found) == 25 and max(nearest) < 1e-5 and len({tuple(v.tolist()) for v in found}) > 10
+    assert torch.equal(found[3], directions.shuffled_directions(acts, positive, negative, 25, 4)[3])
+
+
+def noisy_pair(seed: int, n: int, cosine: float, shared: float, noise: float = 0.5, d: int = 64):
+    """States [2 n, 2, d] at two places whose true directions have `cosine` and whose noise is `shared` in part; and which are positive."""
+    rng = np.random.default_rng(seed)
+    first, other = np.linalg.qr(rng.normal(size=(d, 2)))[0].T
+    sign, common = np.repeat([0.75, -0.75], n)[:, None, None], rng.normal(size=(2 * n, 2, d))
+    own = shared * common + np.sqrt(1 - shared**2) * rng.normal(size=common.shape)
+    second = cosine * first + np.sqrt(1 - cosine**2) * other
+    return torch.tensor(sign * first + noise * common), torch.tensor(sign * second + noise * own), np.arange(2 * n) < n
+
+
+def test_reliability_is_the_cosine_of_two_sets_of_full_size():
+    """Against directions of fresh prompts, as many as there are: the halves alone say too little."""
+    told, halves, fresh = [], [], []
+    for seed in range(30):
+        acts, positive = noisy_pair(seed, 24, 1, 0, 0.8)[::2]
+        told.append(directions.reliability(acts, positive, ~positive, seed).mean())
+        halves.append(directions.split_half_cosine(acts, positive, ~positive, seed).mean())
+        # noise of other prompts about the same direction, by hand
+        noise = 0.8 * np.random.default_rng(1000 + seed).normal(size=(2, 48, 64))
+        true = np.repeat([0.75, -0.75], 24)[:, None] * np.linalg.qr(np.random.default_rng(seed).normal(size=(64, 2)))[0].T[0]
+        x, y = ((true + one)[:24].mean(0) - (true + one)[24:].mean(0) for one in noise)
+        fresh.append(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+    assert abs(np.mean(told) - np.mean(fresh)) < 0.02 < np.mean(fresh) - np.mean(halves) - 0.05
+
+
+def test_cosine_across_halves_is_free_of_noise_shared_or_not():
+    """The plain cosine is pulled to 0 by noise and up by what two places of one prompt share; the one across halves finds what was planted, in
+    its interval, and never under four prompts a group."""
+    for planted, shared in ((0.0, 0.9), (0.5, 0.9), (0.5, 0.0), (0.9, 0.0)):
+        inside, values, plain, ceilings = 0, [], [], []
+        for seed in range(40):
+            a, b, positive = noisy_pair(seed, 32, planted, shared)
+            found = directions.cosine_across_halves(a, b, positive, ~positive, seed, draws=60, mean_over_layers=True)
+            values.append(found["cosine"]["value"])
+            inside += found["cosine"]["ci95"][0] <= planted <= found["cosine"]["ci95"][1]
+            ceilings.append(found["ceiling"]["value"])
+            plain.append(float(directions.cosine(*(directions.difference_of_means(x, positive, ~positive) for x in (a, b))).mean()))
+            assert found["across"]["value"] == pytest.approx(found["cosine"]["value"] * found["ceiling"]["value"]) and found["cosine"]["n"] == 32
+            assert found["ceiling"]["ci95"][0] < found["ceiling"]["value"] < found["ceiling"]["ci95"][1]
+        assert abs(np.mean(values) - planted) < 0.05 and inside >= 37, (planted, shared)
+        assert (np.mean(plain) > planted + 0.1) if shared and planted < 0.6 else (np.mean(plain) < planted - 0.1)
+    layered = directions.cosine_across_halves(a, b, positive, ~positive, draws=10)
+    assert np.shape(layered["cosine"]["value"]) == (2,) and np.shape(layered["ceiling"]["ci95"]) == (2, 2)
+    own = [directions.reliability(x, positive, ~positive, 5, 200).numpy() for x in (a, b)]
+    assert layered["ceiling"]["value"] == pytest.approx(np.sqrt(own[0] * own[1]), abs=0.02)
+    with pytest.raises(ValueError, match="at least 4"):
+        directions.cosine_across_halves(a, b, np.arange(64) < 3, ~positive)
+
+
+def test_a_direction_without_reliability_has_no_cosine_across_halves():
+    a, b, positive = noisy_pair(0, 12, 0.5, 0.0)
+    a = torch.cat([torch.ones_like(a[:, :1]), a], 1)  # a layer at which all states are the same, as h[0] of a shared last token
+    found = directions.cosine_across_halves(a, torch.cat([a[:, :1], b], 1), positive, ~positive, draws=20)
+    assert np.isnan(found["cosine"]["value"][0]) and np.isnan(found["cosine"]["ci95"][0]).all() and np.isfinite(found["cosine"]["ci95"][1]).all()
+    alone = directions.cosine_across_halves(a[:, :1], a[:, :1], positive, ~positive, draws=20, mean_over_layers=True)
+    assert alone["cosine"] == {"value": None, "ci95": None, "n": 12}
+
+
 def test_successive_halving_finds_the_best_and_sees_fewer_and_fewer():
     seen = []
 
@@ -57,80 +162,6 @@ def test_successive_halving_finds_the_best_and_sees_fewer_and_fewer():
 
     best = directions.successive_halving(range(27), evaluate, (2, 4, 8))
     assert best[0] == (13, 0) and seen == [(27, 2), (9, 4), (3, 8)]
-
-
-@pytest.mark.parametrize("hits, n", [(0, 10), (7, 20), (20, 20)])
-def test_rate_is_wilson(hits, n):
-    r = stats.rate([True] * hits + [False] * (n - hits))
-    assert r["n"] == n and np.allclose(r["ci95"], wilson(hits, n), atol=1e-9) and r["value"] == hits / n
-    assert stats.rate([])["value"] is None
-
-
-def test_bootstrap_covers_and_is_seeded():
-    rng = np.random.default_rng(0)
-    covered = sum(lo <= 1 <= hi for lo, hi in (stats.mean(rng.normal(1, 1, 40))["ci95"] for _ in range(60)))
-    assert covered >= 50
-    x = rng.normal(size=30)
-    assert stats.mean(x, 3) == stats.mean(x, 3) != stats.mean(x, 4)
-    for values in (x, rng.normal(0, 1, (7, 3)), rng.normal(0, 1, 900)):
-        assert stats.mean(values, 5) == stats.bootstrap(lambda v: v.mean(0), values, seed=5)
-
-
-def test_a_rate_counts_every_item_of_an_array():
-    assert stats.rate(np.array([[True, False, True], [True, True, True]])) == stats.rate([True] * 5 + [False])
-
-
-def test_a_second_source_of_variation_widens_an_interval_by_the_sum_of_squares():
-    found = {"value": 1.0, "ci95": [0.7, 1.6], "n": 9}
-    draws = np.array([0.0, 1.0, 2.0])  # standard deviation 1; Student's quantile of two degrees of freedom is 4.30
-    assert stats.widened(found, draws) == {"value": 1.0, "ci95": pytest.approx([1 - np.hypot(0.3, 4.3027), 1 + np.hypot(0.6, 4.3027)], rel=1e-4), "n": 9}
-    assert stats.widened(found, draws, (0, 1.2))["ci95"] == [0, 1.2]
-    assert stats.widened(found, []) == found and stats.widened(stats.mean([]), draws)["value"] is None
-    rng, hit = np.random.default_rng(8), 0
-    for _ in range(200):  # items vary by 1, and what all of them share by 0.3: the interval covers the truth 0
-        shared = rng.normal(0, 0.3)
-        low, high = stats.widened(stats.mean(rng.normal(shared, 1, 40)), rng.normal(0, 0.3, 10))["ci95"]
-        hit += low <= 0 <= high
-    assert hit > 180
-
-
-def test_paired_difference_is_narrower_than_unpaired():
-    rng = np.random.default_rng(0)
-    a = rng.normal(size=50) * 5
-    width = lambda r: r["ci95"][1] - r["ci95"][0]  # noqa: E731
-    assert width(stats.difference(a + 1, a, paired=True)) < 0.1 < width(stats.difference(a + 1, a))
-
-
-def test_auroc_equals_scikit_learn_with_ties():
-    p, q = [1, 2, 2, 5, 3], [0, 2, 1, 1]
-    one_each = [f"p{i}" for i in range(5)], [f"q{i}" for i in range(4)]
-    for found in (stats.auroc(p, q), stats.auroc(p, q, of=one_each)):
-        assert abs(found["value"] - roc_auc_score([1] * 5 + [0] * 4, p + q)) < 1e-12 and found["n"] == 4
-
-
-def test_auroc_of_prompts_with_several_states_resamples_prompts():
-    """States that repeat their prompt's score tell no more than one of each: the interval is that of the prompts, and n their number."""
-    rng = np.random.default_rng(3)
-    p, q = rng.normal(1, 1, 25), rng.normal(0, 1, 30)
-    ids = np.arange(25), np.arange(100, 130)
-    once, naive = stats.auroc(p, q), stats.auroc(np.repeat(p, 6), np.repeat(q, 6))
-    often = stats.auroc(np.repeat(p, 6), np.repeat(q, 6), of=(np.repeat(ids[0], 6), np.repeat(ids[1], 6)))
-    width = lambda r: r["ci95"][1] - r["ci95"][0]  # noqa: E731
-    assert often["value"] == pytest.approx(once["value"]) and often["n"] == 25
-    assert width(often) == pytest.approx(width(once), rel=0.15) and width(naive) < 0.6 * width(often)
-    assert stats.auroc([], q, of=([], ids[1])) == {"value": None, "ci95": None, "n": 0}
-
-
-def test_auroc_of_classes_that_part_completely_is_not_certain():
-    for positive, negative, ci95 in ((range(10, 24), range(9), [wilson(9, 9)[0], 1.0]), (range(9), range(10, 24), [0.0, wilson(0, 9)[1]])):
-        found = stats.auroc(positive, negative)
-        assert found["value"] in (0, 1) and found["ci95"] == pytest.approx(ci95, abs=1e-9)
-
-
-def test_random_band_takes_the_higher_bar():
-    band = stats.random_band([[True, False, False, False], [False] * 4])
-    assert band["random_direction_max"] == 0.25 and band["random_direction_mean"] == 0.125
-    assert band["random_direction_high"] == pytest.approx(wilson(1, 8)[1]) and band["random_directions"] == 2
 
 
 @pytest.mark.parametrize(
@@ -173,13 +204,3 @@ def test_refusal_score_is_the_log_odds():
     logits = torch.tensor([[0.0, 1.0, 2.0], [5.0, 0.0, 0.0]])
     p = logits.softmax(-1)[:, :2].sum(-1)
     torch.testing.assert_close(refusal_score([0, 1])(logits), (p / (1 - p)).log(), rtol=1e-5, atol=1e-5)
-
-
-def test_a_difference_of_unanimous_groups_still_has_an_interval():
-    high = wilson(0, 20)[1]
-    for paired in (True, False):
-        none = stats.difference([False] * 20, [False] * 20, paired=paired)
-        assert none["value"] == 0 and none["ci95"] == pytest.approx([-high, high])
-    all_to_none = stats.difference([True] * 20, [False] * 20)
-    assert all_to_none["ci95"] == pytest.approx([1 - high * 2**0.5, 1.0])
-    assert stats.difference([2.0] * 5, [2.0] * 5)["ci95"] == [0, 0] and stats.difference([], [])["ci95"] is None  # no shares: as the bootstrap says
