@@ -211,9 +211,15 @@ def as_published(scores: Sequence[Tensor], points: int = 100) -> Float[np.ndarra
     return np.interp(np.linspace(0, width - 1, points), np.arange(width), mean)
 
 
+def mean_line(lines: Float[np.ndarray, "rollout *offset"]) -> Float[np.ndarray, "*offset"]:
+    """The mean over the rollouts that have a token there; NaN where none has."""
+    n = (~np.isnan(lines)).sum(0)
+    return np.divide(np.nansum(lines, 0), n, out=np.full(lines.shape[1:], np.nan), where=n > 0)
+
+
 def drop_span(curve: Float[np.ndarray, "offset"], before: int) -> int | None:
     """In how many raw tokens the mean curve falls from nine to one tenth of the way between its plateau and its end, and stays there; None without a fall."""
-    high, low = np.nanmean(curve[: before // 2]), curve[-1]
+    high, low = float(mean_line(curve[: before // 2])), curve[-1]
     if not high - low > 0.05:
         return None
     above = np.flatnonzero(curve >= low + 0.9 * (high - low))
@@ -317,7 +323,7 @@ class Seen:
 
     def without_states(self) -> "Seen":
         """What was said, and what is small, without the residual stream's states."""
-        return replace(self, last=torch.empty(0), late=torch.empty(0), inside=torch.empty(0))
+        return replace(self, last=self.last[:0].clone(), late=self.late[:0].clone(), inside=self.inside[:0].clone())
 
     def scores(self, probers: dict[Hashable, "Prober"]) -> dict[Hashable, list[Float[Tensor, "row token"]]]:
         """As `token_scores`, by the probers that this was read with; NaN at the tokens of the request. Raises ValueError for others than these."""
