@@ -219,7 +219,8 @@ def mean_line(lines: Float[np.ndarray, "rollout *offset"]) -> Float[np.ndarray, 
 
 def drop_span(curve: Float[np.ndarray, "offset"], before: int) -> int | None:
     """In how many raw tokens the mean curve falls from nine to one tenth of the way between its plateau and its end, and stays there; None without a fall."""
-    high, low = float(mean_line(curve[: before // 2])), curve[-1]
+    inside = curve[:before][~np.isnan(curve[:before])]  # fewer than `before` where no thinking is so long
+    high, low = inside[: max(1, len(inside) // 2)].mean() if len(inside) else np.nan, curve[-1]
     if not high - low > 0.05:
         return None
     above = np.flatnonzero(curve >= low + 0.9 * (high - low))

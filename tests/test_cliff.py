@@ -344,6 +344,7 @@ def test_plateau_cliff_and_alignment_by_hand():
     flat = cliff.as_published([torch.ones(4), torch.ones(2)], points=4)
     np.testing.assert_allclose(flat, [0.5, 0.5, 1, 1])  # zeros are averaged in
     assert cliff.drop_span(np.array([0.9, 0.9, 0.9, 0.9, 0.5, 0.1]), 4) == 2 and cliff.drop_span(np.full(6, 0.4), 4) is None
+    assert cliff.drop_span(np.array([np.nan, np.nan, 0.9, 0.9, 0.5, 0.1]), 4) == 2 and cliff.drop_span(np.array([np.nan, np.nan, 0.9]), 2) is None
     assert cliff.drop_span(np.array([0.9, 0.9, 0.9, 0.1, 0.6, 0.1, 0.1]), 4) == 3  # a dip that does not last is not the end of the fall
 
 

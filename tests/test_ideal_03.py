@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from conftest import tiny_module
 
-from lib import cliff, cliff_claims, cliff_steps, models, record, stats
+from lib import cliff, cliff_claims, cliff_steps, data, models, record, stats
 from lib.claims import Measured, committed, decide, read_claims, standing
 from lib.cliff_heads import Off, Spoken
 from lib.cliff_steps import MEASURES, half
 from lib.files import NOTEBOOKS
 from lib.params import parameters_of
+from lib.registry import PLANTED_REASONERS
 from lib.tiny import tiny_tokenizer
 
 BOOK = NOTEBOOKS / "03_refusal_cliff.ipynb"
@@ -236,37 +237,43 @@ def test_the_ledger_that_is_here_is_read_without_constructed_and_smoke_runs(tmp_
     assert committed("03") == ["replicated"]
 
 
-SMALL = {"TIER": "smoke", "DEVICE": "cpu", "N": 20, "n_train": 24, "n_cut": 8, "n_random": 5, "n_pool": 16, "n_select": 4, "think_tokens": 12}
+SMALL = {"DEVICE": "cpu", "REASONER": "reasoner", "N": 20, "n_train": 24, "n_cut": 8, "n_random": 5, "n_pool": 16, "n_select": 4, "think_tokens": 12}
 
 
 def run_cells(monkeypatch, reasoner, **given) -> dict:
-    """All code cells of the notebook in this process, on the tiny pair and `reasoner`; returns what they leave behind."""
-    load = models.load
-    monkeypatch.setattr(models, "load", lambda name, **_: reasoner if name == "reasoner" else load(name, device="cpu"))
+    """All code cells of the notebook in this process, on the tiny pair and `reasoner`, without drawing; returns the records by id."""
+    load, prompts, tiny = models.load, data.prompts, dict.fromkeys(PLANTED_REASONERS[0], "tiny")  # one that refuses and answers after thinking
+    monkeypatch.setattr(models, "load", lambda name, **_: reasoner if name == "reasoner" else load(tiny.get(name, name), device="cpu"))
+    monkeypatch.setattr(data, "prompts", lambda *args, tier, **more: prompts(*args, tier="smoke", **more))
     monkeypatch.setattr(record, "display", lambda *_: None)
+    monkeypatch.setattr(record.Recorder, "figure", lambda self, name, kind, rows, **_: self.figures.setdefault(name, len(rows)))
     left = {}
     for cell in json.loads(BOOK.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]).replace("from IPython.display import display", "display = lambda *_: None"), left)
-            if "parameters" in cell["metadata"].get("tags", []):
-                left |= SMALL | {"REASONER": "reasoner"} | given
+            left |= SMALL | given if "parameters" in cell["metadata"].get("tags", []) else {}
+    assert all(left["run"].figures.values())
     return {r.id: r for r in left["run"].claims}
 
 
 def test_a_reasoner_that_refuses_and_answers_after_thinking_gets_its_verdicts(monkeypatch):
-    """The tiny twin under another name: every claim about a reasoner is asked of it, and none is called uninformative for want of a reader or of sets."""
+    """The tiny twin under another name: every claim about a reasoner is asked of it, and none is called uninformative for want of a reader or of sets.
+    Where the planted pair does not do what was planted, which the tiny twin in both places does not, that is said before the instrument is judged."""
     reasoner = replace(models.load("tiny", device="cpu"), name="reasoner", revision="a natural one")
-    found = run_cells(monkeypatch, reasoner, reader="tiny-cliff", n_random=20)
+    found = run_cells(monkeypatch, reasoner, TIER="embedded", reader="tiny-cliff", n_random=20)
     mine = {id: r for id, r in found.items() if ".instrument." not in id}
     assert set(found) == set(CLAIMS) and {r.evidence for r in mine.values()} == {"released"}
     assert "uninformative" not in {r.verdict for r in mine.values()}, {id: r.reason for id, r in mine.items()}
     assert mine["03.heads.score"].controls["random_sets"] == 20 and mine["03.cliff"].controls["over_reader"] is not None
     assert mine["03.judge.ability"].controls["seeds"] == cliff_steps.SEEDS["cliff"]
+    for id in ("cliff", "twin", "judge", "judge.twin"):
+        assert "does not do what was planted" in found[f"03.instrument.{id}"].reason
+    assert found["03.instrument.judge.twin"].value is not None and found["03.instrument.heads.refusal"].verdict == "replicated"
 
 
 @pytest.mark.parametrize("which", ["never refuses", "random"])
 def test_a_reasoner_that_cannot_inform_ends_with_a_reason_for_every_claim(monkeypatch, which):
     reasoner = models.load("tiny-base", device="cpu") if which == "never refuses" else models.wrap(tiny_module("qwen2"), tiny_tokenizer(), name="reasoner")
-    found = run_cells(monkeypatch, replace(reasoner, name="reasoner", revision=which))
+    found = run_cells(monkeypatch, replace(reasoner, name="reasoner", revision=which), TIER="smoke")
     mine = {id: r for id, r in found.items() if ".instrument." not in id}
     assert set(found) == set(CLAIMS) and {r.verdict for r in mine.values()} == {"uninformative"} and all(r.reason for r in mine.values())
