@@ -245,6 +245,7 @@ def run_cells(monkeypatch, reasoner, **given) -> dict:
     load, prompts, tiny = models.load, data.prompts, dict.fromkeys(PLANTED_REASONERS[0], "tiny")  # one that refuses and answers after thinking
     monkeypatch.setattr(models, "load", lambda name, **_: reasoner if name == "reasoner" else load(tiny.get(name, name), device="cpu"))
     monkeypatch.setattr(data, "prompts", lambda *args, tier, **more: prompts(*args, tier="smoke", **more))
+    monkeypatch.setattr(cliff_steps, "TRIGGER", " now")  # a word that the tiny models know
     monkeypatch.setattr(record, "display", lambda *_: None)
     monkeypatch.setattr(record.Recorder, "figure", lambda self, name, kind, rows, **_: self.figures.setdefault(name, len(rows)))
     left = {}
