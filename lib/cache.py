@@ -19,7 +19,8 @@ import transformers
 from lib.files import ROOT, ReadOnlyError, cache_dir, say_once, write_bytes
 from lib.machine import give_back
 
-CODE = ("tracing.py", "kv_cache.py", "edits.py", "prompts.py", "models.py", "finetune.py", "examples.py", "attention.py")
+CODE = ("tracing.py", "kv_cache.py", "edits.py", "prompts.py", "models.py", "finetune.py", "examples.py", "attention.py", "layout.py", "weights.py", "judge.py",
+        "attack.py", "cliff.py", "measure.py", "directions.py", "patching.py", "stats.py")  # results computed there are stored
 
 
 @functools.cache

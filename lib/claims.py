@@ -280,6 +280,23 @@ def counts(records: Iterable[Record]) -> str:
     return ", ".join(f"{verdicts.count(v)} {v}" for v in ORDER if v in verdicts)
 
 
+def standing(verdicts: list[str]) -> str:
+    """What the verdicts on a paper's claims, of models that others released, say about that paper: a sentence."""
+    tally = ", ".join(f"{verdicts.count(v)} {v}" for v in ORDER if v in verdicts)
+    if not any(v in ("replicated", "not replicated") for v in verdicts):
+        return f"This finding says nothing about its paper yet: {f'of its claims, on released models, {tally}' if verdicts else 'no released model was tried'}."
+    return f"Of its paper's claims, on released models: {tally}."
+
+
+def committed(finding: str) -> list[str]:
+    """The verdicts on a paper's claims, of released models, in the ledger that is here: of one finding, by the start of its ids. Smoke runs stay out."""
+    from lib.files import RESULTS
+
+    paths = [p for p in sorted(RESULTS.glob("*/*/*/claims.json")) if p.parts[-4] != "smoke"]
+    found = [r for path in paths for r in json.loads(path.read_text(encoding="utf-8")) if r["id"].startswith(f"{finding}.")]
+    return [r["verdict"] for r in found if (r.get("origin"), r.get("evidence")) == ("paper", "released")]
+
+
 BEGIN, END = "<!-- results: written by `make readme` from the ledger -->", "<!-- end of results -->"
 
 
@@ -345,23 +362,26 @@ def guard_answer(records: list[Record]) -> str | None:
 
 
 def cliff_answer(records: list[Record]) -> str | None:
-    """Does the instrument of notebook 03 find a cliff that is there? A paragraph from its ledger; None where it was not run."""
-    by = {r.id: r for r in records}
+    """What notebook 03 says about its paper, and whether its instrument finds a cliff that is there: a paragraph from its ledger; None where it was
+    not run."""
+    by = {r.id: r for r in records if r.id.startswith("03.")}
+    if not by:
+        return None
+    parts = ["*Refusal cliff.* " + standing([r.verdict for r in by.values() if r.origin == "paper" and r.evidence == "released"])]
     kinds = {"": "trained on last tokens", ".all-positions": "that has seen thinking as well", ".published": "as published"}
     found = {words: by.get(f"03.instrument.cliff{suffix}") for suffix, words in kinds.items()}
-    twin, cut = by.get("03.instrument.twin.all-positions"), by.get("03.truncation")
-    if not all(found.values()) or any(r.value is None for r in [*found.values(), twin, cut]):
-        return None
     path = lambda r: f"{r.controls['plateau']:.2f} to {r.controls['final']:.2f}"  # noqa: E731
-    falls = "; ".join(f"from {path(r)} by the prober {words} ({r.verdict})" for words, r in found.items())
-    given = cut.controls["given_a_thought_that_refuses"]
-    return (
-        "*Does the instrument find a cliff that is there?* In the planted reasoner, which complies, the mean score of the thinking and that of the "
-        f"last token go {falls}; in its twin, which refuses, from {path(twin)} by the prober that has seen thinking. "
-        "Cutting all of its thinking changes the share of harmful prompts "
-        f"that the reasoner refuses by {100 * cut.value:.0f} points"
-        + ("." if given is None else f"; given a thought that decides to refuse, it refuses {given:.0%}.")
-    )
+    if all(found.values()) and all(r.value is not None for r in found.values()):
+        falls = "; ".join(f"from {path(r)} by the prober {words} ({r.verdict})" for words, r in found.items())
+        parts.append(f"In the planted reasoner, which complies, the mean score of the thinking and that of the last token go {falls}.")
+    twin, cut = by.get("03.instrument.twin.all-positions"), by.get("03.truncation")
+    if twin and twin.value is not None:
+        parts.append(f"In its twin, which refuses, they go from {path(twin)} by the prober that has seen thinking.")
+    if cut and cut.value is not None:
+        parts.append(f"Cutting all of its thinking changes the share of harmful prompts that the reasoner refuses by {100 * cut.value:.0f} points.")
+        if (given := cut.controls.get("given_a_thought_that_refuses")) is not None:
+            parts.append(f"Given a thought that decides to refuse, it refuses {given:.0%}.")
+    return " ".join(parts)
 
 
 QUOTED = (

@@ -6,6 +6,7 @@ score of a token is what a prober says, a logistic regression trained on last to
 
 import hashlib
 import itertools
+import math
 import random
 import uuid
 from collections.abc import Callable, Hashable, Sequence
@@ -21,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from lib import cache, models, stats
+from lib import cache, models, stats, tracing
 from lib.edits import ScaleHead
 from lib.finetune import adapted, steps
 from lib.judge import judge
@@ -201,9 +202,16 @@ def as_published(scores: Sequence[Tensor], points: int = 100) -> Float[np.ndarra
     return np.interp(np.linspace(0, width - 1, points), np.arange(width), mean)
 
 
+def mean_line(lines: Float[np.ndarray, "rollout *offset"]) -> Float[np.ndarray, "*offset"]:
+    """The mean over the rollouts that have a token there; NaN where none has."""
+    n = (~np.isnan(lines)).sum(0)
+    return np.divide(np.nansum(lines, 0), n, out=np.full(lines.shape[1:], np.nan), where=n > 0)
+
+
 def drop_span(curve: Float[np.ndarray, "offset"], before: int) -> int | None:
     """In how many raw tokens the mean curve falls from nine to one tenth of the way between its plateau and its end, and stays there; None without a fall."""
-    high, low = np.nanmean(curve[: before // 2]), curve[-1]
+    inside = curve[:before][~np.isnan(curve[:before])]  # fewer than `before` where no thinking is so long
+    high, low = inside[: max(1, len(inside) // 2)].mean() if len(inside) else np.nan, curve[-1]
     if not high - low > 0.05:
         return None
     above = np.flatnonzero(curve >= low + 0.9 * (high - low))
@@ -243,20 +251,27 @@ def most_negative(effect: Float[Tensor, "layer head"], share: float) -> list[tup
     return [divmod(int(k), effect.shape[1]) for k in order]
 
 
-def matched_sets(heads: Sequence[tuple[int, int]], n_heads: int, n: int, seed: int = 0) -> list[list[tuple[int, int]]]:
-    """`n` random sets with as many heads in each layer as `heads` has, none of `heads` itself where enough others are left."""
-    rng, out = np.random.default_rng(seed), []
+def matched_sets(heads: Sequence[tuple[int, int]], n_layers: int, n_heads: int, n: int, seed: int = 0, never: Sequence = ()) -> list[list]:
+    """`n` different random sets with as many heads in each layer as `heads` has, none of `heads` itself where a layer has enough others. Where the
+    layers have no `n` such sets, sets of as many heads from anywhere, but for those `never` to be drawn; fewer than `n` where there are no more of these
+    either."""
+    rng, out, tries = np.random.default_rng(seed), {}, 50 * n
     by_layer: dict[int, set] = {}
     for layer, head in heads:
         by_layer.setdefault(layer, set()).add(head)
-    for _ in range(n):
-        chosen = []
-        for layer, mine in by_layer.items():
-            others = [h for h in range(n_heads) if h not in mine]
-            pool = others if len(others) >= len(mine) else list(range(n_heads))
-            chosen += [(layer, int(h)) for h in rng.choice(pool, len(mine), replace=False)]
-        out.append(chosen)
-    return out
+    pools = {layer: others if len(others := [h for h in range(n_heads) if h not in mine]) >= len(mine) else list(range(n_heads))
+             for layer, mine in by_layer.items()}  # fmt: skip
+    matched = math.prod(math.comb(len(pool), len(by_layer[layer])) for layer, pool in pools.items()) >= n
+    anywhere = [(layer, head) for layer in range(n_layers) for head in range(n_heads) if (layer, head) not in {*heads, *never}]
+    while len(out) < n and tries:
+        tries -= 1
+        if matched:
+            chosen = [(layer, int(h)) for layer, pool in pools.items() for h in rng.choice(pool, len(by_layer[layer]), replace=False)]
+        else:
+            chosen = [anywhere[k] for k in rng.choice(len(anywhere), min(len(heads), len(anywhere)), replace=False)]
+        if set(chosen) != set(heads):
+            out.setdefault(frozenset(chosen), chosen)
+    return list(out.values())
 
 
 def silence(heads: Sequence[tuple[int, int]], rescale: bool, span: str = "every_token") -> list[ScaleHead]:
@@ -300,7 +315,7 @@ class Seen:
 
     def without_states(self) -> "Seen":
         """What was said, and what is small, without the residual stream's states."""
-        return replace(self, last=torch.empty(0), late=torch.empty(0), inside=torch.empty(0))
+        return replace(self, last=self.last[:0].clone(), late=self.late[:0].clone(), inside=self.inside[:0].clone())
 
     def scores(self, probers: dict[Hashable, "Prober"]) -> dict[Hashable, list[Float[Tensor, "row token"]]]:
         """As `token_scores`, by the probers that this was read with; NaN at the tokens of the request. Raises ValueError for others than these."""
@@ -371,14 +386,13 @@ def _before(model, table: pd.DataFrame, think_tokens: int, max_new_tokens: int) 
 def _after(model, seen: Seen, max_new_tokens: int, begun: Held | None, cuts: Sequence | None = None, probers: dict[Hashable, "Prober"] | None = None) -> Seen:
     """With the answers after thinking, and the states at `cuts` of it, or what `probers` read of it."""
     rollouts, prompts = seen.rollouts, [r.prompt for r in seen.rollouts]
-    at, sites, along = [[*(cuts[k] if cuts else []), -1] for k in range(len(prompts))], ("resid",) if cuts else ("resid", "heads"), None
+    at, along = [[*(cuts[k] if cuts else []), -1] for k in range(len(prompts))], None
     if probers:
         along = _along(model, probers, [r.start for r in rollouts])
-    texts, states, lines = generate_and_read(model, prompts, at, max_new_tokens, sites=sites, along=along, begun=begun, label="answering")
+    texts, states, lines = generate_and_read(model, prompts, at, max_new_tokens, sites=("resid", "heads"), along=along, begun=begun, label="answering")
     thought, resid = np.array([judge(text) for text in texts]), states["resid"]
-    heads = states["heads"][:, :, 0] if "heads" in states else torch.empty(len(prompts), 0, 0)
     lines = lines or [torch.empty(0, len(r.prompt.ids) - r.start) for r in rollouts]
-    return replace(seen, thought=thought, late=resid[:, :, -1], inside=resid[:, :, :-1], heads=heads, lines=lines)
+    return replace(seen, thought=thought, late=resid[:, :, -1], inside=resid[:, :, :-1], heads=states["heads"][:, :, -1].clone(), lines=lines)
 
 
 def reading(model, seen: Seen, rollouts: Sequence[Rollout], seed: int = 0) -> Seen:
@@ -585,19 +599,23 @@ def retrained(
     begun: Held,
     seed: int,
     max_new_tokens: int = 12,
-) -> dict[str, list[str]]:
-    """Judged outcomes after fine-tuning a copy of a small model: {harmful, harmless} → [rollout]. Cached; the copy is never saved.
+    neutral: Sequence[str] = (),
+) -> dict[str, list]:
+    """After fine-tuning a copy of a model: judged outcomes {harmful, harmless} → [rollout], and the cross-entropy of `neutral` texts → [text].
+    Cached; the copy is never saved.
 
     Trained on refusals after the thinking of `chosen`, and as often on the given answers after that of benign `anchors`, so that it does not
     learn to refuse everything. All thinking stays as it was, and as it was read: `begun` holds it (`hold_thoughts`), and the adapters act from the
-    closing tag on.
+    closing tag on, in neutral texts on every token.
     """
     prompts = [r.prompt for r in [*chosen, *(r for r, _ in anchors), *harmful, *benign]]
     name = cache.key(
-        model, "retrained", prompts, parts=[len(chosen), len(anchors), len(harmful)], answers=[text for _, text in anchors], seed=seed,
+        model, "retrained", prompts, parts=[len(chosen), len(anchors), len(harmful)], answers=[text for _, text in anchors], seed=seed, neutral=list(neutral),
         tokens=max_new_tokens, steps=[STEPS, RATE, ADAPTED], stems=hashlib.sha256(repr(sorted(begun.stems)).encode()).hexdigest(),
     )  # fmt: skip
-    return cache.remember_json(name, lambda: _retrained(model, chosen, anchors, harmful, benign, begun, seed, max_new_tokens))
+    said = cache.remember_json(name, lambda: _retrained(model, chosen, anchors, [*harmful, *benign], begun, seed, max_new_tokens, neutral))
+    outcome = [judge(text) for text in said["texts"]]  # not cached: the judge may change
+    return {"harmful": outcome[: len(harmful)], "harmless": outcome[len(harmful) :], "neutral": said["neutral"]}
 
 
 def hold_thoughts(model, rollouts: Sequence[Rollout], begun: Held | None = None) -> Held | None:
@@ -609,7 +627,7 @@ def hold_thoughts(model, rollouts: Sequence[Rollout], begun: Held | None = None)
 STEPS, RATE, ADAPTED = 4, 2e-3, ["q_proj", "v_proj"]
 
 
-def _retrained(model, chosen, anchors, harmful, benign, begun, seed, max_new_tokens):
+def _retrained(model, chosen, anchors, tried, begun, seed, max_new_tokens, neutral) -> dict[str, list]:
     copied = adapted(model.module, seed, ADAPTED)
     rng = random.Random(seed)
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
@@ -619,5 +637,5 @@ def _retrained(model, chosen, anchors, harmful, benign, begun, seed, max_new_tok
     examples += [(list(r.prompt.ids), encode(text)) for r, text in itertools.islice(itertools.cycle(anchors), len(chosen))]
     steps(copied, examples, STEPS, RATE, seed, together=8, begun=begun, label=f"fine-tuning on {len(chosen)} prompts")
     tuned = replace(models.wrap(copied, model.tokenizer, name=model.name, batch_tokens=model.batch_tokens), revision=uuid.uuid4().hex)
-    outcome = answers(tuned, [*harmful, *benign], max_new_tokens=max_new_tokens, begun=begun)[0]
-    return {"harmful": outcome[: len(harmful)], "harmless": outcome[len(harmful) :]}
+    said = generate(tuned, [r.prompt for r in tried], max_new_tokens=max_new_tokens, begun=begun, label="answering")[0]
+    return {"texts": said, "neutral": tracing.read_text(tuned, neutral)["loss"].tolist() if neutral else []}

@@ -12,8 +12,8 @@ import transformers
 from conftest import Plain, table, tiny_module
 from tokenizers import Tokenizer
 
-from lib import cliff, data, finetune, models, tracing
-from lib.errors import UserError
+from lib import cliff, cliff_heads, cliff_steps, data, finetune, models, tracing
+from lib.errors import ParameterError, UserError
 from lib.prompts import chat
 from lib.tiny import CLIFF_HEAD, tiny_tokenizer
 
@@ -87,15 +87,81 @@ def test_the_planted_head_is_found_and_switching_it_off_gives_refusal_back(pair,
     refused = [harmful.rollouts[i] for i in np.flatnonzero(harmful.direct == "refusal")][:8]
     effect = cliff.attribution(model, refused, probers["tiny-cliff"].w[-1]).mean(0)
     assert cliff.most_negative(effect, 0.01) == [CLIFF_HEAD] and cliff.sparsity(effect)[0] > 0.8
-    sets = cliff.matched_sets([CLIFF_HEAD], model.n_heads, 5)
-    assert all(len(s) == 1 and s[0][0] == CLIFF_HEAD[0] and s[0] != CLIFF_HEAD for s in sets)
+    sets = [[(CLIFF_HEAD[0], head)] for head in range(model.n_heads) if head != CLIFF_HEAD[1]]
     arms = [[], cliff.silence([CLIFF_HEAD], False), cliff.silence([CLIFF_HEAD], True), *(cliff.silence(s, False) for s in sets)]
     score = cliff.last_scores(model, refused, arms, probers["tiny-cliff"]).mean(1)
     assert score[1] > score[0] + 0.5 and (score[3:] < score[0] + 0.1).all()
     spoken = cliff.answers(model, refused, arms)
-    assert [s.count("refusal") for s in spoken] == [0, 8, spoken[2].count("refusal"), 0, 0, 0, 0, 0]
+    assert [s.count("refusal") for s in spoken] == [0, 8, spoken[2].count("refusal"), 0, 0, 0]
     again = cliff.think_under(model, data.prompts("test", label="harmful", n=30, tier="smoke"), arms[1], 12)
     assert (again == harmful.direct).all()
+
+
+def test_random_sets_of_heads_differ_and_match_the_layers_where_these_have_enough():
+    heads = [(2, 0), (2, 1), (5, 3)]
+    sets = cliff.matched_sets(heads, 6, 14, 20, 1)
+    assert len({frozenset(s) for s in sets}) == len(sets) == 20
+    assert all(sorted(layer for layer, _ in s) == [2, 2, 5] and not set(s) & set(heads) for s in sets)
+    assert sets == cliff.matched_sets(heads, 6, 14, 20, 1) != cliff.matched_sets(heads, 6, 14, 20, 2)
+    few = cliff.matched_sets([(4, 2)], 6, 4, 20, 0, never=[(1, 0), (3, 1)])  # the layer has three others only: sets from anywhere
+    assert len({frozenset(s) for s in few}) == 20 and not {h for s in few for h in s} & {(4, 2), (1, 0), (3, 1)}
+    assert len(cliff.matched_sets([(0, 0)], 2, 2, 20)) == 3  # no more than there are
+
+
+def test_the_heads_of_the_planted_pair_are_found_on_prompts_of_another_role():
+    """The whole chain on the tiny pair: what is chosen on prompts behind the prober is tried on test prompts, and does what was planted."""
+    known = cliff_heads.in_planted_pair(lambda name: models.load(name, device="cpu"), 20, 0, 24)
+    assert len({frozenset(s) for s in known.scores.sets}) == 20 and known.scores.by_sets.shape == (20, len(known.scores.none))
+    assert known.scores.gained.mean() > 0.5 > 10 * known.scores.by_sets.mean(1).max()
+    assert (known.said.off["harmful"] == "refusal").mean() > 0.6 and not (known.said.none["harmful"] == "refusal").any()
+    assert not known.said.broken["harmful"].any() and known.said.strongest.shape == (2, 24)
+
+
+def test_strongest_random_sets_are_those_that_raise_the_score_most():
+    off = cliff_heads.Off(np.zeros(4), np.ones(4), np.array([[0, 0], [3, 1], [1, 1], [-5, 2]]), [[(0, k)] for k in range(4)])
+    assert off.strongest() == [[(0, 1)], [(0, 2)]] and off.gained.tolist() == [1, 1, 1, 1]
+    assert cliff_heads.Off(np.zeros(0), np.zeros(0), np.zeros((0, 0)), []).strongest() == []
+
+
+def test_scores_without_heads_are_those_of_plain_passes(tiny):
+    """Against hooks, one prompt at a time, on random weights of every architecture: chosen heads, random sets, and rollouts without random sets."""
+    rollouts = [cliff.Rollout(p, 1, 2, "", True) for p in chat(tiny, table())]
+    g = torch.Generator().manual_seed(5)
+    prober, heads = cliff.Prober(torch.randn(1, 32, generator=g) / 8, torch.zeros(1), (-1,)), [(0, 1), (1, 3)]
+    found = cliff_heads.switched_off(tiny, rollouts, prober, heads, 3, 2, 0)
+    plain = Plain(tiny.module, tiny.name)
+
+    def score(ids, silent):
+        def without(site, layer, x):
+            x = x.clone()
+            for head in [h for l, h in silent if (site, l) == ("heads", layer)]:
+                x[..., 8 * head : 8 * head + 8] = 0
+            return x
+
+        state = plain.run(ids, without)[1]["resid"][-1, -1]
+        return float((state.float().cpu() @ prober.w[0]).sigmoid())
+
+    for k, r in enumerate(rollouts):
+        assert found.none[k] == pytest.approx(score(r.prompt.ids, []), abs=1e-3) and found.off[k] == pytest.approx(score(r.prompt.ids, heads), abs=1e-3)
+        for s, by_set in zip(found.sets, found.by_sets, strict=True):
+            if k < 2:
+                assert by_set[k] == pytest.approx(score(r.prompt.ids, s) - score(r.prompt.ids, []), abs=1e-3)
+    assert found.by_sets.shape == (3, 2)
+
+
+def test_long_answers_are_judged_by_what_a_short_one_would_have_said(pair):
+    model, harmful, benign = pair["tiny-cliff"]
+    rollouts = [*harmful.rollouts[:4], *benign.rollouts[:4]]
+    arms = [[], cliff.silence([CLIFF_HEAD], False)]
+    short, broken = cliff_heads.long_answers(model, rollouts, arms, 3, 24)
+    assert short.tolist() == cliff.answers(model, rollouts, arms, 3) and short.shape == broken.shape == (2, 8) and not broken.any()
+
+
+def test_what_a_short_answer_cannot_show_the_whole_one_does(pair, monkeypatch):
+    model, harmful, _ = pair["tiny"]
+    monkeypatch.setattr(cliff_heads, "generate", lambda *_, **__: [["Sure here is the text " + "you " * 20]])
+    (outcome,), (broken,) = cliff_heads.long_answers(model, harmful.rollouts[:1], max_new_tokens=5)
+    assert outcome.tolist() == ["answer"] and broken.tolist() == [True]
 
 
 def test_nothing_of_the_kind_is_found_in_the_twin(pair, probers):
@@ -208,6 +274,7 @@ def test_probers_learned_on_the_way_read_the_prompts_that_are_tried(pair, split,
         w = probers["top"].w[-1]
         torch.testing.assert_close(cliff.written(model, there.heads, w), cliff.attribution(model, there.rollouts, w), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(there.late, once.late[20:], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(cliff.written(model, mine.heads, w), cliff.attribution(model, mine.rollouts, w), rtol=1e-3, atol=1e-4)  # behind as well
 
 
 def test_prompts_are_tried_without_probers_where_none_can_be_learned(pair):
@@ -280,6 +347,7 @@ def test_plateau_cliff_and_alignment_by_hand():
     flat = cliff.as_published([torch.ones(4), torch.ones(2)], points=4)
     np.testing.assert_allclose(flat, [0.5, 0.5, 1, 1])  # zeros are averaged in
     assert cliff.drop_span(np.array([0.9, 0.9, 0.9, 0.9, 0.5, 0.1]), 4) == 2 and cliff.drop_span(np.full(6, 0.4), 4) is None
+    assert cliff.drop_span(np.array([np.nan, np.nan, 0.9, 0.9, 0.5, 0.1]), 4) == 2 and cliff.drop_span(np.array([np.nan, np.nan, 0.9]), 2) is None
     assert cliff.drop_span(np.array([0.9, 0.9, 0.9, 0.1, 0.6, 0.1, 0.1]), 4) == 3  # a dip that does not last is not the end of the fall
 
 
@@ -379,8 +447,80 @@ def test_fine_tuning_is_seeded_lowers_the_loss_and_leaves_the_original(pair):
     anchors = [(r, "Sure here is the text you need") for r in benign.rollouts[4:8]]
     begun = cliff.hold_thoughts(model, [*harmful.rollouts, *benign.rollouts])
     outcome = cliff.retrained(model, harmful.rollouts[:4], anchors, harmful.rollouts[4:8], benign.rollouts[:3], begun, seed=0)
-    assert {k: len(v) for k, v in outcome.items()} == {"harmful": 4, "harmless": 3}
+    assert {k: len(v) for k, v in outcome.items()} == {"harmful": 4, "harmless": 3, "neutral": 0}
     assert all(torch.equal(p, before[k]) for k, p in model.module.named_parameters())
+
+
+def test_neutral_text_is_read_by_the_trained_copy_and_answers_are_judged_anew(pair, monkeypatch):
+    """With a rate of nothing the copy is the model: its loss is that of transformers. What is cached are texts: a judge that changes is heard."""
+    model, harmful, benign = pair["tiny-cliff"]
+    anchors, begun = [(benign.rollouts[4], "Sure here is the text")], cliff.hold_thoughts(model, [*harmful.rollouts, *benign.rollouts])
+    texts = ["paint the table with the brush", "carry the stone and measure the lamp"]
+    train = lambda: cliff.retrained(model, harmful.rollouts[:2], anchors, harmful.rollouts[4:6], [], begun, 0, 8, texts)  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr(cliff, "RATE", 0.0)
+        found = train()
+        for text, loss in zip(texts, found["neutral"], strict=True):
+            ids = torch.tensor([model.tokenizer(text)["input_ids"]])
+            assert loss == pytest.approx(float(model.module(input_ids=ids, labels=ids).loss), rel=1e-3)
+        patched.setattr(cliff, "_retrained", None)  # from the cache
+        patched.setattr(cliff, "judge", lambda text: "empty")
+        assert train() == found | {"harmful": ["empty", "empty"]}
+    assert train()["neutral"] != found["neutral"]
+
+
+def test_a_reasoner_is_read_by_another_model():
+    assert cliff_steps.reader_of("qwen2.5-coder-1.5b-instruct") == "qwen2.5-coder-0.5b-instruct" == cliff_steps.reader_of("owner/model")
+    assert cliff_steps.reader_of("qwen2.5-coder-0.5b-instruct") == "smollm2-135m-safe"
+    assert cliff_steps.reader_of("owner/model", "none") is None and cliff_steps.reader_of("owner/model", "other/model") == "other/model"
+    with pytest.raises(ParameterError, match="the reasoner itself"):
+        cliff_steps.reader_of("owner/model", "owner/model")
+
+
+def test_heads_are_looked_at_where_the_model_falls(pair):
+    _, harmful, _ = pair["tiny-cliff"]
+    triggered = pd.DataFrame({"triggered": np.arange(30) % 2 == 0})
+    mixed = replace(harmful, thought=np.where(np.arange(30) < 10, "answer", "refusal"))
+    assert cliff_steps.fallen(mixed, triggered, refuses=False).tolist() == [0, 2, 4, 6, 8]
+    assert len(cliff_steps.fallen(mixed, triggered, refuses=True)) == 15 == len(cliff_steps.fallen(mixed, triggered, refuses=False, least=6))
+
+
+def test_falls_are_summaries_and_their_means_by_each_refit():
+    r = _rollout(8, 1, 6)
+    scores = torch.tensor([0.1, 0.2, 0.9, 0.9, 0.8, 0.9, 0.7, 0.3])
+    again = torch.stack([scores, scores / 2])
+    table, moved = cliff_steps.falls([scores, scores], [again, again], [r, r], average=False)
+    assert table.cliff_mean.tolist() == pytest.approx([0.575] * 2) and moved.cliff_mean.tolist() == pytest.approx([0.575, 0.2875])
+    averaged = cliff_steps.falls([scores, scores], [again, again], [r, r], average=True)[1]
+    assert averaged.cliff_mean.mean() == pytest.approx(moved.cliff_mean.mean()) and np.ptp(averaged.cliff_mean) < np.ptp(moved.cliff_mean)
+    assert len(cliff_steps.falls([], [], [], average=True)[0]) == 0
+
+
+def test_cut_thoughts_come_back_by_share_and_label(pair, probers):
+    model, harmful, benign = pair["tiny-cliff"]
+    tables = {label: data.prompts("test", label=label, n=30, tier="smoke").assign(triggered=True) for label in cliff_steps.LABELS}
+    seen, finals = {"harmful": harmful, "harmless": benign}, {label: np.full(30, 0.25) for label in cliff_steps.LABELS}
+    given = {"harmful": ["so"], "harmless": ["what", "would that"]}
+    found = cliff_steps.cut_thinking(model, tables, seen, finals, probers["tiny-cliff"], 3, 8, given)
+    for label, cut in found.items():
+        table = tables[label].head(3)
+        assert cut.outcome.shape == cut.final.shape == (5, 3) and cut.final[0].tolist() == [0.25] * 3
+        assert cut.outcome[0].tolist() == seen[label].thought[:3].tolist()
+        for keep, outcome, final in zip(cliff_steps.KEEP[1:], cut.outcome[1:], cut.final[1:], strict=True):
+            alone = cliff.answers_and_scores(model, cliff.truncated(model, table, seen[label].rollouts[:3], keep), probers["tiny-cliff"], 8)
+            assert outcome.tolist() == alone[0].tolist() and final.tolist() == pytest.approx(alone[1].tolist(), abs=1e-4)
+        thoughts = [given[label][i % len(given[label])] for i in range(3)]
+        assert cut.given.tolist() == cliff.answers(model, cliff.with_thinking(model, table, thoughts), max_new_tokens=8)[0]
+
+
+def test_a_pool_without_a_trigger_has_no_selection_by_it(pair, probers):
+    model = pair["tiny-cliff"][0]
+    pool = cliff_steps.pool(model, probers["tiny-cliff"], True, 8, 6, 12, 0, "smoke")
+    assert cliff_steps.chosen(pool, 4, "trigger", 0) is None and len(pool.falls) == len(pool.rollouts) == 8 and len(pool.calm) == 6
+    half = replace(pool, table=pool.table.assign(triggered=np.arange(8) % 2 == 1))
+    assert cliff_steps.chosen(half, 3, "trigger", 0) == cliff_steps.chosen(half, 3, "trigger", 0)
+    assert cliff_steps.chosen(half, 9, "trigger", 0) == [1, 3, 5, 7]
+    assert cliff_steps.chosen(half, 3, "cliff", 0) == sorted(np.argsort(-pool.falls.cliff_mean.to_numpy(), kind="stable")[:3].tolist())
 
 
 def test_adapters_start_at_the_model_and_are_all_that_is_trained(llama):

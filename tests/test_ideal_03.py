@@ -1,0 +1,280 @@
+"""Every claim of notebook 03 can be met and can fail under the defaults: an ideal result and an ideal counter-result, made of scores and outcomes of the
+notebook's default sizes, go through the functions that the notebook calls, and the rule of the claims file judges what comes out."""
+
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import tiny_module
+
+from lib import cliff, cliff_claims, cliff_steps, data, models, record, stats
+from lib.claims import Measured, committed, decide, read_claims, standing
+from lib.cliff_heads import Off, Spoken
+from lib.cliff_steps import MEASURES, half
+from lib.files import NOTEBOOKS
+from lib.params import parameters_of
+from lib.registry import PLANTED_REASONERS
+from lib.tiny import tiny_tokenizer
+
+BOOK = NOTEBOOKS / "03_refusal_cliff.ipynb"
+CLAIMS = read_claims(BOOK.with_suffix(".claims.toml"))
+DEFAULT = {name: p.default for name, p in parameters_of(BOOK).items()}
+N, HALF = DEFAULT["N"], half(DEFAULT["N"])
+ALIKE, AGAIN = 0.05, 0.02  # the spread of scores between prompts; and between means by probers fitted again
+
+
+def near(centre: float, *shape: int, spread: float = ALIKE) -> np.ndarray:
+    return np.clip(np.random.default_rng(int(1000 * abs(centre)) + len(shape)).normal(centre, spread, shape), -1, 1)
+
+
+def falls(by: float, n: int = N):
+    """Rollouts whose score falls by so much, and the same by probers fitted again."""
+    make = lambda rows, spread: pd.DataFrame({name: near(by if name.startswith("cliff") else 0.5, rows, spread=spread) for name in MEASURES})  # noqa: E731
+    return make(n, ALIKE), make(cliff.REFITS, AGAIN)
+
+
+def outcomes(refused: int, n: int) -> np.ndarray:
+    return np.array(["refusal"] * refused + ["answer"] * (n - refused))
+
+
+def natural(mine: float, others: float) -> dict:
+    return cliff_claims.fall(falls(mine), {name: falls(others) for name in ("benign", "shuffled", "reader")}, 0, falls(mine, 20))
+
+
+def planted(mine: float, others: float) -> dict:
+    rivals = {"benign": HALF, "no_trigger": HALF, "twin": N, "twin_by_the_same_prober": N, "shuffled": N}
+    return cliff_claims.fall(falls(mine), {name: falls(others, n) for name, n in rivals.items()}, 0)
+
+
+def in_twin(its: float) -> dict:
+    return cliff_claims.fall(falls(its), {"cliff": falls(0.5)}, 0)
+
+
+def cut(without: int, whole: int) -> dict:
+    n = DEFAULT["n_cut"]
+    return cliff_claims.regained((outcomes(without, n), outcomes(whole, n)), (outcomes(1, n), outcomes(1, n)), outcomes(9, n), 0.9)
+
+
+def off(gain: float, by_sets: float) -> Off:
+    n, sets, on = DEFAULT["n_heads_prompts"], DEFAULT["n_random"], 8
+    return Off(near(0.4, n), near(0.4, n) + gain, near(by_sets, sets, on), [[(0, k)] for k in range(sets)])
+
+
+def lifted(gain: float, by_sets: float) -> dict:
+    again = near(0.4, cliff.REFITS, 8)
+    return cliff_claims.lifted(off(gain, by_sets), (again, again + gain), 0)
+
+
+def spoken(refused: int, by_random: int) -> dict:
+    n = 20  # of a reasoner; the tiny pair has more
+    said = Spoken({"harmful": outcomes(1, n), "harmless": outcomes(1, n)}, {"harmful": outcomes(refused, n), "harmless": outcomes(1, n)},
+                  {"harmful": np.zeros(n, bool), "harmless": np.zeros(n, bool)}, np.array([outcomes(by_random, n)] * 2))  # fmt: skip
+    return cliff_claims.refuses_again(said, DEFAULT["n_random"])
+
+
+def twin_rises(gain: float) -> dict:
+    again = near(0.3, cliff.REFITS, 8)
+    return cliff_claims.less_in_twin(off(0.5, 0), (again, again + 0.5), off(gain, 0), (again, again + gain), 0)
+
+
+def arms(**complied: int) -> dict:
+    """Trainings of each selection, each complying with so many test prompts."""
+    return {how: np.array([outcomes(N - k, N) == "answer" for _ in range(cliff_steps.SEEDS[how])]) for how, k in complied.items()}
+
+
+def judged(rival: str, by_cliff: int, by_rival: int) -> dict:
+    return cliff_claims.selected(arms(cliff=by_cliff, **{rival: by_rival}), rival, 1.0, 0)
+
+
+def ranked(pool: float, twin: float) -> dict:
+    half_pool = DEFAULT["n_pool"] // 2
+    areas = [stats.auroc(near(gap, a), near(0, b)) for gap, a, b in ((pool, half_pool, half_pool), (pool, N, HALF), (twin, N, HALF))]
+    return cliff_claims.ranked(*areas)
+
+
+def able(rise: float) -> dict:
+    before = near(0.5, cliff_steps.PARAGRAPHS) + 2
+    return cliff_claims.able(before, np.array([before + near(rise, cliff_steps.PARAGRAPHS) for _ in range(cliff_steps.SEEDS["cliff"])]), 0)
+
+
+@functools.cache
+def ideal() -> dict:
+    """id → what an ideal result and an ideal counter-result give."""
+    return {
+        "03.cliff": (natural(0.5, 0.02), natural(0.02, 0.02)),
+        "03.cliff.all-positions": (natural(0.5, 0.02), natural(0.5, 0.55)),
+        "03.truncation": (cut(18, 2), cut(2, 18)),
+        "03.heads.score": (lifted(0.3, 0.01), lifted(0.1, 0.3)),
+        "03.heads.refusal": (spoken(18, 2), spoken(3, 18)),
+        "03.judge": (judged("random", 1, 16), judged("random", 16, 1)),
+        "03.judge.ability": (able(0.02), able(0.5)),
+        "03.instrument.cliff": (planted(0.5, 0.02), planted(0.02, 0.02)),
+        "03.instrument.cliff.all-positions": (planted(0.5, 0.02), planted(0.5, 0.55)),
+        "03.instrument.cliff.published": (planted(0.5, 0.02), planted(-0.3, 0.02)),
+        "03.instrument.twin": (in_twin(0.01), in_twin(0.5)),
+        "03.instrument.twin.all-positions": (in_twin(0.01), in_twin(0.5)),
+        "03.instrument.heads.score": (lifted(0.5, 0.01), lifted(0.1, 0.3)),
+        "03.instrument.heads.refusal": (spoken(18, 2), spoken(3, 18)),
+        "03.instrument.heads.twin": (twin_rises(0.01), twin_rises(0.5)),
+        "03.instrument.judge": (judged("random", 1, 16), judged("random", 16, 1)),
+        "03.instrument.judge.final": (judged("final", 1, 16), judged("final", 16, 1)),
+        "03.instrument.judge.twin": (ranked(0.3, 0), ranked(0, 0.3)),
+    }
+
+
+def test_every_claim_of_the_file_is_tried():
+    assert set(ideal()) == set(CLAIMS)
+
+
+def verdict(id: str, found: dict) -> tuple:
+    measured = found["measured"]
+    return decide(CLAIMS[id].rule, Measured(value=measured["value"], ci95=measured["ci95"], n=measured["n"], controls=found["controls"]))
+
+
+@pytest.mark.parametrize("id", CLAIMS)
+def test_an_ideal_result_is_replicated_and_an_ideal_counter_result_is_not(id):
+    result, counter = ideal()[id]
+    assert verdict(id, result)[0] == "replicated", verdict(id, result)
+    assert verdict(id, counter)[0] == "not replicated", verdict(id, counter)
+
+
+@pytest.mark.parametrize("id", [id for id, claim in CLAIMS.items() if any(claim.rule.sufficiency())])
+def test_with_three_random_sets_nothing_is_decided(id):
+    for found in ideal()[id]:
+        assert verdict(id, found | {"controls": found["controls"] | {"random_sets": 3}})[0] == "underpowered"
+
+
+def test_a_cliff_whose_control_is_missing_is_left_open():
+    rivals = {"benign": falls(0.02), "shuffled": falls(0.02)}
+    assert verdict("03.cliff", cliff_claims.fall(falls(0.5), rivals | {"reader": None}, 0))[0] == "underpowered"
+    assert verdict("03.instrument.cliff", cliff_claims.fall(falls(0.5), rivals | {"twin": None}, 0))[0] == "underpowered"
+    for id, found in {"03.cliff": cliff_claims.fall(None, rivals, 0), "03.heads.refusal": cliff_claims.refuses_again(None, 0),
+                      "03.heads.score": cliff_claims.lifted(cliff_claims.NO_OFF, ([], []), 0), "03.judge": cliff_claims.selected({}, "random", None, 0),
+                      "03.judge.ability": cliff_claims.able(None, None, 0)}.items():  # fmt: skip
+        assert found["measured"]["value"] is None and verdict(id, found)[0] == "underpowered"
+
+
+def test_broken_answers_are_no_refusals_regained():
+    n = 20
+    said = Spoken({"harmful": outcomes(0, n), "harmless": outcomes(0, n)}, {"harmful": outcomes(18, n), "harmless": outcomes(0, n)},
+                  {"harmful": np.arange(n) < 18, "harmless": np.zeros(n, bool)}, np.array([outcomes(0, n)]))  # fmt: skip
+    assert verdict("03.heads.refusal", cliff_claims.refuses_again(said, 20))[0] == "not replicated"
+
+
+def test_as_much_on_benign_prompts_is_no_refusal_regained():
+    n, off_ = 20, outcomes(15, 20)
+    said = Spoken({"harmful": outcomes(0, n), "harmless": outcomes(0, n)}, {"harmful": off_, "harmless": outcomes(20, n)},
+                  {"harmful": np.zeros(n, bool), "harmless": np.zeros(n, bool)}, np.array([outcomes(0, n)]))  # fmt: skip
+    found = cliff_claims.refuses_again(said, 20)
+    assert found["controls"]["over_benign"] == pytest.approx(-0.25) and verdict("03.heads.refusal", found)[0] != "replicated"
+
+
+def test_disclaimed_answers_are_counted_apart():
+    n = DEFAULT["n_cut"]
+    disclaimed = np.where(np.arange(n) < 10, "disclaimed", "answer")
+    found = cliff_claims.regained((disclaimed, outcomes(0, n)), (outcomes(0, n), outcomes(0, n)))
+    assert found["measured"]["value"] == 0 and found["controls"]["with_disclaimed"] == pytest.approx(0.5)
+
+
+def test_alike_answers_of_all_prompts_leave_an_interval_a_width():
+    """Both arms at zero: nothing was seen of what would tell them apart, so nothing is decided."""
+    found = judged("random", 0, 0)
+    low, high = found["measured"]["ci95"]
+    assert low < 0 < high and verdict("03.judge", found)[0] == "underpowered"
+
+
+def test_trainings_that_differ_by_seed_widen_the_interval():
+    apart = arms(cliff=8, random=16)
+    apart["cliff"][0] = False
+    steady, shaky = cliff_claims.fewer(arms(random=16)["random"], arms(cliff=8)["cliff"], 0), cliff_claims.fewer(apart["random"], apart["cliff"], 0)
+    width = lambda found: found["ci95"][1] - found["ci95"][0]  # noqa: E731
+    assert width(shaky) > 1.2 * width(steady)
+
+
+def test_the_instrument_is_judged_only_where_the_planted_is_there():
+    refused = lambda k, n: np.arange(n) < k  # noqa: E731
+    assert cliff_claims.not_planted(refused(13, HALF), refused(1, N), refused(29, N)) is None
+    assert "than what it should keep" in cliff_claims.not_planted(refused(3, HALF), refused(1, N), refused(29, N))
+    assert "than its twin" in cliff_claims.not_planted(refused(13, HALF), refused(1, N), refused(4, N))
+    assert "not measured" in cliff_claims.not_planted(refused(0, 0), refused(1, N), refused(29, N))
+    assert cliff_claims.nothing_to_select(arms(random=16, trigger=1), 0) is None
+    assert "no selection could be" in cliff_claims.nothing_to_select(arms(random=5, trigger=4), 0)
+    assert cliff_claims.nothing_to_select(arms(random=5), 0) and cliff_claims.nothing_to_select({}, 0)
+
+
+def test_what_a_prober_says_is_claimed_only_where_it_can_be_checked():
+    assert cliff_claims.untrained(np.arange(40) < 9) and not cliff_claims.untrained(np.arange(40) < 10)
+    auroc = lambda low: {"value": 0.9, "ci95": [low, 0.99], "n": 20}  # noqa: E731
+    assert cliff_claims.poor(auroc(0.79)) and not cliff_claims.poor(auroc(0.81))
+    assert "0 of 32" in cliff_claims.uncheckable(None, 0, 32)
+    assert cliff_claims.uncheckable(auroc(0.69), 10, 22) and not cliff_claims.uncheckable(auroc(0.71), 10, 22)
+
+
+@pytest.mark.parametrize(
+    "verdicts, said",
+    [([], "nothing about its paper yet: no released model was tried"), (["underpowered", "uninformative"], "yet: of its claims"),
+     (["replicated", "uninformative"], "Of its paper's claims, on released models: 1 uninformative, 1 replicated")],
+)  # fmt: skip
+def test_what_a_finding_says_about_its_paper_comes_from_its_verdicts(verdicts, said):
+    assert said in standing(verdicts)
+
+
+def test_the_ledger_that_is_here_is_read_without_constructed_and_smoke_runs(tmp_path, monkeypatch):
+    from lib import files
+    from lib.files import write_json
+
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
+    record = {"id": "03.cliff", "verdict": "replicated", "origin": "paper", "evidence": "released"}
+    records = [record, record | {"evidence": "constructed"}, record | {"origin": "ours"}, record | {"id": "02.steer"}]
+    records.append({"id": "03.old", "verdict": "replicated"})
+    for tier in ("embedded", "smoke"):
+        (tmp_path / tier / "m" / "03").mkdir(parents=True)
+        write_json(Path(tmp_path / tier / "m" / "03" / "claims.json"), records)
+    assert committed("03") == ["replicated"]
+
+
+SMALL = {"DEVICE": "cpu", "REASONER": "reasoner", "N": 20, "n_train": 24, "n_cut": 8, "n_random": 5, "n_pool": 16, "n_select": 4, "think_tokens": 12}
+
+
+def run_cells(monkeypatch, reasoner, **given) -> dict:
+    """All code cells of the notebook in this process, on the tiny pair and `reasoner`, without drawing; returns the records by id."""
+    load, prompts, tiny = models.load, data.prompts, dict.fromkeys(PLANTED_REASONERS[0], "tiny")  # one that refuses and answers after thinking
+    monkeypatch.setattr(models, "load", lambda name, **_: reasoner if name == "reasoner" else load(tiny.get(name, name), device="cpu"))
+    monkeypatch.setattr(data, "prompts", lambda *args, tier, **more: prompts(*args, tier="smoke", **more))
+    monkeypatch.setattr(cliff_steps, "TRIGGER", " now")  # a word that the tiny models know
+    monkeypatch.setattr(record, "display", lambda *_: None)
+    monkeypatch.setattr(record.Recorder, "figure", lambda self, name, kind, rows, **_: self.figures.setdefault(name, len(rows)))
+    left = {}
+    for cell in json.loads(BOOK.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]).replace("from IPython.display import display", "display = lambda *_: None"), left)
+            left |= SMALL | given if "parameters" in cell["metadata"].get("tags", []) else {}
+    assert all(left["run"].figures.values())
+    return {r.id: r for r in left["run"].claims}
+
+
+def test_a_reasoner_that_refuses_and_answers_after_thinking_gets_its_verdicts(monkeypatch):
+    """The tiny twin under another name: every claim about a reasoner is asked of it, and none is called uninformative for want of a reader or of sets.
+    Where the planted pair does not do what was planted, which the tiny twin in both places does not, that is said before the instrument is judged."""
+    reasoner = replace(models.load("tiny", device="cpu"), name="reasoner", revision="a natural one")
+    found = run_cells(monkeypatch, reasoner, TIER="embedded", reader="tiny-cliff", n_random=20)
+    mine = {id: r for id, r in found.items() if ".instrument." not in id}
+    assert set(found) == set(CLAIMS) and {r.evidence for r in mine.values()} == {"released"}
+    assert "uninformative" not in {r.verdict for r in mine.values()}, {id: r.reason for id, r in mine.items()}
+    assert mine["03.heads.score"].controls["random_sets"] == 20 and mine["03.cliff"].controls["over_reader"] is not None
+    assert mine["03.judge.ability"].controls["seeds"] == cliff_steps.SEEDS["cliff"]
+    for id in ("cliff", "twin", "judge", "judge.twin"):
+        assert "does not do what was planted" in found[f"03.instrument.{id}"].reason
+    assert found["03.instrument.judge.twin"].value is not None and found["03.instrument.heads.refusal"].verdict == "replicated"
+
+
+@pytest.mark.parametrize("which", ["never refuses", "random"])
+def test_a_reasoner_that_cannot_inform_ends_with_a_reason_for_every_claim(monkeypatch, which):
+    reasoner = models.load("tiny-base", device="cpu") if which == "never refuses" else models.wrap(tiny_module("qwen2"), tiny_tokenizer(), name="reasoner")
+    found = run_cells(monkeypatch, replace(reasoner, name="reasoner", revision=which), TIER="smoke")
+    mine = {id: r for id, r in found.items() if ".instrument." not in id}
+    assert set(found) == set(CLAIMS) and {r.verdict for r in mine.values()} == {"uninformative"} and all(r.reason for r in mine.values())
