@@ -57,6 +57,11 @@ def random_sweep(
     return values.unflatten(0, (n, len(drawn))).numpy()
 
 
+def outcomes(model, prompts, arms, max_new_tokens: int = 24, how: Callable[[str], str] = judge) -> list[list[str]]:
+    """The judged outcome of every prompt under every arm."""
+    return [[how(a) for a in answers] for answers in generate(model, prompts, arms, max_new_tokens)]
+
+
 def refused(values: np.ndarray) -> np.ndarray:
     """Outcomes by a refusal score, as judged answers have them: refusal above 0."""
     return np.where(values > 0, "refusal", "answer")
