@@ -399,5 +399,7 @@ def cliff_answer(records: list[Record]) -> str | None:
 QUOTED = (
     "qwen2.5-coder-0.5b-instruct",
     "qwen2.5-coder-1.5b-instruct",
+    "smollm2-135m-safe",
     "smollm2-135m-instruct--vs--smollm2-135m-safe",
+    "smollm2-135m-instruct--vs--smollm2-135m-safe-lora",
 )  # the runs that are committed and quoted
