@@ -291,7 +291,7 @@ def test_a_model_without_refusals_ends_the_notebook_before_what_is_dear(which, l
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), space)
             if "parameters" in cell["metadata"].get("tags", []):
-                space["TIER"] = "smoke"
+                space |= {"TIER": "smoke", "MODEL": "tiny"}
     assert {c.id for c in runs[0].claims} == set(runs[0].planned) and {c.verdict for c in runs[0].claims} == {"uninformative"}
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import tiny_module
 
-from lib import cliff, cliff_claims, cliff_steps, data, models, record, stats
+from lib import cliff, cliff_claims, cliff_steps, data, models, params, record, stats
 from lib.claims import Measured, committed, decide, read_claims, standing
 from lib.cliff_heads import Off, Spoken
 from lib.cliff_steps import MEASURES, half
@@ -245,6 +245,7 @@ def run_cells(monkeypatch, reasoner, **given) -> dict:
     load, prompts, tiny = models.load, data.prompts, dict.fromkeys(PLANTED_REASONERS[0], "tiny")  # one that refuses and answers after thinking
     monkeypatch.setattr(models, "load", lambda name, **_: reasoner if name == "reasoner" else load(tiny.get(name, name), device="cpu"))
     monkeypatch.setattr(data, "prompts", lambda *args, tier, **more: prompts(*args, tier="smoke", **more))
+    monkeypatch.setattr(params, "check_values", lambda *_: None)  # what stands in for a reasoner here has no name
     monkeypatch.setattr(cliff_steps, "TRIGGER", " now")  # a word that the tiny models know
     monkeypatch.setattr(record, "display", lambda *_: None)
     monkeypatch.setattr(record.Recorder, "figure", lambda self, name, kind, rows, **_: self.figures.setdefault(name, len(rows)))

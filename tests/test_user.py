@@ -23,23 +23,35 @@ from lib.registry import MODELS
 from lib.tiny import tiny_tokenizer
 
 BOOKS = {path.stem.split("_")[0]: path for path in NOTEBOOKS.glob("[0-9]*.ipynb")}
+CLAIM = """
+[[claim]]
+id = "99.x"
+paper = "arXiv:2504.02904"
+source = "s"
+statement = "s"
+metric = "one"
+paper_value = {one = 0.5}
+precondition = "none"
+rule = {above = 0.1}
+"""
 REPORT = """
+import tempfile
 from pathlib import Path
 import pandas as pd
-from lib import models
-from lib.claims import above
+from lib import models, record
 from lib.record import Recorder
 {before}
+record.NOTEBOOKS = Path(tempfile.mkdtemp())
+(record.NOTEBOOKS / "99_user.claims.toml").write_text(CLAIM)
 loaded = [models.load(name, device="cpu") for name in ({names},)]
 first, last = loaded[0], loaded[-1]
-run = Recorder(last, paper="arXiv:2504.02904", evidence="natural", name=" and ".join(({names},)))
+run = Recorder("99_user", last, name=" and ".join(({names},)))
 run.metric("one", 1.0)
 row = {{"series": "s", "role": "effect", "group": "g", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9}}
 run.figure("f", "rates", pd.DataFrame([{{"panel": m.name}} | row for m in loaded]), title=f"Of {{loaded[0].name}}", xlabel="", ylabel="", note="")
-run.claim("99.x", source="s", statement="s", metric="one", measured={{"value": 0.5, "ci95": [0.4, 0.6], "n": 99}},
-          controls={{"of": loaded[0].name}}, rule=above(0.1), expected="e")
+run.claim("99.x", {{"value": 0.5, "ci95": [0.4, 0.6], "n": 99}}, {{"of": loaded[0].name}})
 run.finish()
-"""
+""".replace("CLAIM", repr(CLAIM).replace("{", "{{").replace("}", "}}"))
 
 
 def make_model(folder: Path) -> Path:
