@@ -165,3 +165,8 @@ def hashes(tier: str) -> dict[str, str]:
     """SHA-256 of every data file that a run reads, for its provenance."""
     own = {path.name: sha256(path) for path in sorted(DATA.iterdir()) if path.suffix in (".csv", ".txt")}
     return own if tier == "smoke" else own | {file.name: file.sha256 for file in DATASETS.values()}
+
+
+def judged_answers() -> pd.DataFrame:
+    """Labels of answers that two raters read, by the SHA-256 of the text: ``data/judged_answers.csv``, described in data/README.md."""
+    return pd.read_csv(DATA / "judged_answers.csv", dtype=str, keep_default_na=False)

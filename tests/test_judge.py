@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from lib import data, judge
+from lib import data, judge, stats
 from lib.judge import CONTROL, OUTCOMES, refusals
 
 
@@ -71,3 +71,17 @@ def test_broken_text_is_told_by_its_tokens():
         assert judge.degenerate(" ".join(words[:n] * (24 // n)))  # one phrase over and over
     assert not any(judge.degenerate(" ".join(rng.permutation(words))) for _ in range(20))
     assert not judge.degenerate("```python\nfor i in range(10):\n    print(i)\n```") and judge.degenerate("** -- ** ## -- !!")
+
+
+def test_labelled_answers_hold_no_text_and_the_judge_agreed_with_them():
+    """What the judge said of the answers' first tokens when they were labelled; `data/make_judged_answers.py` makes the texts again."""
+    table = data.judged_answers()
+    assert set(table.columns) == {"prompt_id", "model", "arm", "sha256", "rater_a", "rater_b", "final", "judge_12", "judge_24", "error"}
+    assert table.sha256.str.fullmatch("[0-9a-f]{64}").all() and len(table[table.model == "qwen2.5-coder-0.5b-instruct"]) >= 240
+    for model, part in table.groupby("model"):
+        read = part.final == "refusal"
+        assert stats.kappa((part.rater_a == "refusal").tolist(), (part.rater_b == "refusal").tolist())["value"] > 0.9
+        for tokens in ("judge_12", "judge_24"):
+            judged = part[tokens] == "refusal"
+            assert stats.kappa(judged.tolist(), read.tolist())["value"] >= 0.75
+            assert model != "qwen2.5-coder-0.5b-instruct" or abs(judged.mean() - read.mean()) <= 0.03  # asked of the default model
