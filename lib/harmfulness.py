@@ -69,7 +69,7 @@ def cluster_claim(delta: np.ndarray, shuffled: np.ndarray, group: np.ndarray, so
     return separation, controls
 
 
-def separation(accepted_harmful, refused_harmless, refused_harmful, accepted_harmless) -> np.ndarray:
+def separation(accepted_harmful, refused_harmless, refused_harmful, accepted_harmless):
     """How far misbehaving prompts lie apart by harm, in units of the gap between those that behave: 1 as far, 0 not at all, below 0 by behaviour."""
     return (accepted_harmful.mean(0) - refused_harmless.mean(0)) / (refused_harmful.mean(0) - accepted_harmless.mean(0))
 

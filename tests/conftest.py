@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 
 # shapes in annotations are checked while the tests run; the module that builds traces is left out, as a trace is not plain Python
 SHAPED = [f"lib.{name}" for name in ("directions", "truth", "patching", "neurons", "pairs", "cliff", "guard", "stats", "measure", "judge",
-                                   "harmfulness", "transfer", "categories", "jailbreaks", "cliff_claims", "cliff_heads", "cliff_steps")]
+                                   "harmfulness", "transfer", "categories", "jailbreaks")]
 install_import_hook(SHAPED, "beartype.beartype")
 
 import pandas as pd
