@@ -219,7 +219,7 @@ def update_manifest() -> None:
         for path in sorted(RESULTS.glob("*/*/*/figures.json")):
             run = path.parent
             tier, model, notebook = run.parts[-3:]
-            source = NOTEBOOKS / f"{notebook}.ipynb"
+            source = NOTEBOOKS / f"{notebook.partition('@')[0]}.ipynb"
             if tier == "smoke" or not (run / "run.json").exists() or not source.exists():
                 continue
             about = json.loads((run / "run.json").read_text(encoding="utf-8"))

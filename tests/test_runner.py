@@ -136,8 +136,8 @@ def test_killed_at_work_then_run_again(smoke, at_work):
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert (smoke[0] / "claims.json").read_text() == old
-    assert make("nb-02", "TIER=smoke").returncode == 0
-    assert not list(smoke[0].parent.glob(f".{BOOK.stem}.*"))
+    assert make("nb-02", "TIER=smoke", "SEED=1").returncode == 0
+    assert not list(smoke[0].parent.glob(f".{BOOK.stem}*")) and (smoke[0].parent / f"{BOOK.stem}@SEED=1" / "claims.json").exists()
 
 
 def test_ctrl_c_says_that_nothing_is_lost(smoke, at_work):
@@ -145,7 +145,7 @@ def test_ctrl_c_says_that_nothing_is_lost(smoke, at_work):
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130 and "what was computed is kept" in errors and "Traceback" not in errors.split("stopped;")[-1]
-    assert not list(smoke[0].parent.glob(f".{BOOK.stem}.*"))
+    assert not list(smoke[0].parent.glob(f".{BOOK.stem}*"))
 
 
 def test_an_unknown_target_is_named():
