@@ -341,7 +341,7 @@ def test_two_models_of_unequal_shape_are_compared_where_they_can_be(tmp_path):
     try:
         done = make("nb-01", f"BASE={tmp_path / 'deep'}", f"POST={tmp_path / 'shallow'}", "P=n_test=16 n_statements=8")
         assert done.returncode == 0, done.stdout + done.stderr
-        folder = places[0] / runner.notebooks()["01"].stem
+        folder = places[0] / f"{runner.notebooks()['01'].stem}@n_statements=8,n_test=16"  # beside the default run, not in its place
         claims = json.loads((folder / "claims.json").read_text())
         assert {c["verdict"] for c in claims} == {"uninformative"} and all("differ in n_layers" in c["reason"] for c in claims)
         metrics = json.loads((folder / "metrics.json").read_text())
