@@ -62,7 +62,7 @@ MODELS = {
     for m in (
         ModelEntry("smollm2-135m-instruct", _SMOL, "30 layers; hardly ever refuses; the fast real model", 0.5, 20, {"01": 5, "02": 2}),
         ModelEntry(
-            "qwen2.5-coder-0.5b-instruct", _QWEN_HALF, "24 layers; refuses about half of harmful prompts; the default", 1.8, 45, {"02": 5, "02b": 4, "03": 8}
+            "qwen2.5-coder-0.5b-instruct", _QWEN_HALF, "24 layers; refuses about half of harmful prompts; the default", 1.8, 45, {"02": 12, "02b": 6, "03": 8}
         ),
         ModelEntry(
             "qwen2.5-coder-1.5b-instruct",

@@ -95,3 +95,8 @@ def test_no_answers_are_committed():
 def test_the_files_of_the_repository_are_there(name):
     assert (ROOT / name).stat().st_size > 200
     assert RESULTS.exists()
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 5 and not [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
