@@ -77,7 +77,7 @@ def refused_at_random(what: str, controls: dict) -> dict:
     return {"value": value, "ci95": band, "n": controls["random_directions"]}
 
 
-def ratio(crossed: Sequence[bool], own: Sequence[bool]) -> dict:
+def ratio(crossed: Sequence[bool] | np.ndarray, own: Sequence[bool] | np.ndarray) -> dict:
     """{value, ci95, n} of share(crossed) / share(own) over the same prompts: Wilson's intervals of both put together (Donner & Zou, 2012), which has
     a width where all prompts agree. None where nothing is left to divide by."""
     crossed, own = np.asarray(crossed, bool), np.asarray(own, bool)
