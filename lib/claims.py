@@ -63,6 +63,10 @@ class _Compare(_Frozen):
     def sufficiency(self) -> Iterable["Enough"]:
         return ()
 
+    def controls(self) -> list[str]:
+        """Names, or patterns of names, of the controls that are compared."""
+        return [name for name in (self.above if isinstance(self, Above) else self.below, self.of) if isinstance(name, str)]
+
 
 class Above(_Compare):
     above: float | str
@@ -94,6 +98,9 @@ class Enough(_Frozen):
     def sufficiency(self):
         yield self
 
+    def controls(self) -> list[str]:
+        return []
+
 
 class All(_Frozen):
     """Every condition holds; one that fails decides, then one that is unclear."""
@@ -109,6 +116,9 @@ class All(_Frozen):
     def sufficiency(self):
         for rule in self.all:
             yield from rule.sufficiency()
+
+    def controls(self) -> list[str]:
+        return [name for rule in self.all for name in rule.controls()]
 
 
 Rule = Above | Below | Enough | All
@@ -255,8 +265,10 @@ def _number(x) -> str:
 
 
 def _controls(r: Record) -> str:
-    names = [k for k in r.controls if not k.endswith("_ci95")]
-    return ", ".join(f"{k.replace('_', ' ')} {_number(r.controls[k])}" for k in names[:3])
+    """Four controls of a record as text, those that its rule compares with first."""
+    names = [k for k, v in r.controls.items() if not k.endswith("_ci95") and not isinstance(v, list)]
+    used = [k for k in names if any(fnmatch.fnmatchcase(k, pattern) for pattern in r.rule.controls())]
+    return ", ".join(f"{k.replace('_', ' ')} {_number(r.controls[k])}" for k in list(dict.fromkeys(used + names))[:4])
 
 
 MADE = {"released": "", "trained here": " (model trained here)", "constructed": " (constructed model: tests the instrument)"}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 
@@ -165,9 +166,18 @@ def random_directions(like: Float[Tensor, "d"], n: int, seed: int = 0) -> list[F
     return _scaled(torch.randn(n, like.shape[-1], generator=generator), like)
 
 
+def centred(acts: Float[Tensor, "prompt *rest"], groups: ArrayLike) -> Float[Tensor, "prompt *rest"]:
+    """Each state minus the mean of its own group [prompt], so that what sets the groups apart drops out."""
+    out, groups = acts.clone(), np.asarray(groups)
+    for name in np.unique(groups):
+        out[groups == name] -= acts[groups == name].mean(0, dtype=torch.float64).float()
+    return out
+
+
 def covariance_directions(states: Float[Tensor, "prompt d"], like: Float[Tensor, "d"], n: int, seed: int = 0) -> list[Float[Tensor, "d"]]:
     """`n` random directions that vary as the states do (a normal distribution with their covariance), each then given the norm of `like`.
 
+    Give it states that are `centred` on their groups, or the draws hold the direction that sets the groups apart, the effect itself.
     Raises ValueError where fewer than two states differ.
     """
     states = states.double() - states.double().mean(0)

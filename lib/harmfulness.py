@@ -77,20 +77,21 @@ def separation(accepted_harmful, refused_harmless, refused_harmful, accepted_har
 def positions_claim(s: np.ndarray, shuffled: np.ndarray, group: np.ndarray, seed: int) -> tuple[list[dict], dict, dict]:
     """`separation` at each position from scores s [prompt, position]: (by position, measured at t_inst, controls).
 
-    Intervals after t_inst are Bonferroni's for the number of those positions; the bar is that of the largest of all positions in each shuffle
-    [shuffle, prompt, position], in the same unit.
+    Intervals after t_inst are Bonferroni's for the number of those positions. Each position has a bar of its own, what clusters from shuffled labels
+    [shuffle, prompt, position] give there, in the same unit; ``over_bar_k`` is the separation k tokens after t_inst less the bar there.
     """
     parts = [s[group == g] for g in ("accepted harmful", "refused harmless", "refused harmful", "accepted harmless")]
     n_after = s.shape[1] - 1
     of = lambda k, level: stats.bootstrap(separation, *(p[:, k] for p in parts), seed=seed, level=level)  # noqa: E731
     by_position = [of(0, 0.95), *(of(k, 1 - 0.05 / n_after) for k in range(1, n_after + 1))]
-    controls: dict = {"shuffled_labels_high": None, "shuffles": 0}
+    controls: dict = {"shuffled_labels_high": None, "shuffles": 0, "bars": None}
     if by_position[0]["n"]:
         gap = parts[2].mean(0) - parts[3].mean(0)  # [position]
         chance = (shuffled[:, group == "accepted harmful"].mean(1) - shuffled[:, group == "refused harmless"].mean(1)) / gap
-        controls = {"shuffled_labels_high": stats.high(np.abs(chance).max(1)), "shuffles": len(chance)}
-    for k, m in enumerate(by_position[1:], 1):
-        controls |= {f"after_{k}": m["value"], f"after_{k}_ci95": m["ci95"]}
+        bars = [stats.high(np.abs(by_chance)) for by_chance in chance.T]
+        controls = {"shuffled_labels_high": bars[0], "shuffles": len(chance), "bars": bars}
+        for k, (m, bar) in enumerate(zip(by_position[1:], bars[1:], strict=True), 1):
+            controls |= {f"after_{k}": m["value"], f"over_bar_{k}": m["value"] - bar, f"over_bar_{k}_ci95": [x - bar for x in m["ci95"]]}
     return by_position, by_position[0], controls
 
 
@@ -125,4 +126,3 @@ def dissociation_claim(harm: Arm, refuse: Arm) -> tuple[dict, dict]:
 def best_layer(layers: Sequence[int], shares: np.ndarray, odds: np.ndarray) -> int:
     """The layer where most replies are what is wanted (`shares` [layer]); of equals the one with the larger mean log-odds (`odds` [layer])."""
     return layers[max(range(len(layers)), key=lambda i: (shares[i], odds[i]))]
-

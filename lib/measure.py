@@ -1,5 +1,6 @@
 """Measurements that notebooks share: behaviour of prompts, layer sweeps, the single refusal direction."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,14 +24,15 @@ def behaviour(model, prompts: Sequence[Prompt], max_new_tokens: int = 24) -> pd.
     return pd.DataFrame(rows, columns=["id", "source", "label", "outcome", "answer"])
 
 
-def find(model, table: pd.DataFrame, outcome: str, n: int, *, at_most: int | None = None, chunk: int = 32, max_new_tokens: int = 24):
-    """Go through `table` in chunks until `n` prompts with `outcome` were seen; (prompts, behaviour) of all that were tried."""
-    prompts, seen = [], []
-    for start in range(0, min(len(table), at_most or len(table)), chunk):
-        prompts += (new := chat(model, table.iloc[start : start + chunk]))
+def find(model, table: pd.DataFrame, outcome: str, n: int, *, max_new_tokens: int = 24):
+    """Go through `table` until `n` prompts with `outcome` were seen; (prompts, behaviour) of all that were tried: first `n` of them, then as many
+    as the share of hits so far asks for, at most twice what was tried before."""
+    prompts, seen, hits, size = [], [], 0, n
+    while hits < n and len(prompts) < len(table):
+        prompts += (new := chat(model, table.iloc[len(prompts) : len(prompts) + size]))
         seen.append(behaviour(model, new, max_new_tokens))
-        if sum((s.outcome == outcome).sum() for s in seen) >= n:
-            break
+        hits += int((seen[-1].outcome == outcome).sum())
+        size = min(2 * len(prompts), max(8, math.ceil((n - hits) * len(prompts) / max(hits, 1))))
     return prompts, pd.concat(seen, ignore_index=True)
 
 
@@ -47,9 +49,7 @@ def layer_sweep(model, prompts, directions: torch.Tensor, layers: Sequence[int],
     return score(model, prompts, readout, arms, label=f"adding at {len(layers)} layers, {span}").numpy()
 
 
-def random_sweep(
-    model, prompts, drawn: Mapping[int, Sequence[torch.Tensor]], span: str, readout: Callable, coefficient: float = 1.0
-) -> np.ndarray:
+def random_sweep(model, prompts, drawn: Mapping[int, Sequence[torch.Tensor]], span: str, readout: Callable, coefficient: float = 1.0) -> np.ndarray:
     """As `layer_sweep` with random directions, as many at each layer: `drawn` maps a layer to its own; [direction, layer, prompt, …]."""
     n = min(map(len, drawn.values()))
     arms = [[Add(vectors[k], layer, span, coefficient)] for k in range(n) for layer, vectors in drawn.items()]
@@ -84,10 +84,6 @@ class Arm:
         """{value, ci95, n} of the share of answers that are one of `kinds`."""
         return stats.rate([o in kinds for o in self.outcomes])
 
-    def random_rate(self, *kinds: str) -> dict:
-        """As `rate`, of all random directions together."""
-        return stats.rate([o in kinds for arm in self.random for o in arm])
-
     def band(self, *kinds: str, lowest: bool = False) -> dict:
         """`lib.stats.random_band` of the random directions' rates: what an effect must exceed, or with `lowest` stay below.
 
@@ -97,6 +93,10 @@ class Arm:
         for k, said in self.judged.items():
             hits[k] = (min if lowest else max)(hits[k], np.isin(said, kinds), key=np.mean)
         return stats.random_band(hits)
+
+    def at_random(self, *kinds: str, lowest: bool = False) -> dict:
+        """{value, ci95, n} to draw beside `rate`: the mean of the random directions' rates, their `band` in place of an interval, how many they are."""
+        return stats.shown_band(self.band(*kinds, lowest=lowest))
 
 
 NO_ARM = Arm([], [], [])  # where an experiment could not be run: rates of nothing, with value None

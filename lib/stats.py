@@ -332,6 +332,13 @@ def score_band(values_by_direction: Sequence | np.ndarray, value: float | int | 
     return band
 
 
+def shown_band(band: dict, name: str = "random_direction") -> dict:
+    """{value, ci95, n} of a `score_band` as figures draw it: the mean of the means, the band, the number of directions."""
+    if not band.get(f"{name}s"):
+        return {"value": None, "ci95": None, "n": 0}
+    return {"value": band[f"{name}_mean"], "ci95": [band[f"{name}_low"], band[f"{name}_high"]], "n": band[f"{name}s"]}
+
+
 def needed_n(found: dict, bar: float | int) -> int | None:
     """About how many items would bring the bar out of an interval: its half width on that side shrinks as 1 / sqrt(n). None where value and bar meet."""
     if found["value"] is None or found["value"] == bar or found["ci95"] is None:

@@ -72,9 +72,8 @@ def random_controls(model, what: str, prompts, edits: Sequence[Edit], readout: C
 
 def refused_at_random(what: str, controls: dict) -> dict:
     """{value, ci95, n} of the share refused under random directions, their mean and band, from `random_controls`, which count effects."""
-    value, band = controls["random_direction_mean"], [controls["random_direction_low"], controls["random_direction_high"]]
-    value, band = (1 - value, [1 - x for x in reversed(band)]) if what == "ablate" else (value, band)
-    return {"value": value, "ci95": band, "n": controls["random_directions"]}
+    found = stats.shown_band(controls)
+    return found | {"value": 1 - found["value"], "ci95": [1 - x for x in reversed(found["ci95"])]} if what == "ablate" else found
 
 
 def ratio(crossed: Sequence[bool] | np.ndarray, own: Sequence[bool] | np.ndarray) -> dict:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lib import stats
-from lib.directions import difference_of_means
+from lib.directions import centred, difference_of_means
 from lib.edits import Add, Edit
 from lib.pairs import NOTHING, moved_by, ratio_of_means, with_interval
 from lib.patching import QUESTION, shot_lines, token_span, verdict_tokens
@@ -45,14 +45,6 @@ def chooses(sets: ArrayLike, group: ArrayLike) -> Bool[np.ndarray, "statement"]:
     for name in np.unique(sets):
         found |= (sets == name) & np.isin(group, np.unique(group[sets == name])[::2])
     return found
-
-
-def centred(acts: Float[Tensor, "statement *rest"], sets: ArrayLike) -> Float[Tensor, "statement *rest"]:
-    """Each statement minus the mean of its own data set, so that what the sets are about drops out."""
-    out, sets = acts.clone(), np.asarray(sets)
-    for name in np.unique(sets):
-        out[sets == name] -= acts[sets == name].mean(0, dtype=torch.float64).float()
-    return out
 
 
 def direction(acts: Float[Tensor, "statement *rest"], label: Bool[np.ndarray, "statement"], sets: ArrayLike) -> Float[Tensor, "*rest"]:

@@ -9,6 +9,7 @@ import torch
 from lib import neurons, pairs, stats, transfer, truth
 from lib.claims import Measured, Record, decide, read_claims, record
 from lib.data import STATEMENT_SETS
+from lib.directions import centred
 from lib.files import NOTEBOOKS
 from lib.params import parameters_of
 
@@ -119,7 +120,7 @@ def test_what_goes_together_is_not_taken_for_truth(read):
 
 def halves_of(base: torch.Tensor, post: torch.Tensor) -> dict:
     label, sets, group = statements()
-    return pairs.cosine_halves(truth.centred(base, sets), truth.centred(post, sets), label, group, sets)
+    return pairs.cosine_halves(centred(base, sets), centred(post, sets), label, group, sets)
 
 
 def refusal_halves(axis: int) -> dict:

@@ -77,6 +77,17 @@ def test_directions_drawn_from_the_covariance_vary_as_the_states_do():
         directions.covariance_directions(states[:1], like, 3)
 
 
+def test_centred_states_hold_nothing_of_what_sets_their_groups_apart():
+    g = torch.Generator().manual_seed(2)
+    apart, groups = torch.randn(3, 8, generator=g), np.repeat(["a", "b"], [30, 10])
+    states = torch.randn(40, 3, 8, generator=g) + 50 * torch.tensor(groups == "a")[:, None, None] * apart
+    within = directions.centred(states, groups)
+    assert max(within[groups == k].mean(0).abs().max() for k in "ab") < 1e-5
+    like, along = apart[1], apart[1] / apart[1].norm() ** 2
+    held = lambda x: max(abs(float(v @ along)) for v in directions.covariance_directions(x[:, 1], like, 20, 0))  # noqa: E731
+    assert held(states) > 0.99 and held(within) < 0.95
+
+
 def test_shuffled_directions_are_differences_of_means_under_other_labels():
     g = torch.Generator().manual_seed(2)
     acts, positive, negative = torch.randn(9, 5, generator=g) + 3, np.arange(9) < 3, np.arange(9) >= 5

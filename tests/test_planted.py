@@ -72,9 +72,12 @@ def test_the_search_selects_the_planted_refusal_direction(planted, found):
 
 def test_finding_stops_when_enough_were_seen(planted):
     table = data.prompts("direction", label="harmful", tier="smoke")
-    prompts, seen = measure.find(planted, table, "refusal", 10, chunk=16)
-    assert len(prompts) == len(seen) == 16 and (seen.outcome == "refusal").sum() >= 10
-    assert list(seen.id) == list(table.id[:16])
+    prompts, seen = measure.find(planted, table, "refusal", 10)
+    n = len(seen)
+    assert 10 <= len(prompts) == n < len(table) and (seen.outcome == "refusal").sum() >= 10
+    assert list(seen.id) == list(table.id[:n]) == [p.id for p in prompts]
+    everything, seen = measure.find(planted, table, "answer", len(table) + 1)
+    assert len(everything) == len(seen) == len(table) and seen.outcome.ne("answer").any()
 
 
 def test_orthogonal_weights_equal_ablation_and_are_put_back(tiny, five):
