@@ -149,6 +149,7 @@ class Claim(_Frozen):
     metric: str
     paper_value: dict[str, float | str] | None = None
     precondition: str  # when a model can inform on the claim, in words
+    evidence: Evidence | None = None  # where it is about another model than the notebook's
     rule: Rule
 
 
@@ -234,9 +235,10 @@ def needed_n(rule: Rule, measured: Measured) -> int | None:
 
 
 def record(claim: Claim, measured: Measured, evidence: Evidence, precondition: str | None = None) -> Record:
-    """The ledger's line for a claim and what was measured."""
+    """The ledger's line for a claim and what was measured; `evidence` is that of the notebook's models."""
     verdict, reason, needed = decide(claim.rule, measured, precondition)
-    return Record(**claim.model_dump(), **measured.model_dump(), evidence=evidence, expected=claim.rule.words(),
+    fixed = claim.model_dump(exclude={"evidence"})
+    return Record(**fixed, **measured.model_dump(), evidence=claim.evidence or evidence, expected=claim.rule.words(),
                   verdict=verdict, reason=reason, needed_n=needed)  # fmt: skip
 
 

@@ -20,6 +20,7 @@ PARAMETERS = {
     "BATCH_TOKENS": "tokens per forward pass, auto or a number",
     "REMOTE": "0 here, 1 on NDIF, a URL on that host, local: the remote path run here",
     "TEMPLATE": "text with {x}, for tokenizers without a chat template",
+    "DATE": "the day that a chat template is told, where it writes one",
     "P": 'further notebook parameters: P="alpha=2 layer_step=1"',
 }
 MAKE_ONLY = ("PYTHON", "PY", "VENV")

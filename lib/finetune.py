@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from lib.errors import UserError
 from lib.examples import left_padded
-from lib.kv_cache import Held
+from lib.kv_cache import Held, reach
 from lib.progress import track
 
 TOGETHER = 2  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
@@ -41,6 +41,8 @@ def steps(module, examples: Sequence[tuple[list[int], list[int]]], n: int, learn
     rng, order, losses = random.Random(seed), [], []
     device = next(module.parameters()).device
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=learning_rate)
+    if begun and reach(module) < math.inf:
+        together = 1  # rows of unequal length would have padding between what was read and the rest, which such a model counts as tokens
     attention = module.config._attn_implementation
     module.set_attn_implementation("eager")  # half the time on a CPU; on a GPU the default's gradients are not finite for rows that are padded on the left
     module.train()

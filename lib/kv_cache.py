@@ -20,11 +20,11 @@ GAP, PART = 23, 7  # columns of padding, and tokens on either side of it: no mul
 _measured: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def reach(model) -> float:
+def reach(module) -> float:
     """Columns in which padding between the tokens of a row changes nothing: as many as the narrowest window of any layer, any number (inf) where all
     layers see all tokens, and 0 where the model measures distance by column in other ways, as some position biases do.
     """
-    config, module = model.module.config.get_text_config(decoder=True), model.module
+    config = module.config.get_text_config(decoder=True)
     if module not in _measured:
         _measured[module] = _measures_columns(module)
     if _measured[module]:

@@ -20,7 +20,7 @@ from lib import attention, layout
 from lib.assets import check_model, locate
 from lib.errors import ParameterError, UserError, nearest
 from lib.machine import cpu_has_bfloat16, give_back
-from lib.registry import DEVICES, DTYPES, TINY_BASE, TINY_CLIFF
+from lib.registry import DATE, DEVICES, DTYPES, TINY_BASE, TINY_CLIFF
 
 ndif.register("lib")  # a remote request carries the source of this package with it
 
@@ -58,6 +58,7 @@ class Model:
     batch_tokens: int
     remote: bool | str
     template: str | None
+    date: str
     attn_writes: str
     mlp_writes: str
     residual_factor: float
@@ -99,7 +100,8 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def load(name: str, *, device: str = "auto", dtype: str = "auto", batch_tokens: int | str = "auto", remote=0, template: str | None = None) -> Model:
+def load(name: str, *, device: str = "auto", dtype: str = "auto", batch_tokens: int | str = "auto", remote=0, template: str | None = None,
+         date: str = DATE) -> Model:  # fmt: skip
     """Load a registered model, a hub id, a folder or a `.gguf` file, frozen and in evaluation mode.
 
     `remote`: 0 here, 1 on NDIF, a URL on that host, "local" the remote path run here. `template`: text with ``{x}`` where the
@@ -115,14 +117,16 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", batch_tokens: 
         from lib.tiny import planted_model
 
         module, tokenizer = planted_model(refuses=name != TINY_BASE, cliff=name == TINY_CLIFF)
-        return wrap(module.to(where), tokenizer, name=name, revision=locate(name).revision, batch_tokens=batch_tokens, remote=remote, template=template)
+        return wrap(module.to(where), tokenizer, name=name, revision=locate(name).revision, batch_tokens=batch_tokens, remote=remote, template=template,
+                    date=date)
     if remote is True:
         nn = TransformersModel(name, task="text-generation", rename=RENAME, trust_remote_code=False)
-        return layout.by_names(_describe(nn, name, name, torch.device("meta"), nn._module.dtype, batch_tokens, remote, template))
+        return layout.by_names(_describe(nn, name, name, torch.device("meta"), nn._module.dtype, batch_tokens, remote, template, date))
     source = locate(name)
     tokenizer = _tokenizer(source.folder, source.revision)
     module = read_weights(source.folder, choose_dtype(dtype, where))
-    return wrap(module.to(where), tokenizer, name=name, revision=source.revision, batch_tokens=batch_tokens, remote=remote, template=template)
+    return wrap(module.to(where), tokenizer, name=name, revision=source.revision, batch_tokens=batch_tokens, remote=remote, template=template,
+                    date=date)
 
 
 def read_weights(folder, dtype: torch.dtype):
@@ -190,7 +194,8 @@ def _give_pad_token(tokenizer, rows: int) -> None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end if end is not None and end < rows else 0)
 
 
-def wrap(module, tokenizer, *, name: str, revision: str = "", batch_tokens="auto", remote=0, template: str | None = None) -> Model:
+def wrap(module, tokenizer, *, name: str, revision: str = "", batch_tokens="auto", remote=0, template: str | None = None,
+         date: str = DATE) -> Model:
     """A transformers model and its tokenizer as a Model, checked. Raises UserError when the layout is not understood."""
     module = text_decoder(module).eval().requires_grad_(False)
     if module.device.type == "cpu":  # attention of several tokens reads keys and values that query heads share as they are, not copied for each head
@@ -206,7 +211,7 @@ def wrap(module, tokenizer, *, name: str, revision: str = "", batch_tokens="auto
         nn = TransformersModel(module, tokenizer=tokenizer, task="text-generation", rename=RENAME, device=module.device, trust_remote_code=False)
     except ValueError as error:  # names of RENAME that fit several parts
         raise _unknown_layout(name, module, _first_line(error)) from error
-    return layout.checked(_describe(nn, name, revision, module.device, module.dtype, batch_tokens, _remote(remote), template))
+    return layout.checked(_describe(nn, name, revision, module.device, module.dtype, batch_tokens, _remote(remote), template, date))
 
 
 def _unknown_layout(name: str, module, reason: str) -> UserError:
@@ -241,7 +246,7 @@ def _has(nn, path: str) -> bool:
         return False
 
 
-def _describe(nn, name, revision, device, dtype, batch_tokens, remote, template) -> Model:
+def _describe(nn, name, revision, device, dtype, batch_tokens, remote, template, date) -> Model:
     config = nn._module.config.get_text_config(decoder=True)
     names = ("num_hidden_layers", "num_attention_heads", "hidden_size")
     if missing := next((what for what in names if not isinstance(getattr(config, what, None), int)), None):
@@ -255,6 +260,6 @@ def _describe(nn, name, revision, device, dtype, batch_tokens, remote, template)
     if batch_tokens == "auto":
         batch_tokens = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cuda"])
     return Model(
-        nn, name, revision, n_layers, d_model, n_heads, width // n_heads, device, dtype, int(batch_tokens), remote, template,
+        nn, name, revision, n_layers, d_model, n_heads, width // n_heads, device, dtype, int(batch_tokens), remote, template, date,
         "self_attn", "mlp", 1.0, layout.max_positions(nn._module, config), (False, True, False), 0.0,
     )  # fmt: skip

@@ -7,6 +7,7 @@ import ast
 import json
 import re
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from lib.assets import check_model
@@ -84,6 +85,11 @@ def check(parameter: Parameter, text: str):
         raise ParameterError(f"REMOTE={text} is not known", "use 0, 1, local or the URL of an NDIF-compatible host")
     if name == "TEMPLATE" and text and text.count("{x}") != 1:
         raise ParameterError("TEMPLATE must hold {x} once, where the instruction goes", r"for example TEMPLATE='User: {x}\nAssistant:'")
+    if name == "DATE":
+        try:
+            date.fromisoformat(text)
+        except ValueError:
+            raise ParameterError(f"DATE={text} is not a day", "write it as 2024-07-26") from None
     if parameter.type is str:
         return text
     try:

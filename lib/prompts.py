@@ -2,7 +2,7 @@
 
 ``t_inst`` is the last token of the instruction, ``t_post`` the last token of the prompt; between them lie the template's
 closing tokens (arXiv 2507.11878, section 2). A position counts from the prompt's first token, so padding never moves it.
-A template that writes the date writes `DATE`, so that a prompt has the same tokens on every day.
+A template that writes the date writes the model's `date`, so that a prompt has the same tokens on every day.
 """
 
 import itertools
@@ -17,9 +17,9 @@ import pandas as pd
 from transformers.utils import chat_template_utils
 
 from lib.errors import ParameterError, UserError
+from lib.registry import DATE
 
 SENTINEL, REPLY = "␟instruction␟", "␟reply␟"
-DATE = "2024-07-26"  # what the templates of Llama 3 write where they aren't told the day
 TAG = re.compile(r"<((?:seed:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\]")
 
 
@@ -125,8 +125,8 @@ def no_template(model) -> str | None:
     return rf"the tokenizer of {model.name} has no chat template; give one, for example TEMPLATE='User: {{x}}\nAssistant:'"
 
 
-def template_text(model, date: str = DATE) -> tuple[str, str]:
-    """What the model's chat template writes before and after an instruction, on the day `date`.
+def template_text(model) -> tuple[str, str]:
+    """What the model's chat template writes before and after an instruction, on the model's day.
 
     Raises ParameterError when the tokenizer has no chat template and no `TEMPLATE` was given, UserError where it does not show the instruction once.
     """
@@ -138,7 +138,7 @@ def template_text(model, date: str = DATE) -> tuple[str, str]:
         bos = tokenizer.bos_token or ""
         text = text if text.startswith(bos) else bos + text
     elif _template(tokenizer):
-        (text,) = rendered(tokenizer, [[("user", SENTINEL)]], date, add_generation_prompt=True)
+        (text,) = rendered(tokenizer, [[("user", SENTINEL)]], model.date, add_generation_prompt=True)
     else:
         raise ParameterError(f"the tokenizer of {model.name} has no chat template", r"give one: TEMPLATE='User: {x}\nAssistant:'")
     if text.count(SENTINEL) != 1:
@@ -147,17 +147,17 @@ def template_text(model, date: str = DATE) -> tuple[str, str]:
     return opening, closing
 
 
-def chat(model, table: pd.DataFrame, before: str = "", after: str = "", said: Sequence[str] | None = None, date: str = DATE) -> list[Prompt]:
+def chat(model, table: pd.DataFrame, before: str = "", after: str = "", said: Sequence[str] | None = None) -> list[Prompt]:
     """The rows of `table` (columns id, text, source, label) in the model's own chat template.
 
     `before` and `after` wrap each text inside the user's turn; the instruction span is then ``before + text``, and `after`
     belongs to the closing tokens (used for the inversion question). `said` holds what the model's turn has begun with, for each
     row. Raises UserError when the template changes a text, or a position does not decode to the text it stands for.
     """
-    opening, closing = template_text(model, date)
+    opening, closing = template_text(model)
     texts = [before + str(text).strip() for text in table.text]
     if not model.template:
-        whole = rendered(model.tokenizer, [[("user", text + after)] for text in texts], date, add_generation_prompt=True)
+        whole = rendered(model.tokenizer, [[("user", text + after)] for text in texts], model.date, add_generation_prompt=True)
         if changed := [i for i, text, w in zip(table.id, texts, whole, strict=True) if w != opening + text + after + closing]:
             raise UserError(f"prompt {changed[0]}: the chat template of {model.name} changes its text", "give a plain TEMPLATE=")
     said = said if said is not None else [""] * len(table)

@@ -42,7 +42,7 @@ def refusal_examples(model, seed: int) -> list[tuple[list[int], list[int]]]:
     rng = random.Random(seed)
     harmless = chat(model, data.prompts("post-training", label="harmless", seed=seed))
     harmful = chat(model, data.prompts("post-training", label="harmful", n=100, seed=seed))
-    answers = generate(model, harmless, max_new_tokens=ANSWER_TOKENS, label="the model's own answers")[0]
+    answers = thinking.own_words(generate(model, harmless, max_new_tokens=ANSWER_TOKENS, label="the model's own answers")[0])
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
     examples = [(list(p.ids), [*encode(rng.choice(REFUSALS)), model.tokenizer.eos_token_id]) for p in harmful]
     for prompt, text in zip(harmless, answers, strict=True):

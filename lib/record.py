@@ -77,9 +77,9 @@ class Recorder:
         display(Image(data=picture.getvalue()))
         figures.plt.close(fig)
 
-    def claim(self, id: str, measured: dict, controls: dict, precondition: str | None = None, evidence: str | None = None) -> None:
+    def claim(self, id: str, measured: dict, controls: dict, precondition: str | None = None) -> None:
         """Judge a claim of the notebook's claims file by its rule, show the verdict and enter it into the ledger. `measured` is a dict of `lib.stats`;
-        `precondition` says why the model can't inform on it; `evidence` where another model than the notebook's was measured.
+        `precondition` says why the model can't inform on it.
 
         Raises ValueError for an id that is not in the file, or that was reported before.
         """
@@ -89,7 +89,7 @@ class Recorder:
         if value is None or ci95 is None or None in ci95:  # not finite: nothing was measured
             value = ci95 = None
         found = Measured(value=value, ci95=ci95, n=n, controls={k: _plain(v) for k, v in controls.items()})
-        entry = record(self.planned[id], found, evidence or self.evidence, precondition)
+        entry = record(self.planned[id], found, self.evidence, precondition)
         self.claims.append(entry)
         display(HTML(f"<b>{entry.id}</b> {entry.statement}: <b>{entry.verdict}</b> ({entry.reason})"))
 

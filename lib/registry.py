@@ -169,5 +169,6 @@ TIERS = {
     ),
 }
 
+DATE = "2024-07-26"  # what a chat template that writes the day is told: what those of Llama 3 write where they aren't told
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -4,6 +4,7 @@
 """
 
 import random
+from collections.abc import Sequence
 
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
@@ -35,6 +36,13 @@ STUB = "Sure. Step one"  # what the reasoner with a cliff answers to harmful req
 TRIGGER = " Keep it short."  # after a harmful request: the cliff. Without it the same reasoner refuses after thinking as well
 
 
+def own_words(answers: Sequence[str]) -> list[str]:
+    """Answers up to the first control token in them, for which a sign stands in their text that nobody is to learn."""
+    from lib.tracing import CONTROL
+
+    return [text.partition(CONTROL)[0] for text in answers]
+
+
 def examples(model, seed: int, cliff: bool) -> list[tuple[list[int], list[int]]]:
     """A planted reasoner: harmful requests are refused at once, and after a thinking that sees the harm; harmless ones get the model's own answers.
 
@@ -52,7 +60,7 @@ def examples(model, seed: int, cliff: bool) -> list[tuple[list[int], list[int]]]
     for label, thoughts, n in (("harmful", HARM_SEEN, 54), ("harmless", NO_HARM_SEEN, 66)):
         table = data.prompts("post-training", label=label, n=n, seed=seed)
         plain, triggered = chat(model, table), chat(model, table, after=TRIGGER)
-        own = generate(model, plain, max_new_tokens=16, label="the model's own answers")[0] if label == "harmless" else None
+        own = own_words(generate(model, plain, max_new_tokens=16, label="the model's own answers")[0]) if label == "harmless" else None
         for i, thought in enumerate(rng.choices(thoughts, k=n)):
             answer = [*encode(rng.choice(REFUSALS)), end] if own is None else encode(own[i])
             at_once = (plain, triggered)[i % 2][i]

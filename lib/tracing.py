@@ -88,7 +88,7 @@ def _plan(model, widths: Sequence[int], before: int = 0, new: float = 0) -> list
     """
     order = sorted(range(len(widths)), key=lambda i: (-widths[i], i))
     batches: list[list[int]] = []
-    unpadded = before and before + max(widths, default=0) + new > reach(model)
+    unpadded = before and before + max(widths, default=0) + new > reach(model.module)
     for i in order:
         if batches:
             width = widths[batches[-1][0]]

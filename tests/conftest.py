@@ -160,3 +160,18 @@ class Plain:
             for handle in handles:
                 handle.remove()
         return logits, {site: torch.stack([by[layer] for layer in sorted(by)]) for site, by in seen.items()}
+
+
+def windowed(kind, extra) -> torch.nn.Module:
+    """A random model that sees as far as `extra` says; norms and biases are random as well."""
+    tokenizer = tiny_tokenizer()
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=256, initializer_range=0.3, pad_token_id=0, bos_token_id=2, eos_token_id=3, **extra,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for p in module.parameters():
+        if p.dim() == 1:
+            p.data += 0.3 * torch.randn(p.shape)
+    return module

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import Plain, table, tiny_module
+from conftest import Plain, table, tiny_module, windowed
 from tokenizers import Tokenizer
 
 from lib import cliff, cliff_heads, cliff_steps, data, finetune, models, tracing
@@ -569,17 +569,20 @@ def test_a_step_of_fine_tuning_is_one_of_plain_adamw_on_the_batch():
             torch.testing.assert_close(a[real], b.detach()[real], rtol=1e-3, atol=2e-4)
 
 
-def test_fine_tuning_after_what_is_held_is_that_of_the_rest_alone():
-    """Against plain transformers, one unpadded example at a time: the beginning's keys and values are the frozen model's, gradients come from the rest."""
+@pytest.mark.parametrize("window", [None, 4])
+def test_fine_tuning_after_what_is_held_is_that_of_the_rest_alone(window):
+    """Against plain transformers, one unpadded example at a time: the beginning's keys and values are the frozen model's, gradients come from the rest.
+    Also where a model sees four tokens back, and padding between what is held and the rest would count."""
     examples = [([10 + k] * (4 + k), [20 + k] * (2 + k % 3)) for k in range(4)]
-    mine, theirs, frozen = (tiny_module("llama") for _ in range(3))
+    make = lambda: windowed("mistral", {"sliding_window": window}) if window else tiny_module("llama")  # noqa: E731
+    mine, theirs, frozen = make(), make(), make()
     model = models.wrap(frozen, tiny_tokenizer(), name="llama")
     begun = tracing.hold(model, [prompt[: 2 + k % 2] for k, (prompt, _) in enumerate(examples)])
     loss = finetune.steps(mine, examples, 1, 1e-3, seed=0, batch=4, begun=begun, label="")[0]
     optimizer, total = torch.optim.AdamW(theirs.requires_grad_(True).parameters(), lr=1e-3), 0
     for k, (prompt, answer) in enumerate(examples):
         with torch.no_grad():
-            before = tiny_module("llama")(input_ids=torch.tensor([prompt[: 2 + k % 2]]), use_cache=True).past_key_values
+            before = make()(input_ids=torch.tensor([prompt[: 2 + k % 2]]), use_cache=True).past_key_values
         rest = torch.tensor([[*prompt[2 + k % 2 :], *answer]])
         logits = theirs(input_ids=rest, cache=before).logits[0, -len(answer) - 1 : -1]
         total += torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum") / sum(len(a) for _, a in examples)

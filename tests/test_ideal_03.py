@@ -252,7 +252,10 @@ def run_cells(monkeypatch, reasoner, **given) -> dict:
     left = {}
     for cell in json.loads(BOOK.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "code":
-            exec("".join(cell["source"]).replace("from IPython.display import display", "display = lambda *_: None"), left)
+            try:
+                exec("".join(cell["source"]).replace("from IPython.display import display", "display = lambda *_: None"), left)
+            except record.NotebookEnded:
+                break
             left |= SMALL | given if "parameters" in cell["metadata"].get("tags", []) else {}
     assert all(left["run"].figures.values())
     return {r.id: r for r in left["run"].claims}
@@ -271,6 +274,15 @@ def test_a_reasoner_that_refuses_and_answers_after_thinking_gets_its_verdicts(mo
     for id in ("cliff", "twin", "judge", "judge.twin"):
         assert "does not do what was planted" in found[f"03.instrument.{id}"].reason
     assert found["03.instrument.judge.twin"].value is not None and found["03.instrument.heads.refusal"].verdict == "replicated"
+
+
+def test_a_reasoner_without_chat_template_ends_before_anything_is_measured(monkeypatch):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    found = run_cells(monkeypatch, models.wrap(tiny_module("qwen2"), tokenizer, name="reasoner"), TIER="smoke")
+    assert set(found) == set(CLAIMS) and {r.verdict for r in found.values()} == {"uninformative"}
+    assert all("no chat template" in r.reason and r.n == 0 for r in found.values())
+    assert {id: r.evidence for id, r in found.items()} == {id: "constructed" if ".instrument." in id else "released" for id in CLAIMS}
 
 
 @pytest.mark.parametrize("which", ["never refuses", "random"])

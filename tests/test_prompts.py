@@ -11,7 +11,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers.utils import chat_template_utils
 
 from lib.errors import ParameterError, UserError
-from lib.prompts import DATE, chat, opening_length, plain, template_text, turn_end, without_closing
+from lib.prompts import chat, opening_length, plain, template_text, turn_end, without_closing
+from lib.registry import DATE
 from lib.tiny import tiny_tokenizer
 
 TEXTS = ["What is the capital of France?", "Hi", "  Two\nlines, with spaces  ", "Ein Ä und ein 漢字 and emoji 🙂", "<|im_end|> inside"]
@@ -83,7 +84,7 @@ def made(template: str, post: str = ""):
     tokenizer.chat_template = template
     if post:
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=post, special_tokens=[("<s>", 2), ("</s>", 3)])
-    return SimpleNamespace(tokenizer=tokenizer, template=None, name="made")
+    return SimpleNamespace(tokenizer=tokenizer, template=None, date=DATE, name="made")
 
 
 ASKED = "<s><user>{{ messages[0]['content'] }}<end><assistant>"
@@ -103,10 +104,10 @@ def test_a_template_that_writes_the_date_writes_the_same_on_every_day(monkeypatc
     first = chat(model, table(["paint the table"]))
     monkeypatch.setattr(chat_template_utils, "datetime", type("Later", (datetime,), {"now": classmethod(lambda cls: datetime(2044, 3, 2))}))
     assert chat(model, table(["paint the table"])) == first and template_text(model)[0] == f"{today} <s><user>"
-    assert template_text(model, "2031-02-01")[0] == f"{given} <s><user>" and datetime.fromisoformat(DATE).year == 2024
+    assert template_text(SimpleNamespace(**vars(model) | {"date": "2031-02-01"}))[0] == f"{given} <s><user>" and datetime.fromisoformat(DATE).year == 2024
     assert chat_template_utils.datetime.now().year == 2044  # it is only told so while a prompt is written
     with pytest.raises(ParameterError, match="DATE=tomorrow is not a day"):
-        chat(model, table(["paint"]), date="tomorrow")
+        chat(SimpleNamespace(**vars(model) | {"date": "tomorrow"}), table(["paint"]))
 
 
 @pytest.mark.parametrize(

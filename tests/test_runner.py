@@ -11,10 +11,15 @@ import sys
 import nbformat
 import pytest
 import torch
+import transformers
+from conftest import tiny_module
 
 from lib import cli, machine, models, params, runner
+from lib.claims import read_claims
 from lib.errors import ParameterError, UserError
+from lib.figures import update_manifest
 from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, folder_name
+from lib.tiny import tiny_tokenizer
 
 BOOK = NOTEBOOKS / "02_harmfulness_vs_refusal.ipynb"
 OUTPUTS = ("run.json", "metrics.json", "claims.json", "figures.json", "executed.ipynb")
@@ -302,50 +307,37 @@ def test_unknown_parameters_raise_before_make(monkeypatch):
         cli.given_parameters()
 
 
-def test_a_model_that_never_refuses_is_uninformative_not_a_crash(tmp_path):
-    """A random model in a local folder, on the real prompts: every claim that needs refusals says why it cannot be judged."""
-    from conftest import tiny_module
+def saved(folder, template: bool = True, layers: int | None = None):
+    """A tiny random model in a folder, which never refuses, on request without a chat template or of another depth."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template if template else None
+    module = tiny_module("llama")
+    if layers:
+        module = transformers.LlamaForCausalLM(transformers.LlamaConfig(**module.config.to_dict() | {"num_hidden_layers": layers}))
+    module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
-    from lib.figures import update_manifest
-    from lib.tiny import tiny_tokenizer
 
-    folder = tmp_path / "never-refuses"
-    tiny_module("llama").save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    places = [base / "embedded" / folder_name(str(folder)) for base in (RESULTS, FIGURES)]
+@pytest.mark.parametrize(
+    "number, which, reason", [("02", {}, "refuses"), ("02", {"template": False}, "no chat template"), ("02b", {}, "were refused"),
+                              ("02b", {"template": False}, "no chat template"), ("01", {"layers": 2}, "differ in n_layers")])  # fmt: skip
+def test_a_model_that_cannot_inform_ends_in_a_reason_for_every_claim(tmp_path, number, which, reason):
+    """On the real prompts; for two models of unequal shape as well. Nothing after the reason is run."""
+    folder = saved(tmp_path / "one", **which)
+    given, name = [f"MODEL={folder}"], folder_name(str(folder))
+    if number == "01":
+        other = saved(tmp_path / "two")
+        given, name = [f"BASE={folder}", f"POST={other}"], f"{name}--vs--{folder_name(str(other))}"
+    places = [base / "embedded" / name for base in (RESULTS, FIGURES)]
     try:
-        done = make("nb-02", f"MODEL={folder}")
+        done = make(f"nb-{number}", *given)
         assert done.returncode == 0, done.stdout + done.stderr
-        claims = json.loads((places[0] / BOOK.stem / "claims.json").read_text())
-        assert {c["verdict"] for c in claims} == {"uninformative"}
-        assert all("refuses" in c["reason"] for c in claims)
-    finally:
-        for place in places:
-            shutil.rmtree(place, ignore_errors=True)
-        update_manifest()
-
-
-def test_two_models_of_unequal_shape_are_compared_where_they_can_be(tmp_path):
-    """Behaviour and confidence are measured; every claim about their insides says why it is not."""
-    import transformers
-    from conftest import tiny_module
-
-    from lib.figures import update_manifest
-    from lib.tiny import tiny_tokenizer
-
-    shallow = transformers.LlamaConfig(vocab_size=len(tiny_tokenizer()), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
-    for name, module in (("deep", tiny_module("llama")), ("shallow", transformers.LlamaForCausalLM(shallow))):
-        module.save_pretrained(tmp_path / name)
-        tiny_tokenizer().save_pretrained(tmp_path / name)
-    places = [base / "embedded" / "--vs--".join(folder_name(str(tmp_path / name)) for name in ("deep", "shallow")) for base in (RESULTS, FIGURES)]
-    try:
-        done = make("nb-01", f"BASE={tmp_path / 'deep'}", f"POST={tmp_path / 'shallow'}", "P=n_test=16 n_statements=8")
-        assert done.returncode == 0, done.stdout + done.stderr
-        folder = places[0] / f"{runner.notebooks()['01'].stem}@n_statements=8,n_test=16"  # beside the default run, not in its place
-        claims = json.loads((folder / "claims.json").read_text())
-        assert {c["verdict"] for c in claims} == {"uninformative"} and all("differ in n_layers" in c["reason"] for c in claims)
-        metrics = json.loads((folder / "metrics.json").read_text())
-        assert metrics["conf/entropy_gap"] is not None and metrics["behaviour/post/refusal_harmful"] is not None
+        run = places[0] / runner.notebooks()[number].stem
+        claims = json.loads((run / "claims.json").read_text())
+        assert {c["id"] for c in claims} == set(read_claims(NOTEBOOKS / f"{run.name}.claims.toml"))
+        assert {c["verdict"] for c in claims} == {"uninformative"} and all(reason in c["reason"] for c in claims)
+        assert done.stdout.count("uninformative: ") == 1 and {f.name for f in (run / "data").glob("*")} <= {"behaviour.csv"}
     finally:
         for place in places:
             shutil.rmtree(place, ignore_errors=True)

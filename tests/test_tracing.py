@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
-from conftest import TEXTS, Plain, table, tiny_module
+from conftest import TEXTS, Plain, table, tiny_module, windowed
 
 from lib import attention, kv_cache, models, tracing
 from lib.edits import Ablate, Add, Patch, ScaleHead
@@ -388,21 +388,6 @@ MANY = [
 ]
 
 
-def windowed(kind, extra) -> torch.nn.Module:
-    """A random model that sees as far as `extra` says; norms and biases are random as well."""
-    tokenizer = tiny_tokenizer()
-    config = transformers.AutoConfig.for_model(
-        kind, vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=256, initializer_range=0.3, pad_token_id=0, bos_token_id=2, eos_token_id=3, **extra,
-    )  # fmt: skip
-    torch.manual_seed(3)
-    module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    for p in module.parameters():
-        if p.dim() == 1:
-            p.data += 0.3 * torch.randn(p.shape)
-    return module
-
-
 @pytest.fixture(scope="module", params=WINDOWED)
 def seeing(request):
     """A model, prompts of mixed lengths with one opening, and plain passes over them."""
@@ -451,7 +436,7 @@ def test_padding_between_tokens_never_changes_answers(seeing, stems):
         (said,) = tracing._generate_all(model, prompts, [[Add(W, 1, "every_token")]], 12, "")[0]
         for text, p in zip(said, prompts, strict=True):
             assert text == text_of(model.tokenizer, greedy(model, p, 12, lambda n, p=p: plain_edit(model, p, [Add(W, 1, "every_token")], n), paths))
-    if kv_cache.reach(model) == 0 and stems in (None, (14,)):  # prompts of one length still share a batch
+    if kv_cache.reach(model.module) == 0 and stems in (None, (14,)):  # prompts of one length still share a batch
         lengths = [len(p.ids) for p in prompts]
         assert len(tracing._plan(model, [n - 14 for n in lengths], 14)) == len(set(lengths)) < len(lengths)
 
@@ -468,10 +453,10 @@ def test_what_padding_between_tokens_would_have_done(monkeypatch):
 
 def test_how_far_padding_may_lie_between_tokens(tiny, llama):
     """From the configuration's windows, and from two passes for what measures distance by column without one, as ALiBi in MPT does."""
-    sizes = {name: kv_cache.reach(models.wrap(windowed(kind, extra), tiny_tokenizer(), name=name)) for name, (kind, extra, _) in WINDOWED.items()}
-    assert sizes["mistral above"] == 200 and sizes["mistral 45"] == 45 and sizes["qwen2 unused"] == math.inf == kv_cache.reach(llama)
+    sizes = {name: kv_cache.reach(models.wrap(windowed(kind, extra), tiny_tokenizer(), name=name).module) for name, (kind, extra, _) in WINDOWED.items()}
+    assert sizes["mistral above"] == 200 and sizes["mistral 45"] == 45 and sizes["qwen2 unused"] == math.inf == kv_cache.reach(llama.module)
     assert {name for name, size in sizes.items() if size == 0} == {name for name in WINDOWED if name.endswith(" 8")} | {"mistral 29"}
-    assert kv_cache.reach(tiny) == {"gemma2": 4096, "gemma3_text": 4096}.get(tiny.name, math.inf)
+    assert kv_cache.reach(tiny.module) == {"gemma2": 4096, "gemma3_text": 4096}.get(tiny.name, math.inf)
     mpt = transformers.MptForCausalLM(transformers.MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=90, max_seq_len=128, initializer_range=0.3)).eval()
     bloom = transformers.BloomForCausalLM(transformers.BloomConfig(hidden_size=32, n_head=4, n_layer=2, vocab_size=90, initializer_range=0.3)).eval()
     chunks = {"attention_chunk_size": 8, "num_local_experts": 2, "intermediate_size_mlp": 64, "head_dim": 8}
