@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lib import syntax
 from lib.errors import ParameterError, UserError, nearest
 from lib.files import ROOT, cache_dir, lock, need_space, sha256, write_json, writing
 from lib.machine import slower
@@ -203,7 +204,7 @@ def locate(name: str) -> Source:
     """
     kind = check_model(name)
     if kind == "tiny":
-        return Source(name, None, f"planted-{name}-" + sha256(ROOT / "lib" / "tiny.py")[:12])  # its weights are in its code
+        return Source(name, None, f"planted-{name}-" + syntax.alone("lib.tiny")[:12])  # its weights are in its code
     if kind == "registry":
         file = MODELS[name].file
         return Source(name, _converted(name, lambda: fetch(file), file.sha256), file.sha256)
@@ -253,7 +254,7 @@ def _folder_hash(folder: Path) -> str:
 
 def conversion() -> str:
     """What identifies the code that converts: a conversion that other code left is not trusted."""
-    return sha256(ROOT / "lib" / "convert.py")
+    return syntax.alone("lib.convert")
 
 
 def is_converted(folder: Path) -> bool:
@@ -312,12 +313,8 @@ def _converted(name: str, gguf, digest: str) -> Path:
 def recipe_folder(name: str) -> Path:
     """Where the model of a recipe lies once it was made: the name ends in a hash of recipe, code, data and starting checkpoint."""
     recipe = RECIPES[name]
-    made_by = ["lib/recipes.py", "lib/examples.py", "data/prompts.csv"] + (["lib/thinking.py"] if recipe.data.startswith("thinking") else [])
-    made_of = [
-        dataclasses.asdict(recipe),
-        MODELS[recipe.base].file.sha256,
-        *(sha256(ROOT / path) for path in made_by),
-    ]
+    made_by = syntax.alone("lib.recipes", "lib.examples", "lib.thinking")  # not all that these import: a faster pass makes no other model
+    made_of = [dataclasses.asdict(recipe), MODELS[recipe.base].file.sha256, made_by, sha256(ROOT / "data" / "prompts.csv")]
     return cache_dir() / "models" / f"{name}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}"
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from lib import cache, models, stats
-from lib.finetune import TOGETHER, adapted, steps
+from lib.finetune import adapted, steps
 from lib.guard import Seen
 from lib.judge import judge
 from lib.prompts import Prompt
@@ -53,8 +53,7 @@ def after(model, trained_on: Sequence[Prompt], tests: Sequence[Prompt], seed: in
     Returns {number of examples seen: {"seen": what the copy did and held, "opened": share of answers that begin with an opening, "loss": of the
     last step}}. An outcome is that of the copy's own words: an opening alone is ``empty``. The optimizer begins anew after each measurement.
     """
-    how = {"rate": RATE, "together": TOGETHER, "openings": OPENINGS, "adapters": "beside the weights"}
-    name = cache.key(model, "attack", [*trained_on, *tests], trained_on=len(trained_on), seed=seed, tokens=max_new_tokens, **how)
+    name = cache.key(model, _after, trained_on=trained_on, tests=tests, seed=seed, max_new_tokens=max_new_tokens)
     kept: dict = {}
 
     def measured() -> dict:

@@ -1,48 +1,69 @@
 """Results of forward passes and generations on disk, under a key of everything they depend on.
 
-A key holds the model's hash, dtype, device, batch size, the prompts' tokens, the edits' vectors, the library versions, the
-machine's threads, and the source of the modules that compute; so a stale result is never read, and a changed parameter
-recomputes only what it touches. The files lie in the user's cache folder, never in the repository.
+A key holds the model's hash, dtype, device and batch size, every input (prompts with all they hold, edits with their kind and vectors), the library
+versions, the machine's threads, and the source of the function that computes with all that it imports (`lib.syntax`). So a stale result is never read,
+and a changed parameter recomputes only what it touches. The files lie in the user's cache folder, never in the repository.
 """
 
-import functools
+import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import nnsight
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 import transformers
 
-from lib.files import ROOT, ReadOnlyError, cache_dir, say_once, write_bytes
+from lib import syntax
+from lib.files import ReadOnlyError, cache_dir, say_once, write_bytes
 from lib.machine import give_back
 
-CODE = ("tracing.py", "kv_cache.py", "edits.py", "prompts.py", "models.py", "finetune.py", "examples.py", "attention.py", "layout.py", "weights.py", "judge.py",
-        "attack.py", "cliff.py", "measure.py", "directions.py", "patching.py", "stats.py")  # results computed there are stored
 
-
-@functools.cache
-def _environment() -> str:
-    code = hashlib.sha256(b"".join((ROOT / "lib" / name).read_bytes() for name in CODE)).hexdigest()
-    return f"{code} {torch.__version__} {transformers.__version__} {nnsight.__version__} {torch.get_num_threads()}"
-
-
-def key(model, what: str, prompts: Sequence, arms: Sequence[Sequence] = (), **rest) -> str:
-    """A SHA-256 over all that the result `what` depends on; `rest` must be JSON-like."""
+def key(model, computes: Callable, **inputs) -> str:
+    """A SHA-256 over all that the result of the function `computes` depends on. Raises TypeError for an input that cannot be told from its like."""
     digest = hashlib.sha256()
-    head = [what, _environment(), model.revision, str(model.dtype), model.device.type, model.batch_tokens, str(model.remote), rest]
-    digest.update(json.dumps(head, sort_keys=True, default=str).encode())
-    for p in prompts:
-        digest.update(repr((p.ids, p.start, p.stop)).encode())
-    for arm in arms:
-        digest.update(b"arm")
-        for edit in arm:
-            for name, value in vars(edit).items():
-                digest.update(name.encode())
-                digest.update(value.float().contiguous().cpu().numpy().tobytes() if torch.is_tensor(value) else repr(value).encode())
+    versions = [str(torch.__version__), transformers.__version__, nnsight.__version__, torch.get_num_threads()]
+    about = [syntax.of(type(model)), model.revision, str(model.dtype), model.device.type, model.batch_tokens, str(model.remote)]
+    for value in (computes.__qualname__, syntax.of(computes), versions, about, inputs):
+        _feed(digest, value)
     return digest.hexdigest()
+
+
+PLAIN = (type(None), bool, int, float, str, bytes)
+
+
+def _feed(digest, value) -> None:
+    """Add a value to a digest with its type and extent, at any depth, so that no two unequal values add the same."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if type(value) in PLAIN or (type(value) is tuple and all(type(v) in PLAIN for v in value)):
+        text = repr(value)
+        digest.update(f"{len(text)} {text}".encode())
+    elif isinstance(value, torch.Tensor):
+        digest.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        digest.update(f"array {value.dtype} {value.shape}".encode() + value.tobytes())
+    elif isinstance(value, (list, tuple, range)):
+        digest.update(f"list {len(value)}".encode())
+        for v in value:
+            _feed(digest, v)
+    elif isinstance(value, dict):
+        digest.update(f"dict {len(value)}".encode())
+        for k in sorted(value, key=repr):
+            _feed(digest, k)
+            _feed(digest, value[k])
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        _feed(digest, (kind.__qualname__, syntax.of(kind)))
+        _feed(digest, {f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    elif callable(value) and isinstance(getattr(value, "key", None), str):  # a readout: its source, and what it closes over
+        _feed(digest, (value.__qualname__, syntax.of(value), value.key))
+    else:
+        raise TypeError(f"a {type(value).__qualname__} cannot be part of a key")
 
 
 def _store(path, data: bytes) -> None:

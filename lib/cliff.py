@@ -4,7 +4,6 @@ A rollout is a prompt with its thinking and the tags around it, up to the token 
 score of a token is what a prober says, a logistic regression trained on last tokens of prompts that were refused or answered.
 """
 
-import hashlib
 import itertools
 import math
 import random
@@ -239,7 +238,7 @@ def last_scores(model, rollouts: Sequence[Rollout], arms: Sequence[Sequence], pr
     """The last layer's refusal score at the last token of each rollout, under every arm of edits, as `Prober.at_the_end`. Cached on disk."""
     prompts = [r.prompt for r in rollouts]
     rows = [(i, arm) for arm in arms for i in range(len(rollouts))]
-    name = cache.key(model, "last_scores", prompts, arms, w=hashlib.sha256(prober.w[prober.top].numpy().tobytes()).hexdigest(), b=prober.b[prober.top].tolist())
+    name = cache.key(model, last_scores, prompts=prompts, arms=arms, w=prober.w[prober.top], b=prober.b[prober.top])
     compute = lambda: {"score": score_rows(model, prompts, prober.at_the_end, rows, of="state", label=f"{len(arms)} sets of heads")}  # noqa: E731
     return cache.remember_tensors(name, compute)["score"].unflatten(0, (len(arms), -1))
 
@@ -608,10 +607,9 @@ def retrained(
     learn to refuse everything. All thinking stays as it was, and as it was read: `begun` holds it (`hold_thoughts`), and the adapters act from the
     closing tag on, in neutral texts on every token.
     """
-    prompts = [r.prompt for r in [*chosen, *(r for r, _ in anchors), *harmful, *benign]]
     name = cache.key(
-        model, "retrained", prompts, parts=[len(chosen), len(anchors), len(harmful)], answers=[text for _, text in anchors], seed=seed, neutral=list(neutral),
-        tokens=max_new_tokens, steps=[STEPS, RATE, ADAPTED], stems=hashlib.sha256(repr(sorted(begun.stems)).encode()).hexdigest(),
+        model, _retrained, chosen=chosen, anchors=anchors, harmful=harmful, benign=benign, seed=seed, max_new_tokens=max_new_tokens, neutral=neutral,
+        stems=sorted(begun.stems),
     )  # fmt: skip
     said = cache.remember_json(name, lambda: _retrained(model, chosen, anchors, [*harmful, *benign], begun, seed, max_new_tokens, neutral))
     outcome = [judge(text) for text in said["texts"]]  # not cached: the judge may change

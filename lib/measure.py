@@ -136,8 +136,8 @@ def select_direction(model, candidates: dict[tuple[int, int], torch.Tensor], har
     ``chosen_share`` and ``admissible_share`` of draws of the prompts in which it is chosen, and admissible.
     """
     n = max(rungs)
-    name = cache.key(model, "select_direction", [*harmful[:n], *harmless[:n]], [[Ablate(v)] for v in candidates.values()], keys=list(candidates),
-                     readout=readout.key, rungs=list(rungs), keep=keep, max_kl=max_kl, seed=seed)  # fmt: skip
+    name = cache.key(model, _select_direction, candidates=candidates, harmful=harmful[:n], harmless=harmless[:n], readout=readout, rungs=rungs, keep=keep,
+                     max_kl=max_kl, seed=seed)  # fmt: skip
     return pd.DataFrame(cache.remember_json(name, lambda: _select_direction(model, candidates, harmful, harmless, readout, rungs, keep, max_kl, seed)))
 
 

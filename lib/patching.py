@@ -181,8 +181,7 @@ def grid(source, target, pairs: Sequence[Pair], layers: Sequence[int]) -> Float[
     `source` and `target` are the same model, or two of equal shape and tokenizer. `layers` are rows of ``h`` (a paper's "output
     of block l" is l + 1). Cached on disk.
     """
-    prompts = [p for pair in pairs for p in (pair.clean, pair.corrupt)]
-    name = cache.key(target, "patching", prompts, source=[source.revision, str(source.dtype)], layers=list(layers), answers=[p.answers for p in pairs])
+    name = cache.key(target, _grid, source=[source.revision, str(source.dtype)], pairs=pairs, layers=layers)
     return cache.remember_tensors(name, lambda: {"grid": _grid(source, target, pairs, layers)})["grid"]
 
 

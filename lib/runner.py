@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lib import data, params
+from lib import data, params, syntax
 from lib.assets import is_converted, locate, recipe_folder
 from lib.errors import UserError
 from lib.figures import update_manifest
@@ -56,10 +56,13 @@ def notebooks() -> dict[str, Path]:
 
 
 def fingerprint(notebook: Path, parameters: dict, revision: str) -> str:
-    """A SHA-256 over all that a run depends on: the notebook's cells, library, data, pinned requirements, parameters, model, kind of processor."""
+    """A SHA-256 over all that a run depends on: the notebook's cells, the code they import, the claims, data, pinned requirements, parameters, model,
+    kind of processor."""
     digest = hashlib.sha256(notebook_hash(notebook).encode())
-    for path in [*sorted((ROOT / "lib").glob("*.py")), ROOT / "requirements.txt", ROOT / "constraints.txt"]:
-        digest.update(path.read_bytes())
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    digest.update(syntax.of_cells("".join(c["source"]) for c in cells if c["cell_type"] == "code").encode())
+    for path in [notebook.with_suffix(".claims.toml"), ROOT / "requirements.txt", ROOT / "constraints.txt"]:
+        digest.update(path.read_bytes() if path.exists() else b"")
     digest.update(json.dumps([parameters, revision, data.hashes(parameters["TIER"]), cpu_has_bfloat16()], sort_keys=True).encode())
     return digest.hexdigest()
 

@@ -8,7 +8,6 @@ no layer above the last one that is read. A remote run takes the plain path: who
 Inside a trace only plain tensor arithmetic is allowed: the body is serialised for ``remote``.
 """
 
-import hashlib
 import itertools
 import math
 import re
@@ -51,10 +50,6 @@ class Along:
     directions: torch.Tensor
     layers: Sequence[int]
     since: Sequence[int]
-
-    def said(self) -> list:
-        """All of it, for a cache's key."""
-        return [hashlib.sha256(self.directions.float().cpu().numpy().tobytes()).hexdigest(), list(self.layers), list(self.since)]
 
     @property
     def by_layer(self) -> dict[int, torch.Tensor]:
@@ -505,7 +500,7 @@ def collect(model, prompts: Sequence[Prompt], at: Sequence[str | int] | Sequence
     with what is returned, not with the number of tokens. `side` is the padding side, which changes nothing beyond dtype noise.
     """
     which = {site: list(range(model.n_layers + (site == "resid"))) if layers is None else list(layers) for site in sites}
-    name = cache.key(model, "collect", prompts, [edits], at=list(at), which=which, side=side)
+    name = cache.key(model, _collect, prompts=prompts, at=at, which=which, side=side, edits=edits)
     return cache.remember_tensors(name, lambda: _collect(model, prompts, at, which, side, edits))
 
 
@@ -542,7 +537,7 @@ def project(model, prompts: Sequence[Prompt], directions: torch.Tensor, layers: 
     States are projected batch by batch, so memory does not grow with the number of prompts. Cached on disk.
     """
     along = Along(directions, layers, [0] * len(prompts))
-    found = cache.remember_tensors(cache.key(model, "project", prompts, along=along.said()), lambda: _project_all(model, prompts, along, label))
+    found = cache.remember_tensors(cache.key(model, _project_all, prompts=prompts, along=along), lambda: _project_all(model, prompts, along, label))
     return [found[str(i)] for i in range(len(prompts))]
 
 
@@ -570,7 +565,7 @@ def score(model, prompts: Sequence[Prompt], readout: Callable, arms: Sequence[Se
     """
     if not hasattr(readout, "key"):
         return _score(model, prompts, readout, arms, label)
-    name = cache.key(model, "score", prompts, arms, readout=readout.key)
+    name = cache.key(model, _score, prompts=prompts, readout=readout, arms=arms)
     return cache.remember_tensors(name, lambda: {"score": _score(model, prompts, readout, arms, label)})["score"]
 
 
@@ -654,7 +649,7 @@ def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = 
     Edits with span ``every_token`` also act on each generated token; all others on the prompt only. An answer ends at any token that ends a turn or a
     document; each control token before that is `CONTROL` in the text. Raises UserError where a prompt and its answer are too long for the model.
     """
-    name = cache.key(model, "generate", prompts, arms, max_new_tokens=max_new_tokens, until=until)
+    name = cache.key(model, _generate_all, prompts=prompts, arms=arms, max_new_tokens=max_new_tokens, until=until)
     return cache.remember_json(name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label, until, begun=begun)[0])
 
 
@@ -663,7 +658,8 @@ def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), ma
     """Greedy answers [prompt], and what is read in the same pass: the states of `sites` at the positions `at` as `collect` gives them,
     {site: [prompt, layer, position, d_model]}, and projections `along` directions, prompt → [k, token], none by default. `begun` as in
     `generate`. Cached on disk."""
-    name, made = cache.key(model, "generate_and_read", prompts, at=list(at), sites=list(sites), along=along and along.said(), max_new_tokens=max_new_tokens), []
+    name = cache.key(model, _generate_all, prompts=prompts, at=at, sites=sites, along=along, max_new_tokens=max_new_tokens)
+    made: list = []
 
     def compute():
         if not made:
@@ -764,7 +760,7 @@ def read_text(model, texts: Sequence[str], edits: Sequence[Edit] = (), *, label:
     """Per token of each text under `edits` (span ``every_token``), in nats: {"loss": mean cross-entropy [text], "entropy": mean entropy
     of the next-token distribution [text]}."""
     prompts = plain(model, texts)
-    name = cache.key(model, "read_text", prompts, [edits])
+    name = cache.key(model, _read_text, prompts=prompts, edits=edits)
     return cache.remember_tensors(name, lambda: _read_text(model, prompts, edits, label))
 
 
