@@ -308,6 +308,7 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
     outputs = {}
     moves = [(staging / "data", folder / "data"), (staging / "figures", drawn)]
     for source, target in moves:
+        source.mkdir(exist_ok=True)  # a notebook that ended early may have drawn nothing
         target.mkdir(parents=True, exist_ok=True)
         new = {path.name for path in source.iterdir()}
         for path in target.iterdir():
