@@ -2,6 +2,7 @@
 notebook's default sizes, go through the functions that the notebook calls, and the rule of the claims file judges what comes out."""
 
 import functools
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -277,7 +278,7 @@ def test_a_reasoner_that_refuses_and_answers_after_thinking_gets_its_verdicts(mo
 
 
 def test_a_reasoner_without_chat_template_ends_before_anything_is_measured(monkeypatch):
-    tokenizer = tiny_tokenizer()
+    tokenizer = copy.deepcopy(tiny_tokenizer())
     tokenizer.chat_template = None
     found = run_cells(monkeypatch, models.wrap(tiny_module("qwen2"), tokenizer, name="reasoner"), TIER="smoke")
     assert set(found) == set(CLAIMS) and {r.verdict for r in found.values()} == {"uninformative"}

@@ -1,5 +1,6 @@
 """Parameters, the runner, the command line: end to end on the smoke tier, and what is said when something is wrong."""
 
+import copy
 import json
 import os
 import re
@@ -309,8 +310,9 @@ def test_unknown_parameters_raise_before_make(monkeypatch):
 
 def saved(folder, template: bool = True, layers: int | None = None):
     """A tiny random model in a folder, which never refuses, on request without a chat template or of another depth."""
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = tokenizer.chat_template if template else None
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    if not template:
+        tokenizer.chat_template = None
     module = tiny_module("llama")
     if layers:
         module = transformers.LlamaForCausalLM(transformers.LlamaConfig(**module.config.to_dict() | {"num_hidden_layers": layers}))
