@@ -1,8 +1,8 @@
 """Every claim of notebook 03 can be met and can fail under the defaults: an ideal result and an ideal counter-result, made of scores and outcomes of the
 notebook's default sizes, go through the functions that the notebook calls, and the rule of the claims file judges what comes out."""
 
-import functools
 import copy
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
