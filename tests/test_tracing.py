@@ -307,9 +307,8 @@ def test_a_layer_or_head_that_does_not_exist_is_an_error(llama):
 def test_results_are_read_from_the_cache_and_follow_what_they_depend_on(llama, monkeypatch):
     prompts = chat(llama, table())
     first = tracing.generate(llama, prompts, [[Add(V, 1, "prompt")]], 4)
-    monkeypatch.setattr(tracing, "_generate_all", lambda *a, **k: pytest.fail("computed again"))
+    monkeypatch.setattr(tracing, "_generate_groups", lambda *a, **k: pytest.fail("computed again"))
     assert tracing.generate(llama, prompts, [[Add(V.clone(), 1, "prompt")]], 4) == first
-    monkeypatch.setattr(tracing, "_generate_all", lambda *a, **k: ("computed", None))
     for changed in (
         lambda: tracing.generate(llama, prompts, [[Add(V + 1e-3, 1, "prompt")]], 4),
         lambda: tracing.generate(llama, prompts, [[Add(V, 1, "instruction")]], 4),
@@ -317,7 +316,8 @@ def test_results_are_read_from_the_cache_and_follow_what_they_depend_on(llama, m
         lambda: tracing.generate(replace(llama, revision="another"), prompts, [[Add(V, 1, "prompt")]], 4),
         lambda: tracing.generate(replace(llama, batch_tokens=100), prompts, [[Add(V, 1, "prompt")]], 4),
     ):
-        assert changed() == "computed"
+        with pytest.raises(pytest.fail.Exception, match="computed again"):
+            changed()
 
 
 def real_prompts(real):
