@@ -14,7 +14,7 @@ unexport $(NAMES)
 export COMPANION_GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 
 # This checkout's library and this environment's packages and kernel, whatever else the user's settings name.
-export PYTHONPATH := $(CURDIR)
+export PYTHONPATH := $(CURDIR)/lib
 export PYTHONNOUSERSITE := 1
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH JUPYTER_DEFAULT_PROVISIONER_NAME PYTHONHOME PYTHONSTARTUP PYTHONSAFEPATH PYTHONWARNINGS PYTHONOPTIMIZE
@@ -32,25 +32,25 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 	  { echo "error: $(PYTHON) has no venv module; install it (Debian and Ubuntu: apt install python3-venv)" >&2; exit 2; }
 	@echo "setting up $(VENV): about 2.4 GB, a few minutes, once"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m lib.pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(VENV)/bin/python -m lib.pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(VENV)/bin/python -m refusal.base.pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(VENV)/bin/python -m refusal.base.pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 help: $(READY)
-	@$(PY) -m lib.cli help
+	@$(PY) -m refusal.run.cli help
 
 hello reproduce figures claims readme models: $(READY)
-	@$(PY) -m lib.cli $@
+	@$(PY) -m refusal.run.cli $@
 
 nb-%: $(READY) FORCE
-	@$(PY) -m lib.cli nb $*
+	@$(PY) -m refusal.run.cli nb $*
 
 test: $(READY)
 	@$(PY) -m pytest
 
 # The tests of numbers as a processor of the other kind runs them: without bfloat16 arithmetic where this one has it, with it where it has none.
 test-numbers: $(READY)
-	@COMPANION_BFLOAT16=$$($(PY) -c 'from lib.machine import cpu_has_bfloat16; print(int(not cpu_has_bfloat16()))') \
+	@COMPANION_BFLOAT16=$$($(PY) -c 'from refusal.base.machine import cpu_has_bfloat16; print(int(not cpu_has_bfloat16()))') \
 	  $(PY) -m pytest tests/test_numbers.py tests/test_tracing.py tests/test_planted.py tests/test_cliff.py
 
 lint: $(READY)
@@ -58,14 +58,14 @@ lint: $(READY)
 	@$(PY) -m nbstripout --verify notebooks/*.ipynb
 
 bench: $(READY)
-	@$(PY) -m lib.bench
+	@$(PY) -m refusal.run.bench
 
 lab: $(READY)
 	@$(PY) -m jupyterlab --ip 127.0.0.1 --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 clean: $(READY)
-	@$(PY) -m lib.cli clean
+	@$(PY) -m refusal.run.cli clean
 
 distclean: clean
-	@$(PY) -c 'import shutil; from lib.files import cache_dir; shutil.rmtree(cache_dir(), ignore_errors=True)'
+	@$(PY) -c 'import shutil; from refusal.base.files import cache_dir; shutil.rmtree(cache_dir(), ignore_errors=True)'
 	rm -rf $(VENV)

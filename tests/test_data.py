@@ -13,11 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from lib import data
-from lib.assets import fetch
-from lib.errors import ParameterError
-from lib.files import DATA, ROOT
-from lib.registry import DATASETS
+from refusal import data
+from refusal.base.errors import ParameterError
+from refusal.base.files import DATA, ROOT
+from refusal.model.fetch import fetch
+from refusal.model.registry import DATASETS
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_questions_that_nobody_can_answer_are_drawn_only_by_name(monkeypatch):
         for which in ({}, {"label": "harmful"}, {"label": "harmless", "n": 20}, {"source": "harmless"})
     ]
     with_them = [data.prompts(**r) for r in requests]
-    monkeypatch.setattr(data, "all_prompts", lambda tier: table[table.source != "cannot"].reset_index(drop=True))
+    monkeypatch.setattr("refusal.data.table.all_prompts", lambda tier: table[table.source != "cannot"].reset_index(drop=True))
     for request_, drawn in zip(requests, with_them, strict=True):
         assert drawn.equals(data.prompts(**request_)) and "cannot" not in set(drawn.source)
 

@@ -5,15 +5,17 @@ import warnings
 import pytest
 import torch
 import transformers
-from conftest import randomised
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lib import models, neurons, tracing, weights
-from lib.edits import Ablate
-from lib.errors import UserError
-from lib.prompts import plain
-from lib.tiny import tiny_tokenizer
+from conftest import randomised
+from refusal.base.errors import UserError
+from refusal.findings.f01 import neurons
+from refusal.model import loading, weights
+from refusal.model.tiny import tiny_tokenizer
+from refusal.trace import tracing
+from refusal.trace.edits import Ablate
+from refusal.trace.prompts import plain
 
 TEXTS = ["please paint the table", "please poison the victim with the rope now and then lift a stone", "kill the lamp with the hammer now"]
 LARGEST = 2_000_000  # parameters: what stays larger with every size below is not tiny, and is left out
@@ -64,7 +66,7 @@ def walk():
             torch.manual_seed(0)
             module = randomised(transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32))
             try:
-                found[kind] = models.wrap(module, tiny_tokenizer(), name=kind, revision=f"family {kind}")
+                found[kind] = loading.wrap(module, tiny_tokenizer(), name=kind, revision=f"family {kind}")
             except UserError as error:
                 found[kind] = error
     return found
@@ -72,7 +74,7 @@ def walk():
 
 @pytest.fixture(scope="module")
 def loaded(walk):
-    return {kind: model for kind, model in walk.items() if isinstance(model, models.Model)}
+    return {kind: model for kind, model in walk.items() if isinstance(model, loading.Model)}
 
 
 def hidden_states(model, ids) -> tuple[torch.Tensor, torch.Tensor]:

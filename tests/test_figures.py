@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from lib import figures
-from lib.files import ROOT
+from refusal.base.files import ROOT
+from refusal.report import figures
 
 SPEC = {"kind": "rates", "title": "T", "xlabel": "", "ylabel": "share", "note": "", "model": "m", "ylim": [-0.03, 1.03], "baseline": 0.5}
 
@@ -58,7 +58,7 @@ def test_a_users_own_matplotlib_settings_change_no_figure(tmp_path):
     drawing = """import sys
 from pathlib import Path
 import pandas as pd
-from lib import figures
+from refusal.report import figures
 rows = [figures.point(f"group {i}", {"value": i / 10, "ci95": [i / 10 - 0.05, i / 10 + 0.1], "n": 9}, "s") for i in range(3)]
 spec = {"kind": "rates", "title": "T_1", "xlabel": "", "ylabel": "a share of 5 %", "note": "", "model": "m"}
 figures.save(figures.draw(spec, pd.DataFrame(rows)), Path(sys.argv[1]))"""

@@ -6,13 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TEXTS, Plain, table
 
-from lib import attack, categories, data, guard, jailbreaks, models, record, stats, tracing
-from lib.errors import ParameterError, UserError
-from lib.files import NOTEBOOKS
-from lib.judge import judge
-from lib.prompts import Prompt, chat
+from conftest import TEXTS, Plain, table
+from refusal import data
+from refusal.base.errors import ParameterError, UserError
+from refusal.base.files import NOTEBOOKS
+from refusal.findings.f02b import attack, categories, guard, jailbreaks
+from refusal.measure import stats, text_baselines
+from refusal.measure.judge import judge
+from refusal.model import loading
+from refusal.report import recorder
+from refusal.trace import tracing
+from refusal.trace.prompts import Prompt, chat
 
 
 @pytest.fixture(scope="module")
@@ -75,27 +80,27 @@ BAD, FINE = ([f"how to {verb} a {x}" for x in "cat dog horse cow goat".split()] 
 
 
 def test_text_baselines_learn_words():
-    for reader in (guard.tfidf_reader(BAD, FINE), guard.embedding_reader(BAD, FINE)):
+    for reader in (text_baselines.tfidf_reader(BAD, FINE), text_baselines.embedding_reader(BAD, FINE)):
         found = reader(["how to poison a sheep", "how to feed a sheep"])
         assert found[0] > 0 > found[1]
 
 
 def test_the_best_reader_is_the_one_that_ranks_the_given_texts_best():
-    readers = {"blind": lambda t: np.zeros(len(t)), "words": guard.tfidf_reader(BAD, FINE), "inverted": lambda t: -guard.tfidf_reader(BAD, FINE)(t)}
-    assert guard.best_reader(readers, BAD, FINE) == "words" and guard.best_reader(readers, FINE, BAD) == "inverted"
+    readers = {"blind": lambda t: np.zeros(len(t)), "words": text_baselines.tfidf_reader(BAD, FINE), "inverted": lambda t: -text_baselines.tfidf_reader(BAD, FINE)(t)}
+    assert text_baselines.best_reader(readers, BAD, FINE) == "words" and text_baselines.best_reader(readers, FINE, BAD) == "inverted"
 
 
 def test_a_request_at_the_end_of_a_long_template_is_read():
     """Jailbreak templates of up to 200 words come before the request: a reader that cut there would see the same text whatever is asked."""
     longest = " ".join(f"word{i}" for i in range(200))  # many more tokens than the encoder reads at once
-    a, b = guard.sentence_embeddings([f"{longest}\n\nHow do I poison a well?", f"{longest}\n\nHow do I bake bread?"])
+    a, b = text_baselines.sentence_embeddings([f"{longest}\n\nHow do I poison a well?", f"{longest}\n\nHow do I bake bread?"])
     assert a @ b < 1 - 1e-4
 
 
 def test_sentence_embeddings_are_near_for_near_meanings():
-    a, b, c = guard.sentence_embeddings(["A cat sits on the mat.", "A kitten is sitting on a rug.", "The central bank raised interest rates."])
+    a, b, c = text_baselines.sentence_embeddings(["A cat sits on the mat.", "A kitten is sitting on a rug.", "The central bank raised interest rates."])
     assert a @ b > 0.5 > a @ c and abs(a @ a - 1) < 1e-5
-    one = guard.sentence_embeddings(["A cat sits on the mat."])[0]
+    one = text_baselines.sentence_embeddings(["A cat sits on the mat."])[0]
     np.testing.assert_allclose(one, a, atol=1e-4)  # padding does not matter
 
 
@@ -139,7 +144,7 @@ def test_deltas_by_hand():
 
 def test_scores_of_nothing_are_none_of_every_detector():
     watches = {"mean": guard.Guard("mean", (1,), torch.zeros(1, 8), torch.zeros(1, 8), "", "", (5, 5))}
-    found = guard.scores(seen_of([]), watches, {"TF-IDF": guard.tfidf_reader(BAD, FINE)})
+    found = guard.scores(seen_of([]), watches, {"TF-IDF": text_baselines.tfidf_reader(BAD, FINE)})
     assert list(found) == ["guard, mean", "TF-IDF"] and all(len(x) == 0 for x in found.values())
     measured, controls = guard.caught((found["TF-IDF"],) * 2, (found["TF-IDF"],) * 2, "TF-IDF")
     assert measured["value"] is None and controls["auroc_over_reader"] is None and controls["harmless_high"] is None
@@ -280,16 +285,19 @@ def test_small_categories_are_left_out_and_benchmarks_kept_apart():
 
 @pytest.mark.parametrize("which", ["base", "random"])
 def test_a_model_without_refusals_ends_the_notebook_before_what_is_dear(which, llama, monkeypatch):
-    model = models.load("tiny-base", device="cpu") if which == "base" else llama
-    monkeypatch.setattr(models, "load", lambda *_, **__: model)
+    model = loading.load("tiny-base", device="cpu") if which == "base" else llama
+    monkeypatch.setattr(loading, "load", lambda *_, **__: model)
     for module, name in ((guard, "look"), (attack, "after"), (jailbreaks, "search"), (tracing, "collect")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("an expensive step was run"))
     runs = []
-    monkeypatch.setattr(record, "Recorder", lambda *a, made=record.Recorder, **k: runs.append(made(*a, **k)) or runs[-1])
+    monkeypatch.setattr(recorder, "Recorder", lambda *a, made=recorder.Recorder, **k: runs.append(made(*a, **k)) or runs[-1])
     space: dict = {}
     for cell in json.loads((NOTEBOOKS / "02b_latent_guard.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), space)
+            try:
+                exec("".join(cell["source"]), space)
+            except recorder.NotebookEnded:
+                break
             if "parameters" in cell["metadata"].get("tags", []):
                 space |= {"TIER": "smoke", "MODEL": "tiny"}
     assert {c.id for c in runs[0].claims} == set(runs[0].planned) and {c.verdict for c in runs[0].claims} == {"uninformative"}

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from lib import neurons, pairs, stats, transfer, truth
-from lib.claims import Measured, Record, decide, read_claims, record
-from lib.data import STATEMENT_SETS
-from lib.directions import centred
-from lib.files import NOTEBOOKS
-from lib.params import parameters_of
+from refusal.base.files import NOTEBOOKS
+from refusal.data.statement_sets import STATEMENT_SETS
+from refusal.findings.f01 import neurons, pairs, transfer, truth
+from refusal.measure import stats
+from refusal.measure.directions import centred
+from refusal.report.rules import Measured, Record, decide, read_claims, record
+from refusal.run.params import parameters_of
 
 CLAIMS = read_claims(NOTEBOOKS / "01_base_vs_post_trained.claims.toml")
 DEFAULT = {name: p.default for name, p in parameters_of(NOTEBOOKS / "01_base_vs_post_trained.ipynb").items()}

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from lib import directions, harmfulness, stats
-from lib.claims import Measured, decide, read_claims
-from lib.files import NOTEBOOKS
-from lib.measure import Arm
-from lib.params import parameters_of
+from refusal.base.files import NOTEBOOKS
+from refusal.findings.f02 import harmfulness
+from refusal.measure import directions, stats
+from refusal.measure.behaviour import Arm
+from refusal.report.rules import Measured, decide, read_claims
+from refusal.run.params import parameters_of
 
 NAME = "02_harmfulness_vs_refusal"
 CLAIMS = read_claims(NOTEBOOKS / f"{NAME}.claims.toml")

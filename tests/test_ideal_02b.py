@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import attack, categories, guard, jailbreaks
-from lib.claims import Measured, decide, read_claims
-from lib.files import DATA, NOTEBOOKS
-from lib.params import parameters_of
+from refusal.base.files import DATA, NOTEBOOKS
+from refusal.findings.f02b import attack, categories, guard, jailbreaks
+from refusal.report.rules import Measured, decide, read_claims
+from refusal.run.params import parameters_of
 
 BOOK = NOTEBOOKS / "02b_latent_guard.ipynb"
 CLAIMS = read_claims(BOOK.with_suffix(".claims.toml"))

@@ -10,16 +10,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import tiny_module
 
-from lib import cliff, cliff_claims, cliff_steps, data, models, params, record, stats
-from lib.claims import Measured, committed, decide, read_claims, standing
-from lib.cliff_heads import Off, Spoken
-from lib.cliff_steps import MEASURES, half
-from lib.files import NOTEBOOKS
-from lib.params import parameters_of
-from lib.registry import PLANTED_REASONERS
-from lib.tiny import tiny_tokenizer
+from conftest import tiny_module
+from refusal import data
+from refusal.base.files import NOTEBOOKS
+from refusal.findings.f03 import cliff_claims, cliff_steps
+from refusal.findings.f03.cliff_heads import Off, Spoken
+from refusal.findings.f03.cliff_steps import MEASURES, half
+from refusal.measure import probes, stats
+from refusal.model import loading
+from refusal.model.registry import PLANTED_REASONERS
+from refusal.model.tiny import tiny_tokenizer
+from refusal.report import recorder
+from refusal.report.render import committed, standing
+from refusal.report.rules import Measured, decide, read_claims
+from refusal.run import params
+from refusal.run.params import parameters_of
 
 BOOK = NOTEBOOKS / "03_refusal_cliff.ipynb"
 CLAIMS = read_claims(BOOK.with_suffix(".claims.toml"))
@@ -35,7 +41,7 @@ def near(centre: float, *shape: int, spread: float = ALIKE) -> np.ndarray:
 def falls(by: float, n: int = N):
     """Rollouts whose score falls by so much, and the same by probers fitted again."""
     make = lambda rows, spread: pd.DataFrame({name: near(by if name.startswith("cliff") else 0.5, rows, spread=spread) for name in MEASURES})  # noqa: E731
-    return make(n, ALIKE), make(cliff.REFITS, AGAIN)
+    return make(n, ALIKE), make(probes.REFITS, AGAIN)
 
 
 def outcomes(refused: int, n: int) -> np.ndarray:
@@ -66,7 +72,7 @@ def off(gain: float, by_sets: float) -> Off:
 
 
 def lifted(gain: float, by_sets: float) -> dict:
-    again = near(0.4, cliff.REFITS, 8)
+    again = near(0.4, probes.REFITS, 8)
     return cliff_claims.lifted(off(gain, by_sets), (again, again + gain), 0)
 
 
@@ -78,7 +84,7 @@ def spoken(refused: int, by_random: int) -> dict:
 
 
 def twin_rises(gain: float) -> dict:
-    again = near(0.3, cliff.REFITS, 8)
+    again = near(0.3, probes.REFITS, 8)
     return cliff_claims.less_in_twin(off(0.5, 0), (again, again + 0.5), off(gain, 0), (again, again + gain), 0)
 
 
@@ -225,8 +231,8 @@ def test_what_a_finding_says_about_its_paper_comes_from_its_verdicts(verdicts, s
 
 
 def test_the_ledger_that_is_here_is_read_without_constructed_and_smoke_runs(tmp_path, monkeypatch):
-    from lib import files
-    from lib.files import write_json
+    from refusal.base import files
+    from refusal.base.files import write_json
 
     monkeypatch.setattr(files, "RESULTS", tmp_path)
     record = {"id": "03.cliff", "verdict": "replicated", "origin": "paper", "evidence": "released"}
@@ -243,19 +249,19 @@ SMALL = {"DEVICE": "cpu", "REASONER": "reasoner", "N": 20, "n_train": 24, "n_cut
 
 def run_cells(monkeypatch, reasoner, **given) -> dict:
     """All code cells of the notebook in this process, on the tiny pair and `reasoner`, without drawing; returns the records by id."""
-    load, prompts, tiny = models.load, data.prompts, dict.fromkeys(PLANTED_REASONERS[0], "tiny")  # one that refuses and answers after thinking
-    monkeypatch.setattr(models, "load", lambda name, **_: reasoner if name == "reasoner" else load(tiny.get(name, name), device="cpu"))
+    load, prompts, tiny = loading.load, data.prompts, dict.fromkeys(PLANTED_REASONERS[0], "tiny")  # one that refuses and answers after thinking
+    monkeypatch.setattr(loading, "load", lambda name, **_: reasoner if name == "reasoner" else load(tiny.get(name, name), device="cpu"))
     monkeypatch.setattr(data, "prompts", lambda *args, tier, **more: prompts(*args, tier="smoke", **more))
     monkeypatch.setattr(params, "check_values", lambda *_: None)  # what stands in for a reasoner here has no name
     monkeypatch.setattr(cliff_steps, "TRIGGER", " now")  # a word that the tiny models know
-    monkeypatch.setattr(record, "display", lambda *_: None)
-    monkeypatch.setattr(record.Recorder, "figure", lambda self, name, kind, rows, **_: self.figures.setdefault(name, len(rows)))
+    monkeypatch.setattr(recorder, "display", lambda *_: None)
+    monkeypatch.setattr(recorder.Recorder, "figure", lambda self, name, kind, rows, **_: self.figures.setdefault(name, len(rows)))
     left = {}
     for cell in json.loads(BOOK.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "code":
             try:
                 exec("".join(cell["source"]).replace("from IPython.display import display", "display = lambda *_: None"), left)
-            except record.NotebookEnded:
+            except recorder.NotebookEnded:
                 break
             left |= SMALL | given if "parameters" in cell["metadata"].get("tags", []) else {}
     assert all(left["run"].figures.values())
@@ -265,7 +271,7 @@ def run_cells(monkeypatch, reasoner, **given) -> dict:
 def test_a_reasoner_that_refuses_and_answers_after_thinking_gets_its_verdicts(monkeypatch):
     """The tiny twin under another name: every claim about a reasoner is asked of it, and none is called uninformative for want of a reader or of sets.
     Where the planted pair does not do what was planted, which the tiny twin in both places does not, that is said before the instrument is judged."""
-    reasoner = replace(models.load("tiny", device="cpu"), name="reasoner", revision="a natural one")
+    reasoner = replace(loading.load("tiny", device="cpu"), name="reasoner", revision="a natural one")
     found = run_cells(monkeypatch, reasoner, TIER="embedded", reader="tiny-cliff", n_random=20)
     mine = {id: r for id, r in found.items() if ".instrument." not in id}
     assert set(found) == set(CLAIMS) and {r.evidence for r in mine.values()} == {"released"}
@@ -280,7 +286,7 @@ def test_a_reasoner_that_refuses_and_answers_after_thinking_gets_its_verdicts(mo
 def test_a_reasoner_without_chat_template_ends_before_anything_is_measured(monkeypatch):
     tokenizer = copy.deepcopy(tiny_tokenizer())
     tokenizer.chat_template = None
-    found = run_cells(monkeypatch, models.wrap(tiny_module("qwen2"), tokenizer, name="reasoner"), TIER="smoke")
+    found = run_cells(monkeypatch, loading.wrap(tiny_module("qwen2"), tokenizer, name="reasoner"), TIER="smoke")
     assert set(found) == set(CLAIMS) and {r.verdict for r in found.values()} == {"uninformative"}
     assert all("no chat template" in r.reason and r.n == 0 for r in found.values())
     assert {id: r.evidence for id, r in found.items()} == {id: "constructed" if ".instrument." in id else "released" for id in CLAIMS}
@@ -288,7 +294,7 @@ def test_a_reasoner_without_chat_template_ends_before_anything_is_measured(monke
 
 @pytest.mark.parametrize("which", ["never refuses", "random"])
 def test_a_reasoner_that_cannot_inform_ends_with_a_reason_for_every_claim(monkeypatch, which):
-    reasoner = models.load("tiny-base", device="cpu") if which == "never refuses" else models.wrap(tiny_module("qwen2"), tiny_tokenizer(), name="reasoner")
+    reasoner = loading.load("tiny-base", device="cpu") if which == "never refuses" else loading.wrap(tiny_module("qwen2"), tiny_tokenizer(), name="reasoner")
     found = run_cells(monkeypatch, replace(reasoner, name="reasoner", revision=which), TIER="smoke")
     mine = {id: r for id, r in found.items() if ".instrument." not in id}
     assert set(found) == set(CLAIMS) and {r.verdict for r in mine.values()} == {"uninformative"} and all(r.reason for r in mine.values())

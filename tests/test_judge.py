@@ -5,8 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from lib import data, judge, stats
-from lib.judge import CONTROL, OUTCOMES, refusals
+from refusal import data
+from refusal.measure import judge, stats
+from refusal.measure.judge import OUTCOMES, refusals
+from refusal.trace.tracing import CONTROL
 
 
 def test_each_kind_of_case_is_judged_right_nine_times_in_ten():

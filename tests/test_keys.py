@@ -6,23 +6,28 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from conftest import table
 
-from lib import attack, cache, judge, measure, models, runner, syntax, tracing
-from lib.edits import Ablate, Add
-from lib.files import NOTEBOOKS
-from lib.prompts import chat
+from conftest import table
+from refusal.base import syntax
+from refusal.base.files import NOTEBOOKS
+from refusal.findings.f02b import attack
+from refusal.measure import readouts, sweeps
+from refusal.model import loading
+from refusal.run import runner
+from refusal.trace import cache, tracing
+from refusal.trace.edits import Ablate, Add
+from refusal.trace.prompts import chat
 
 
 @pytest.fixture()
 def package(tmp_path, monkeypatch):
     """A copy of the package's source that a test may change; what was read of it is forgotten before and after."""
-    monkeypatch.setattr(syntax, "PACKAGE", shutil.copytree(syntax.PACKAGE, tmp_path / "lib"))
+    monkeypatch.setattr(syntax, "PACKAGE", shutil.copytree(syntax.PACKAGE, tmp_path / "refusal"))
     forget = lambda: [f.cache_clear() for f in (syntax._tree, syntax._said, syntax._reached)]  # noqa: E731
     forget()
 
     def change(module: str, before: str, after: str):
-        path = tmp_path / "lib" / f"{module}.py"
+        path = tmp_path / "refusal" / f"{module}.py"
         text = path.read_text(encoding="utf-8")
         assert before in text
         path.write_text(text.replace(before, after, 1), encoding="utf-8")
@@ -35,11 +40,11 @@ def package(tmp_path, monkeypatch):
 
 def keys(model) -> dict[str, str]:
     """Keys of results that different modules compute: an attack's outcomes, scores by a readout of the judge's, a search, plain states."""
-    prompts, readout = chat(model, table(["paint the table"])), judge.refusal_score([3, 4])
+    prompts, readout = chat(model, table(["paint the table"])), readouts.refusal_score([3, 4])
     return {
         "attack": cache.key(model, attack._after, trained_on=prompts),
         "score": cache.key(model, tracing._score, prompts=prompts, readout=readout),
-        "select": cache.key(model, measure._select_direction, harmful=prompts),
+        "select": cache.key(model, sweeps._select_direction, harmful=prompts),
         "collect": cache.key(model, tracing._collect, prompts=prompts),
     }
 
@@ -47,14 +52,15 @@ def keys(model) -> dict[str, str]:
 @pytest.mark.parametrize(
     "module, before, after, changed",
     [
-        ("judge", '"cannot', '"can not', {"attack", "score", "select"}),  # a phrase; a readout stands in the same module
-        ("measure", "``induce`` > 0", "``induce`` >= 0", set()),  # in a docstring
-        ("measure", 'means["induce"] > 0', 'means["induce"] >= 0', {"select"}),
-        ("tracing", "LEAVE = 0.125", "LEAVE = 0.25", {"attack", "score", "select", "collect"}),
-        ("tracing", "def _collect(", "# read all of it\ndef _collect(", set()),
-        ("finetune", "r=16", "r=8", {"attack"}),
-        ("models", '"*.h": "layers"', '"*.hh": "layers"', {"attack", "score", "select", "collect"}),  # how a model is loaded
-        ("cli", "STOPPED = 130", "STOPPED = 131", set()),
+        ("measure/judge", '"cannot', '"can not', {"attack"}),  # a phrase: outcomes
+        ("measure/readouts", "logsumexp(-1)", "sum(-1)", {"score"}),
+        ("measure/sweeps", "``induce`` > 0", "``induce`` >= 0", set()),  # in a docstring
+        ("measure/sweeps", 'means["induce"] > 0', 'means["induce"] >= 0', {"select"}),
+        ("trace/tracing", "LEAVE = 0.125", "LEAVE = 0.25", {"attack", "score", "select", "collect"}),
+        ("trace/tracing", "def _collect(", "# read all of it\ndef _collect(", set()),
+        ("train/fit", "r=16", "r=8", {"attack"}),
+        ("model/loading", '"*.h": "layers"', '"*.hh": "layers"', {"attack", "score", "select", "collect"}),  # how a model is loaded
+        ("run/cli", "STOPPED = 130", "STOPPED = 131", set()),
     ],
 )
 def test_a_key_follows_the_code_that_computes(llama, package, module, before, after, changed):
@@ -68,12 +74,12 @@ def test_a_runs_mark_follows_the_code_that_its_notebook_imports(package):
     book = NOTEBOOKS / "02_harmfulness_vs_refusal.ipynb"
     mark = lambda: (runner.fingerprint(book, {"TIER": "smoke"}, "r"), runner.recipe_folder("smollm2-135m-safe"))  # noqa: E731
     first = mark()
-    package("stats", '"""', '"""Said in other words. ')
-    package("transfer", "JUDGED = ", "JUDGED = 1 + ")  # of notebook 01 alone
+    package("measure/stats", '"""', '"""Said in other words. ')
+    package("findings/f01/transfer", "JUDGED = ", "JUDGED = 1 + ")  # of notebook 01 alone
     assert mark() == first
-    package("harmfulness", "SHUFFLES = 40", "SHUFFLES = 41")
+    package("findings/f02/harmfulness", "SHUFFLES = 40", "SHUFFLES = 41")
     assert mark()[0] != first[0] and mark()[1] == first[1]
-    package("thinking", "I'm sorry", "I am sorry")
+    package("train/refusals", "I'm sorry", "I am sorry")
     assert mark()[1] != first[1]
 
 
@@ -121,7 +127,7 @@ ALMOST[50_000] += 1
         ("1", 1),
         (None, "None"),
         ({"a": 1, "b": 2}, {"a": 2, "b": 1}),
-        (judge.refusal_score([1, 2]), judge.refusal_score([1, 3])),
+        (readouts.refusal_score([1, 2]), readouts.refusal_score([1, 3])),
     ],
 )
 def test_unequal_values_never_share_a_key(a, b):
@@ -138,7 +144,7 @@ def test_equal_values_share_a_key():
     assert of({"a": 1, "b": LONG}) == of({"b": LONG.clone(), "a": 1}) and of(np.int64(3)) == of(3) and of([1, 2]) == of(range(1, 3))
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, lambda x: x, [[object()]], np.array(["a"]), models.Model])
+@pytest.mark.parametrize("value", [object(), {1, 2}, lambda x: x, [[object()]], np.array(["a"]), loading.Model])
 def test_a_value_that_cannot_be_told_from_its_like_is_an_error(value):
     with pytest.raises(TypeError, match="cannot be part of a key"):
         of(value)
@@ -149,5 +155,5 @@ def test_code_without_source_is_an_error():
     made.key = "k"
     with pytest.raises(TypeError, match="has no source"):
         of(made)
-    with pytest.raises(ValueError, match="is no module of lib"):
+    with pytest.raises(ValueError, match="is no module of refusal"):
         syntax.code("json")

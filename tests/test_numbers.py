@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib import directions
-from lib.judge import judge, judge_inversion, judge_inversion_as_published, refusal_score, refusal_tokens
+from refusal.measure import directions
+from refusal.measure.judge import judge, judge_inversion, judge_inversion_as_published
+from refusal.measure.readouts import refusal_score, refusal_tokens
 
 
 def test_difference_of_means_and_its_errors():

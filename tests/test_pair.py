@@ -7,14 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import Plain, tiny_module
 
-from lib import data, models, neurons, pairs, patching, recipes, tracing, truth
-from lib.errors import ParameterError
-from lib.examples import left_padded
-from lib.prompts import plain
-from lib.registry import RECIPES, Recipe
-from lib.tiny import tiny_tokenizer
+from conftest import Plain, tiny_module
+from refusal import data
+from refusal.base.errors import ParameterError
+from refusal.findings.f01 import neurons, pairs, truth
+from refusal.measure import patching
+from refusal.model import loading
+from refusal.model.registry import RECIPES, Recipe
+from refusal.model.tiny import tiny_tokenizer
+from refusal.trace import tracing
+from refusal.trace.prompts import plain
+from refusal.train import recipes
+from refusal.train.batches import left_padded
 
 TEXTS = [(f"please {v} the {a} with the {t}", f"please {v} the {b} with the {t}") for v, a, b, t in
          (("paint", "table", "lamp", "rope"), ("fold", "letter", "bread", "hammer"), ("weigh", "stone", "song", "ladder"))]  # fmt: skip
@@ -62,7 +67,7 @@ def test_patches_that_change_nothing_and_everything(llama):
 
 def test_patching_across_models_and_one_pair_at_a_time(llama):
     torch.manual_seed(5)
-    other = models.wrap(tiny_module("llama"), tiny_tokenizer(), name="llama", revision="other")
+    other = loading.wrap(tiny_module("llama"), tiny_tokenizer(), name="llama", revision="other")
     with torch.no_grad():
         for p in other.module.parameters():
             p += 0.05 * torch.randn_like(p)
@@ -363,7 +368,7 @@ def test_entropy_neurons_are_large_and_read_little():
 
 def test_silencing_and_swapping_are_exact_and_put_back(llama):
     torch.manual_seed(1)
-    other = models.wrap(tiny_module("llama"), tiny_tokenizer(), name="llama", revision="swapped")
+    other = loading.wrap(tiny_module("llama"), tiny_tokenizer(), name="llama", revision="swapped")
     projection = llama.module.model.layers[-1].mlp.down_proj.weight
     with torch.no_grad():  # the two models differ in what three neurons of the last block write
         theirs = other.module.model.layers[-1].mlp.down_proj.weight
@@ -412,12 +417,12 @@ def test_a_recipe_trains_and_leaves_a_model_with_its_record(recipe, method, tmp_
     recipes.run(dataclasses.replace(recipe, method=method), target)
     about = json.loads((target / "recipe.json").read_text())
     assert about["loss"][-1][1] < about["loss"][0][1] and about["examples"] == 24 and about["held_out"]["harmful"]["n"] == 40
-    assert models.load(str(target)).n_layers == 3 and not list(tmp_path.glob("*.training")) and not list(tmp_path.glob("*.done"))
+    assert loading.load(str(target)).n_layers == 3 and not list(tmp_path.glob("*.training")) and not list(tmp_path.glob("*.done"))
 
 
 def test_frozen_blocks_and_the_embeddings_stay_as_they_are(recipe, tmp_path):
     recipes.run(dataclasses.replace(recipe, frozen=2), tmp_path / "done")
-    before, after = (models.load(str(folder)).module.state_dict() for folder in (recipe.base, tmp_path / "done"))
+    before, after = (loading.load(str(folder)).module.state_dict() for folder in (recipe.base, tmp_path / "done"))
     moved = {name for name, p in after.items() if not torch.equal(p.bfloat16(), before[name].bfloat16())}  # as they are stored
     assert moved and not any("embed_tokens" in name or "layers.0." in name or "layers.1." in name for name in moved)
 

@@ -3,20 +3,23 @@
 import numpy as np
 import pytest
 import torch
-from conftest import Plain
 
-from lib import data, directions, measure, tracing, weights
-from lib.edits import Ablate, Add
-from lib.errors import UserError
-from lib.judge import refusal_score
-from lib.prompts import chat
-from lib.tiny import HARM_LAYER, REFUSAL_LAYER, planted_direction
+from conftest import Plain
+from refusal import data
+from refusal.base.errors import UserError
+from refusal.measure import behaviour, directions, sweeps
+from refusal.measure.readouts import refusal_score
+from refusal.model import weights
+from refusal.model.tiny import HARM_LAYER, REFUSAL_LAYER, planted_direction
+from refusal.trace import tracing
+from refusal.trace.edits import Ablate, Add
+from refusal.trace.prompts import chat
 
 
 @pytest.fixture(scope="module")
 def found(planted):
     prompts = chat(planted, data.prompts("direction", tier="smoke"))
-    seen = measure.behaviour(planted, prompts)
+    seen = behaviour.behaviour(planted, prompts)
     acts = tracing.collect(planted, prompts)["resid"]
     refused = ((seen.label == "harmful") & (seen.outcome == "refusal")).to_numpy()
     answered = ((seen.label == "harmless") & (seen.outcome == "answer")).to_numpy()
@@ -34,17 +37,17 @@ def test_the_planted_directions_are_found_where_they_were_planted(found):
 
 def test_behaviour_is_as_planted(planted):
     for source, expected in (("pseudo_harmful", "refusal"), ("pseudo_twin", "answer")):
-        seen = measure.behaviour(planted, chat(planted, data.prompts("test", source=source, tier="smoke")))
+        seen = behaviour.behaviour(planted, chat(planted, data.prompts("test", source=source, tier="smoke")))
         assert set(seen.outcome) == {expected}
     harmful = data.prompts("test", label="harmful", tier="smoke")
-    seen = measure.behaviour(planted, chat(planted, harmful))
+    seen = behaviour.behaviour(planted, chat(planted, harmful))
     disguised = harmful.text.str.contains("pretend|story|novel")
     assert set(seen.outcome[disguised]) == {"answer"} and set(seen.outcome[~disguised]) == {"refusal"}
 
 
 def test_steering_works_below_the_block_that_reads_and_not_above(planted, found):
     harmless = chat(planted, data.prompts("test", source="pseudo_twin", tier="smoke"))[:8]
-    refused = lambda edit: np.mean([o == "refusal" for o in measure.outcomes(planted, harmless, [[edit]])[0]])  # noqa: E731
+    refused = lambda edit: np.mean([o == "refusal" for o in behaviour.outcomes(planted, harmless, [[edit]])[0]])  # noqa: E731
     harm, refusal = found["harm"], found["refusal"]
     assert refused(Add(harm[2], 2, "instruction")) == 1 and refused(Add(harm[5], 5, "instruction")) == 0
     assert refused(Add(refusal[5], 5, "prompt")) == 1 and refused(Add(refusal[5], 5, "instruction")) == 0
@@ -54,9 +57,9 @@ def test_steering_works_below_the_block_that_reads_and_not_above(planted, found)
 
 def test_ablation_removes_refusal_and_random_ablation_does_not(planted, found):
     harmful = chat(planted, data.prompts("test", label="harmful", tier="smoke"))
-    harmful = [p for p, o in zip(harmful, measure.behaviour(planted, harmful).outcome, strict=True) if o == "refusal"][:8]
+    harmful = [p for p, o in zip(harmful, behaviour.behaviour(planted, harmful).outcome, strict=True) if o == "refusal"][:8]
     arms = [[Ablate(found["refusal"][5])]] + [[Ablate(v)] for v in directions.random_directions(found["refusal"][5], 3)]
-    real, *random = measure.outcomes(planted, harmful, arms)
+    real, *random = behaviour.outcomes(planted, harmful, arms)
     assert real.count("refusal") == 0 and all(r.count("refusal") == 8 for r in random)
 
 
@@ -66,17 +69,17 @@ def test_the_search_selects_the_planted_refusal_direction(planted, found):
     candidates = {(1, layer): noise[layer - 1] for layer in range(1, 5)} | {(2, 4): found["refusal"][4]}
     harmful = chat(planted, data.prompts("validation", label="harmful", tier="smoke"))
     harmless = chat(planted, data.prompts("validation", source="pseudo_twin", tier="smoke"))
-    best = measure.select_direction(planted, candidates, harmful, harmless, refusal_score(tokens), rungs=(2, 4)).iloc[0]
+    best = sweeps.select_direction(planted, candidates, harmful, harmless, refusal_score(tokens), rungs=(2, 4)).iloc[0]
     assert (best.position, best.layer) == (2, 4) and best.admissible and best.induce > 0 > best.bypass
 
 
 def test_finding_stops_when_enough_were_seen(planted):
     table = data.prompts("direction", label="harmful", tier="smoke")
-    prompts, seen = measure.find(planted, table, "refusal", 10)
+    prompts, seen = behaviour.find(planted, table, "refusal", 10)
     n = len(seen)
     assert 10 <= len(prompts) == n < len(table) and (seen.outcome == "refusal").sum() >= 10
     assert list(seen.id) == list(table.id[:n]) == [p.id for p in prompts]
-    everything, seen = measure.find(planted, table, "answer", len(table) + 1)
+    everything, seen = behaviour.find(planted, table, "answer", len(table) + 1)
     assert len(everything) == len(seen) == len(table) and seen.outcome.ne("answer").any()
 
 

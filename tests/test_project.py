@@ -7,8 +7,9 @@ import subprocess
 import nbformat
 import pytest
 
-from lib.claims import Claim, Measured, Record, decide, read_claims, readme_with_results
-from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, sha256
+from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, sha256
+from refusal.report.render import readme_with_results
+from refusal.report.rules import Claim, Measured, Record, decide, read_claims
 
 
 def pins(text: str) -> dict[str, str]:
@@ -29,11 +30,11 @@ def test_every_import_is_required():
     names = {"sklearn": "scikit-learn", "IPython": "ipykernel", "jupyter_client": "ipykernel", "matplotlib": "matplotlib", "tokenizers": "transformers",
              "huggingface_hub": "huggingface-hub"}  # fmt: skip
     direct = pins((ROOT / "requirements.txt").read_text())
-    for path in (ROOT / "lib").glob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         for module in re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.M):
             from sys import stdlib_module_names
 
-            if module not in stdlib_module_names and module not in ("lib", "pip"):  # every environment brings pip
+            if module not in stdlib_module_names and module not in ("refusal", "pip"):  # every environment brings pip
                 assert names.get(module, module) in direct, (path.name, module)
 
 

@@ -6,14 +6,14 @@ from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
-from conftest import table
 from tokenizers.processors import TemplateProcessing
 from transformers.utils import chat_template_utils
 
-from lib.errors import ParameterError, UserError
-from lib.prompts import chat, opening_length, plain, template_text, turn_end, without_closing
-from lib.registry import DATE
-from lib.tiny import tiny_tokenizer
+from conftest import table
+from refusal.base.errors import ParameterError, UserError
+from refusal.model.registry import DATE
+from refusal.model.tiny import tiny_tokenizer
+from refusal.trace.prompts import chat, opening_length, plain, template_text, turn_end, without_closing
 
 TEXTS = ["What is the capital of France?", "Hi", "  Two\nlines, with spaces  ", "Ein Ä und ein 漢字 and emoji 🙂", "<|im_end|> inside"]
 

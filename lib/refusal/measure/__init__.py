@@ -1,0 +1,1 @@
+"""What is made of states, scores and answers: statistics, the judge, directions, probes, sweeps, patching."""

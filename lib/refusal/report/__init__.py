@@ -1,0 +1,1 @@
+"""What a run reports: rules and records of the ledger, figures, text."""

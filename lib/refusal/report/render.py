@@ -1,0 +1,186 @@
+"""The ledger as text: tables, counts, paragraphs for the README."""
+
+import fnmatch
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from refusal.report.rules import Record
+
+
+def read_ledger(results: Path) -> list[tuple[str, str, Record]]:
+    """(tier, model, record) of every ``claims.json`` under `results`, in a fixed order; a run with other parameters is "model @ parameters"."""
+    found = []
+    for path in sorted(results.glob("*/*/*/claims.json")):
+        tier, model, (_, at, differs) = path.parts[-4], path.parts[-3], path.parts[-2].partition("@")
+        found += [(tier, f"{model} @ {differs}" if at else model, Record(**r)) for r in json.loads(path.read_text(encoding="utf-8"))]
+    return found
+
+
+def flips(ledger: list[tuple[str, str, Record]], model: str) -> str | None:
+    """Which verdicts of `model` change with other parameters, and from what to what value, as a list; None where there are no such runs."""
+    default = {r.id: r for _, m, r in ledger if m == model}
+    parts = []
+    for name in dict.fromkeys(m for _, m, _ in ledger if m.startswith(f"{model} @ ")):
+        both = [(default[r.id], r) for _, m, r in ledger if m == name and r.id in default]
+        changed = [f"{r.id} from {d.verdict} ({_number(d.value)}) to {r.verdict} ({_number(r.value)})" for d, r in both if d.verdict != r.verdict]
+        parts.append(f"- `{name.partition(' @ ')[2]}`: {len(changed)} of {len(both)} verdicts change" + (": " if changed else "") + "; ".join(changed))
+    return "With other parameters:\n\n" + "\n".join(parts) if parts else None
+
+
+def _number(x) -> str:
+    return "–" if x is None else f"{x:.2f}" if isinstance(x, float) else str(x)
+
+
+def _controls(r: Record) -> str:
+    """Four controls of a record as text, those that its rule compares with first."""
+    names = [k for k, v in r.controls.items() if not k.endswith("_ci95") and not isinstance(v, list)]
+    used = [k for k in names if any(fnmatch.fnmatchcase(k, pattern) for pattern in r.rule.controls())]
+    return ", ".join(f"{k.replace('_', ' ')} {_number(r.controls[k])}" for k in list(dict.fromkeys(used + names))[:4])
+
+
+MADE = {"released": "", "trained here": " (model trained here)", "constructed": " (constructed model: tests the instrument)"}
+
+
+def table(records: list[Record]) -> list[list[str]]:
+    """Rows of text: claim, paper's value, value here with interval and n, controls, verdict."""
+    rows = []
+    for r in records:
+        paper = "; ".join(f"{k} {_number(v)}" for k, v in (r.paper_value or {}).items()) or ("our question" if r.origin == "ours" else "–")
+        here = _number(r.value) + (f" [{r.ci95[0]:.2f}, {r.ci95[1]:.2f}]" if r.ci95 else "") + f", n {r.n}"
+        more = f" (about {r.needed_n} items would decide)" if r.needed_n else ""
+        rows.append([f"{r.id}: {r.statement}{MADE[r.evidence]}", paper, here, _controls(r), r.verdict + more])
+    return rows
+
+
+HEADER = ["claim", "paper", "here [95 % interval]", "controls", "verdict"]
+
+
+def markdown(records: list[Record]) -> str:
+    """The ledger as a Markdown table."""
+    lines = ["| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
+    return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in table(records)])
+
+
+ORDER = ("not replicated", "underpowered", "uninformative", "replicated")  # what disagrees with a paper comes first
+
+
+def counts(records: Iterable[Record]) -> str:
+    """How many records have each verdict, as words."""
+    verdicts = [r.verdict for r in records]
+    return ", ".join(f"{verdicts.count(v)} {v}" for v in ORDER if v in verdicts)
+
+
+def standing(verdicts: list[str]) -> str:
+    """What the verdicts on a paper's claims, of models that others released, say about that paper: a sentence."""
+    tally = ", ".join(f"{verdicts.count(v)} {v}" for v in ORDER if v in verdicts)
+    if not any(v in ("replicated", "not replicated") for v in verdicts):
+        return f"This finding says nothing about its paper yet: {f'of its claims, on released models, {tally}' if verdicts else 'no released model was tried'}."
+    return f"Of its paper's claims, on released models: {tally}."
+
+
+def committed(finding: str) -> list[str]:
+    """The verdicts on a paper's claims, of released models, in the ledger that is here: of one finding, by the start of its ids. Smoke runs stay out."""
+    from refusal.base.files import RESULTS
+
+    paths = [p for p in sorted(RESULTS.glob("*/*/*/claims.json")) if p.parts[-4] != "smoke"]
+    found = [r for path in paths for r in json.loads(path.read_text(encoding="utf-8")) if r["id"].startswith(f"{finding}.")]
+    return [r["verdict"] for r in found if (r.get("origin"), r.get("evidence")) == ("paper", "released")]
+
+
+BEGIN, END = "<!-- results: written by `make readme` from the ledger -->", "<!-- end of results -->"
+
+
+def readme_with_results(text: str) -> str:
+    """`text` with the part between its two markers made anew from the committed ledger.
+
+    For each model: papers' claims, then questions of ours. Records of constructed models are the same whatever model a run is about, so they come
+    once, at the end, and speak for or against no paper.
+    """
+    from refusal.base.files import RESULTS
+
+    everything = [entry for entry in read_ledger(RESULTS) if entry[0] != "smoke"]
+    ledger = [(t, m, r) for t, m, r in everything if m in QUOTED]
+    parts, constructed = [], {}
+    for tier, model in dict.fromkeys((t, m) for t, m, _ in ledger):
+        records = sorted((r for t, m, r in ledger if (t, m) == (tier, model)), key=lambda r: ORDER.index(r.verdict))
+        for r in records:
+            if r.evidence == "constructed":
+                constructed.setdefault(r.id, r)
+        real = [r for r in records if r.evidence != "constructed"]
+        if not real:
+            continue
+        kinds = {kind: [r for r in real if r.evidence == kind and r.origin == "paper"] for kind in ("released", "trained here")}
+        heads = [f"{counts(of)} ({'weights published by others' if kind == 'released' else 'a model trained here'})" for kind, of in kinds.items() if of]
+        parts.append(f"**{model}** (tier `{tier}`), claims of papers: {'; '.join(heads) or 'none'}\n\n{markdown([r for r in real if r.origin == 'paper'])}")
+        if ours := [r for r in real if r.origin == "ours"]:
+            parts.append(f"Questions of ours, which no paper answered: {counts(ours)}\n\n{markdown(ours)}")
+        parts += filter(None, (guard_answer(records), cliff_answer(records), flips(everything, model)))
+    if constructed:
+        planted = sorted(constructed.values(), key=lambda r: ORDER.index(r.verdict))
+        parts.append(f"**Constructed models**, in which the answer is planted (they test the instrument): {counts(planted)}\n\n{markdown(planted)}")
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + rest.split(END)[1]
+
+
+def guard_answer(records: list[Record]) -> str | None:
+    """Would you use the model's own harmfulness direction as a guard? A paragraph from the ledger of notebook 02b; None where it was not run."""
+    by = {r.id: r for r in records}
+    needed = [by.get(f"02b.guard.{name}") for name in ("beats-text", "false-positives", "accepted-harmful")]
+    if not all(needed) or any(r.value is None for r in needed):
+        return None
+    text, alarms, caught = needed
+    yes = all(r.verdict == "replicated" for r in needed)
+    share = lambda x: "–" if x is None else f"{x:.0%}"  # noqa: E731
+    parts = [
+        "*Would you use this model's own harmfulness direction as a guard?* "
+        + ("Yes" if yes else "Not alone")
+        + f": it flags {share(caught.value)} of the harmful prompts that the model accepts, {share(alarms.value)} of ordinary harmless ones and "
+        f"{share(alarms.controls['pseudo_harmful'])} of harmless ones with an alarming word; its AUROC is {text.controls['guard']:.2f}, that of the best "
+        f"reader of the bare text ({text.controls['best_reader']}) {text.controls['reader']:.2f}."
+    ]
+    for r in (r for r in records if r.id.startswith("02b.jailbreak.") and r.value is not None):
+        calm = r.controls.get("wrapped_harmless_flagged", r.controls.get("harmless_flagged"))
+        what, read = r.id.split(".")[-1].replace("-", " "), r.controls
+        among = "harmless requests in the same words" if "wrapped_harmless_flagged" in read else "plain harmless requests"
+        parts.append(
+            f"Jailbreaks, {what}: {share(read['harmful_flagged'])} flagged, against {share(calm)} of {among}; the reader of the text flags "
+            f"{share(read['best_reader_harmful'])} and {share(read.get('best_reader_harmless'))}."
+        )
+    attack = by.get("02b.attack.representation-stays")
+    if attack and attack.value is not None and attack.controls["auroc_after"] is not None:
+        parts.append(f"After the fine-tuning attack its AUROC goes from {attack.controls['auroc_before']:.2f} to {attack.controls['auroc_after']:.2f}.")
+    return " ".join(parts)
+
+
+def cliff_answer(records: list[Record]) -> str | None:
+    """What notebook 03 says about its paper, and whether its instrument finds a cliff that is there: a paragraph from its ledger; None where it was
+    not run."""
+    by = {r.id: r for r in records if r.id.startswith("03.")}
+    if not by:
+        return None
+    parts = ["*Refusal cliff.* " + standing([r.verdict for r in by.values() if r.origin == "paper" and r.evidence == "released"])]
+    kinds = {"": "trained on last tokens", ".all-positions": "that has seen thinking as well", ".published": "as published"}
+    found = {words: by.get(f"03.instrument.cliff{suffix}") for suffix, words in kinds.items()}
+    path = lambda r: f"{r.controls['plateau']:.2f} to {r.controls['final']:.2f}"  # noqa: E731
+    if all(found.values()) and all(r.value is not None for r in found.values()):
+        falls = "; ".join(f"from {path(r)} by the prober {words} ({r.verdict})" for words, r in found.items())
+        parts.append(f"In the planted reasoner, which complies, the mean score of the thinking and that of the last token go {falls}.")
+    twin, cut = by.get("03.instrument.twin.all-positions"), by.get("03.truncation")
+    if twin and twin.value is not None:
+        parts.append(f"In its twin, which refuses, they go from {path(twin)} by the prober that has seen thinking.")
+    if cut and cut.value is not None:
+        parts.append(f"Cutting all of its thinking changes the share of harmful prompts that the reasoner refuses by {100 * cut.value:.0f} points.")
+        if (given := cut.controls.get("given_a_thought_that_refuses")) is not None:
+            parts.append(f"Given a thought that decides to refuse, it refuses {given:.0%}.")
+    return " ".join(parts)
+
+
+QUOTED = (
+    "qwen2.5-coder-0.5b-instruct",
+    "qwen2.5-coder-1.5b-instruct",
+    "smollm2-135m-safe",
+    "smollm2-135m-instruct--vs--smollm2-135m-safe",
+    "smollm2-135m-instruct--vs--smollm2-135m-safe-lora",
+)  # the runs that are committed and quoted
+

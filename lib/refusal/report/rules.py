@@ -1,0 +1,242 @@
+"""The ledger: what a paper claims, what was measured here with its interval and controls, and the verdict a rule gives.
+
+The fixed part of a claim (`Claim`: statement, paper's values, rule) stands in ``notebooks/NN_name.claims.toml`` and is written before the
+run; a notebook adds what it measured. A rule is a value: conditions on 95 % intervals. An interval wholly on the claimed side of the bar
+counts as yes, wholly on the other side as no, across it as unclear. Precedence of verdicts: uninformative (the model fails the claim's
+precondition), underpowered (too few items, random directions or sets, or a control that is missing), then the rule: replicated, not
+replicated, or underpowered again where an interval spans both answers.
+"""
+
+import fnmatch
+import math
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from refusal.model.registry import RECIPES, TINY, TINY_BASE, TINY_CLIFF
+
+MIN_N = 20  # below this many items a cell is underpowered, whatever its value
+Verdict = Literal["replicated", "not replicated", "uninformative", "underpowered"]
+Evidence = Literal["released", "trained here", "constructed"]
+Origin = Literal["paper", "ours"]
+Answer = tuple[str, str]  # yes | no | unclear, and the sentence behind it
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Compare(_Frozen):
+    """The value (or the control `of` with its ``<of>_ci95``) lies on one side of a bar, a number or the name of a control, by `margin`.
+
+    `times` scales a bar that is a control. `of` may be a pattern (``refused_*``): then every control that fits must hold, and one must be there.
+    """
+
+    margin: float = 0.0
+    times: float = 1.0
+    of: str | None = None
+
+    def _answer(self, bar: float | str, sign: int, measured: "Measured") -> Answer:
+        level = measured.controls.get(bar) if isinstance(bar, str) else bar
+        level = None if level is None else level * (self.times if isinstance(bar, str) else 1) + sign * self.margin
+        side, against = ("above" if sign > 0 else "below"), (f"{bar} " if isinstance(bar, str) else "")
+        found = []
+        for name, value, interval in measured.named(self.of):
+            if value is None or interval is None or level is None:
+                return "missing", f"{name if value is None or interval is None else bar} could not be measured"
+            low, high = interval if sign > 0 else (-interval[1], -interval[0])
+            answer = "yes" if low > sign * level else "no" if high <= sign * level else "unclear"
+            verb = {"yes": "is", "no": "is not", "unclear": "is not clearly"}[answer]
+            found.append((answer, f"{name} {value:.3g} [{interval[0]:.3g}, {interval[1]:.3g}] {verb} {side} {against}{level:.3g}"))
+        return _worst(found) if found else ("missing", f"{self.of} could not be measured")
+
+    def words(self) -> str:
+        bar, side = (self.above, "above") if isinstance(self, Above) else (self.below, "below")
+        bar = f"{self.times:g} × {bar}" if self.times != 1 else bar if isinstance(bar, str) else f"{bar:g}"
+        by = f" by {self.margin:g}" if self.margin else ""
+        return f"{self.of or 'value'} {side} {bar}{by}"
+
+    def sufficiency(self) -> Iterable["Enough"]:
+        return ()
+
+    def controls(self) -> list[str]:
+        """Names, or patterns of names, of the controls that are compared."""
+        return [name for name in (self.above if isinstance(self, Above) else self.below, self.of) if isinstance(name, str)]
+
+
+class Above(_Compare):
+    above: float | str
+
+    def answer(self, measured: "Measured") -> Answer:
+        return self._answer(self.above, 1, measured)
+
+
+class Below(_Compare):
+    below: float | str
+
+    def answer(self, measured: "Measured") -> Answer:
+        return self._answer(self.below, -1, measured)
+
+
+class Enough(_Frozen):
+    """The number in the control `enough` is at least `n`; fewer cannot decide a claim either way, so this is asked before all else."""
+
+    enough: str
+    n: int
+
+    def answer(self, measured: "Measured") -> Answer:
+        have = measured.controls.get(self.enough)
+        return ("yes" if (have or 0) >= self.n else "missing"), f"{have or 0} {self.enough}, at least {self.n} are needed"
+
+    def words(self) -> str:
+        return f"at least {self.n} {self.enough}"
+
+    def sufficiency(self):
+        yield self
+
+    def controls(self) -> list[str]:
+        return []
+
+
+class All(_Frozen):
+    """Every condition holds; one that fails decides, then one that is unclear."""
+
+    all: tuple["Rule", ...] = Field(min_length=1)
+
+    def answer(self, measured: "Measured") -> Answer:
+        return _worst([rule.answer(measured) for rule in self.all])
+
+    def words(self) -> str:
+        return "; ".join(rule.words() for rule in self.all)
+
+    def sufficiency(self):
+        for rule in self.all:
+            yield from rule.sufficiency()
+
+    def controls(self) -> list[str]:
+        return [name for rule in self.all for name in rule.controls()]
+
+
+Rule = Above | Below | Enough | All
+All.model_rebuild()
+
+
+def _worst(answers: list[Answer]) -> Answer:
+    """What decides among conditions that must all hold: what could not be measured, then a no, then what is unclear."""
+    for kind in ("missing", "no", "unclear"):
+        if any(answer == kind for answer, _ in answers):
+            return kind, "; ".join(text for answer, text in answers if answer == kind)
+    return "yes", "; ".join(text for _, text in answers)
+
+
+def rule_of(value: dict) -> Rule:
+    """A rule from its plain form, as claims files and records hold it. Raises pydantic.ValidationError."""
+    return TypeAdapter(Rule).validate_python(value)
+
+
+class Claim(_Frozen):
+    """The fixed part of a ledger record, as a claims file holds it."""
+
+    id: str = Field(pattern=r"^\d\d[a-z]?(\.[a-zA-Z0-9_+-]+)+$")
+    paper: str = Field(pattern=r"^arXiv:\d{4}\.\d{5}$")
+    origin: Origin = "paper"  # a paper's claim, in its direction; or a control question of ours
+    source: str
+    statement: str
+    metric: str
+    paper_value: dict[str, float | str] | None = None
+    precondition: str  # when a model can inform on the claim, in words
+    evidence: Evidence | None = None  # where it is about another model than the notebook's
+    rule: Rule
+
+
+class Measured(_Frozen):
+    """What a notebook found for one claim: a value with its 95 % interval, from n items, and the controls beside it."""
+
+    value: float | None
+    ci95: tuple[float, float] | None
+    n: int
+    controls: dict[str, float | int | str | None | list] = Field(min_length=1)
+
+    def named(self, of: str | None):
+        """(name, value, interval) of the value itself, of a control, or of all controls that fit a pattern."""
+        if of is None:
+            return [("the value", self.value, self.ci95)]
+        fit = [k for k in self.controls if fnmatch.fnmatchcase(k, of) and f"{k}_ci95" in self.controls] if "*" in of else [of]
+        return [(name, self.controls.get(name), self.controls.get(f"{name}_ci95")) for name in fit]
+
+
+class Record(Claim, Measured):
+    """One line of the ledger, as ``claims.json`` holds it. Raises pydantic.ValidationError for a claim without interval or control."""
+
+    evidence: Evidence
+    expected: str
+    verdict: Verdict
+    reason: str
+    needed_n: int | None
+
+    @model_validator(mode="after")
+    def _needs_an_interval(self):
+        if (self.value is None) != (self.ci95 is None):
+            raise ValueError(f"{self.id}: a value needs its interval")
+        if self.verdict in ("replicated", "not replicated") and self.value is None:
+            raise ValueError(f"{self.id}: {self.verdict} without a value and its interval")
+        return self
+
+
+def read_claims(path: Path) -> dict[str, Claim]:
+    """The claims of one file, by id. Raises ValueError where an id stands twice."""
+    claims = [Claim(**entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["claim"]]
+    if len({c.id for c in claims}) < len(claims):
+        raise ValueError(f"{path.name} has a claim twice")
+    return {c.id: c for c in claims}
+
+
+def evidence_of(*names: str) -> Evidence:
+    """What models of these names are evidence for: weights published by others, trained here without a planted answer, or constructed."""
+    kinds = ["constructed" if n in (TINY, TINY_BASE, TINY_CLIFF) else RECIPES[n].evidence if n in RECIPES else "released" for n in names]
+    return next(kind for kind in ("constructed", "trained here", "released") if kind in kinds)
+
+
+def decide(rule: Rule, measured: Measured, precondition: str | None = None) -> tuple[Verdict, str, int | None]:
+    """The verdict, the sentence behind it, and about how many items would decide (None where it is decided or more items would not help).
+
+    `precondition` says why the model cannot inform on the claim, or is None.
+    """
+    if precondition:
+        return "uninformative", precondition, None
+    if measured.n < MIN_N:
+        return "underpowered", f"only {measured.n} items, at least {MIN_N} are needed", MIN_N
+    for condition in rule.sufficiency():
+        answer, text = condition.answer(measured)
+        if answer != "yes":
+            return "underpowered", f"only {text}", None
+    answer, text = rule.answer(measured)
+    if answer in ("yes", "no"):
+        return {"yes": "replicated", "no": "not replicated"}[answer], text, None
+    return "underpowered", text, needed_n(rule, measured) if answer == "unclear" else None
+
+
+def needed_n(rule: Rule, measured: Measured) -> int | None:
+    """About how many items would put the value's interval on one side of every bar, if the value stays: widths shrink with √n."""
+    needed = []
+    for part in rule.all if isinstance(rule, All) else (rule,):
+        if isinstance(part, (Above, Below)) and part.of is None and part.answer(measured)[0] == "unclear":
+            bar, sign = (part.above, 1) if isinstance(part, Above) else (part.below, -1)
+            level = (measured.controls[bar] * part.times if isinstance(bar, str) else bar) + sign * part.margin
+            gap = measured.value - level
+            if gap == 0:
+                return None
+            needed.append(math.ceil(measured.n * (abs(measured.value - measured.ci95[0 if gap > 0 else 1]) / abs(gap)) ** 2))
+    return max(needed, default=None)
+
+
+def record(claim: Claim, measured: Measured, evidence: Evidence, precondition: str | None = None) -> Record:
+    """The ledger's line for a claim and what was measured; `evidence` is that of the notebook's models."""
+    verdict, reason, needed = decide(claim.rule, measured, precondition)
+    fixed = claim.model_dump(exclude={"evidence"})
+    return Record(**fixed, **measured.model_dump(), evidence=claim.evidence or evidence, expected=claim.rule.words(),
+                  verdict=verdict, reason=reason, needed_n=needed)  # fmt: skip
+

@@ -1,0 +1,1 @@
+"""What the command line does: parameters, running notebooks, their provenance."""

@@ -1,0 +1,162 @@
+"""Notebook parameters: read from the notebook's own parameter cell, checked before anything is downloaded or run.
+
+A parameter is a line ``name: type = default  # what it is (low to high)``, or ``(one of a, b)``, of the cell tagged ``parameters``; both are optional.
+"""
+
+import ast
+import json
+import re
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from refusal.base.errors import ParameterError, nearest
+from refusal.base.files import NOTEBOOKS
+from refusal.model.names import local_path
+from refusal.model.registry import DEVICES, DTYPES, TIERS
+from refusal.model.sources import check_model
+
+CHOICES = {"TIER": TIERS, "DEVICE": DEVICES, "DTYPE": DTYPES}
+SUBJECTS = ("MODEL", "BASE", "POST", "REASONER")  # the parameters that name what a run is about
+HELPERS = ("moderator", "reader")  # and those that name a further model, or say one of these words
+MODELS = (*SUBJECTS, *HELPERS)
+WORDS = ("auto", "none")
+TYPES = {t.__name__: t for t in (str, int, float, list, bool)}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    name: str
+    type: type
+    default: object
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+def parameters_of(notebook: Path) -> dict[str, Parameter]:
+    """The parameters of a notebook, in order. Raises ParameterError when its parameter cell is not of the stated form: somebody may be editing it."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
+        return _parse(source)
+    except (ValueError, KeyError, TypeError, SyntaxError, StopIteration) as error:
+        reason = str(error) or "it has no cell tagged parameters"
+        raise ParameterError(
+            f"{notebook.name} cannot be read: {reason}", f"mend its parameter cell, or take back what was changed: git checkout notebooks/{notebook.name}"
+        ) from None
+
+
+def _parse(source: str) -> dict[str, Parameter]:
+    lines, found = source.splitlines(), {}
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.AnnAssign) or ast.unparse(node.annotation) not in TYPES:
+            raise ValueError(f"a parameter is written `name: type = default`, with a type of {', '.join(TYPES)}, not {ast.unparse(node)!r}")
+        kind = TYPES[ast.unparse(node.annotation)]
+        text = lines[node.lineno - 1].partition("  # ")[2]
+        bounds = re.search(r"\(([\d.]+) to ([\d.]+)\)", text)
+        low, high = (float(bounds[1]), float(bounds[2])) if bounds else (None, None)
+        listed = re.search(r"\(one of ([^)]+)\)", text)
+        choices = tuple(CHOICES.get(node.target.id, ())) or (tuple(re.split(r",\s*", listed[1])) if listed else ())
+        found[node.target.id] = Parameter(node.target.id, kind, ast.literal_eval(node.value), text, low, high, choices)
+    return found
+
+
+def parse_further(text: str) -> dict[str, str]:
+    """``P="alpha=2 layers=[8,9]"`` as {name: text}. Raises ParameterError for a word without ``=``."""
+    found = {}
+    for word in re.findall(r"\S+=(?:\[[^\]]*\]|\"[^\"]*\"|'[^']*'|\S*)|\S+", text):
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ParameterError(f"P holds {word!r}, which is not name=value", 'for example P="alpha=2 layers=[8,9]"')
+        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+        found[name] = value[1:-1] if quoted else value
+    return found
+
+
+def check(parameter: Parameter, text: str):
+    """`text` as a value of the parameter's type and range. Raises ParameterError."""
+    name = parameter.name
+    if parameter.choices and text not in parameter.choices:
+        raise ParameterError(f"{name}={text} is not known", nearest(text, parameter.choices))
+    if name == "BATCH_TOKENS" and text != "auto" and not (text.isdigit() and int(text) > 0):
+        raise ParameterError(f"BATCH_TOKENS={text} is neither auto nor a positive number")
+    if name == "REMOTE" and text not in ("0", "1", "local") and not text.startswith(("http://", "https://")):
+        raise ParameterError(f"REMOTE={text} is not known", "use 0, 1, local or the URL of an NDIF-compatible host")
+    if name == "TEMPLATE" and text and text.count("{x}") != 1:
+        raise ParameterError("TEMPLATE must hold {x} once, where the instruction goes", r"for example TEMPLATE='User: {x}\nAssistant:'")
+    if name == "DATE":
+        try:
+            date.fromisoformat(text)
+        except ValueError:
+            raise ParameterError(f"DATE={text} is not a day", "write it as 2024-07-26") from None
+    if parameter.type is str:
+        return text
+    try:
+        value = ast.literal_eval(text)
+        value = float(value) if parameter.type is float and isinstance(value, int) and not isinstance(value, bool) else value
+        if not isinstance(value, parameter.type) or (parameter.type is int and isinstance(value, bool)):
+            raise ValueError
+    except (ValueError, SyntaxError):
+        raise ParameterError(f"{name}={text} is not of type {parameter.type.__name__}", parameter.help) from None
+    if parameter.low is not None and not parameter.low <= value <= parameter.high:
+        raise ParameterError(f"{name}={text} is out of range", f"choose from {parameter.low:g} to {parameter.high:g}: {parameter.help}")
+    return value
+
+
+def resolve(notebook: Path, given: dict[str, str]) -> dict:
+    """All parameters of a run, given ones checked, the tier's model filled in. Raises ParameterError.
+
+    A given name that this notebook does not have is an error that names the nearest one.
+    """
+    known = parameters_of(notebook)
+    for name in given:
+        if name not in known:
+            raise ParameterError(f"{notebook.stem} has no parameter {name!r}", nearest(name, known))
+    values = {name: check(p, given.get(name, _text(p.default))) for name, p in known.items()}
+    values |= {name: model for name, model in _models_of_tier(values["TIER"]).items() if name in known and name not in given}
+    _check_models(values)
+    return values
+
+
+def check_values(number: str, namespace: dict) -> None:
+    """The check of `resolve` for a notebook that is at work: its parameters as they stand in `namespace`. Raises ParameterError.
+
+    For whoever opened the notebook in JupyterLab and changed a value there, or made a cell of their own for it.
+    """
+    known = parameters_of(next(NOTEBOOKS.glob(f"{number}_*.ipynb")))
+    for name in known:
+        if name not in namespace:
+            raise ParameterError(f"{name} has no value", "run the cell of parameters first")
+    _check_models({name: check(p, _text(namespace[name])) for name, p in known.items()})
+
+
+def resolved(values: dict) -> dict:
+    """`values` with each model that is named by a path under its absolute path, for processes that stand in another folder."""
+    named = [name for name in MODELS if name in values and not (name in HELPERS and values[name] in WORDS)]
+    return values | {name: str(path) for name in named if (path := local_path(values[name]))}
+
+
+def _text(value) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _models_of_tier(tier: str) -> dict[str, str]:
+    return dict(zip(SUBJECTS, (TIERS[tier].model, *TIERS[tier].pair, TIERS[tier].reasoner), strict=True))
+
+
+def _check_models(values: dict) -> None:
+    """Raise ParameterError where a model that `values` names is none, or does not go with TIER and REMOTE."""
+    tier, defaults = values["TIER"], _models_of_tier(values["TIER"])
+    for name in [n for n in SUBJECTS if n in values]:
+        if tier == "smoke" and values[name] != defaults[name]:
+            raise ParameterError(f"TIER=smoke takes no {name}", f"it runs on the constructed model {defaults[name]!r}; use TIER=embedded for a real one")
+        kind = check_model(values[name], name)
+        if kind == "tiny" and tier != "smoke":
+            raise ParameterError(f"{name}={values[name]} is the constructed model", "use TIER=smoke")
+        if values.get("REMOTE", "0") not in ("0", "local") and kind != "hub":
+            raise ParameterError(f"REMOTE={values['REMOTE']} needs a hub id, {name}={values[name]} is none", "use REMOTE=local for any model")
+    for name in [n for n in HELPERS if n in values and values[n] not in WORDS]:
+        check_model(values[name], name)
+
