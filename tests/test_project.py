@@ -92,7 +92,7 @@ def test_no_answers_are_committed():
     assert not tracked("results/**/*.ipynb")
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "data/README.md", "Makefile", "environment.yml"])
+@pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "lib/refusal/data/README.md", "Makefile", "environment.yml"])
 def test_the_files_of_the_repository_are_there(name):
     assert (ROOT / name).stat().st_size > 200
     assert RESULTS.exists()
