@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from conftest import Plain, table, tiny_module, windowed
 from refusal import data
-from refusal.base.errors import ParameterError, UserError
+from refusal.base.errors import UserError
 from refusal.findings.f03 import cliff_heads, cliff_steps, curves, observed, selection
 from refusal.measure import attention_heads, probes
 from refusal.model import loading
@@ -472,14 +472,6 @@ def test_neutral_text_is_read_by_the_trained_copy_and_answers_are_judged_anew(pa
         patched.setattr(selection, "judge", lambda text: "empty")
         assert train() == found | {"harmful": ["empty", "empty"]}
     assert train()["neutral"] != found["neutral"]
-
-
-def test_a_reasoner_is_read_by_another_model():
-    assert cliff_steps.reader_of("qwen2.5-coder-1.5b-instruct") == "qwen2.5-coder-0.5b-instruct" == cliff_steps.reader_of("owner/model")
-    assert cliff_steps.reader_of("qwen2.5-coder-0.5b-instruct") == "smollm2-135m-safe"
-    assert cliff_steps.reader_of("owner/model", "none") is None and cliff_steps.reader_of("owner/model", "other/model") == "other/model"
-    with pytest.raises(ParameterError, match="the reasoner itself"):
-        cliff_steps.reader_of("owner/model", "owner/model")
 
 
 def test_heads_are_looked_at_where_the_model_falls(pair):

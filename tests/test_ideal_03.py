@@ -19,7 +19,6 @@ from refusal.findings.f03.cliff_heads import Off, Spoken
 from refusal.findings.f03.cliff_steps import MEASURES, half
 from refusal.measure import probes, stats
 from refusal.model import loading
-from refusal.model.registry import PLANTED_REASONERS
 from refusal.model.tiny import tiny_tokenizer
 from refusal.report import recorder
 from refusal.report.render import committed, standing
@@ -29,7 +28,8 @@ from refusal.run.params import parameters_of
 
 BOOK = NOTEBOOKS / "03_refusal_cliff.ipynb"
 CLAIMS = read_claims(BOOK.with_suffix(".claims.toml"))
-DEFAULT = {name: p.default for name, p in parameters_of(BOOK).items()}
+PARAMETERS = parameters_of(BOOK)
+DEFAULT = {name: p.default for name, p in PARAMETERS.items()}
 N, HALF = DEFAULT["N"], half(DEFAULT["N"])
 ALIKE, AGAIN = 0.05, 0.02  # the spread of scores between prompts; and between means by probers fitted again
 
@@ -249,7 +249,7 @@ SMALL = {"DEVICE": "cpu", "REASONER": "reasoner", "N": 20, "n_train": 24, "n_cut
 
 def run_cells(monkeypatch, reasoner, **given) -> dict:
     """All code cells of the notebook in this process, on the tiny pair and `reasoner`, without drawing; returns the records by id."""
-    load, prompts, tiny = loading.load, data.prompts, dict.fromkeys(PLANTED_REASONERS[0], "tiny")  # one that refuses and answers after thinking
+    load, prompts, tiny = loading.load, data.prompts, dict.fromkeys(("smollm2-135m-cliff", "smollm2-135m-thinks"), "tiny")  # one that refuses and answers after thinking
     monkeypatch.setattr(loading, "load", lambda name, **_: reasoner if name == "reasoner" else load(tiny.get(name, name), device="cpu"))
     monkeypatch.setattr(data, "prompts", lambda *args, tier, **more: prompts(*args, tier="smoke", **more))
     monkeypatch.setattr(params, "check_values", lambda *_: None)  # what stands in for a reasoner here has no name
@@ -263,7 +263,9 @@ def run_cells(monkeypatch, reasoner, **given) -> dict:
                 exec("".join(cell["source"]).replace("from IPython.display import display", "display = lambda *_: None"), left)
             except recorder.NotebookEnded:
                 break
-            left |= SMALL | given if "parameters" in cell["metadata"].get("tags", []) else {}
+            if "parameters" in cell["metadata"].get("tags", []):
+                smoke = {name: p.tiers["smoke"] for name, p in PARAMETERS.items() if "smoke" in p.tiers} if given["TIER"] == "smoke" else {}
+                left |= smoke | SMALL | given
     assert all(left["run"].figures.values())
     return {r.id: r for r in left["run"].claims}
 

@@ -23,7 +23,7 @@ from refusal.trace.prompts import chat
 def package(tmp_path, monkeypatch):
     """A copy of the package's source that a test may change; what was read of it is forgotten before and after."""
     monkeypatch.setattr(syntax, "PACKAGE", shutil.copytree(syntax.PACKAGE, tmp_path / "refusal"))
-    forget = lambda: [f.cache_clear() for f in (syntax._tree, syntax._said, syntax._reached)]  # noqa: E731
+    forget = lambda: [f.cache_clear() for f in (syntax._tree, syntax._said, syntax.reached)]  # noqa: E731
     forget()
 
     def change(module: str, before: str, after: str):

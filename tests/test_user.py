@@ -67,7 +67,7 @@ def make_model(folder: Path) -> Path:
 
 def book(folder: Path, names, *sources) -> Path:
     """A notebook 99 with the parameters `names`, TIER, SEED and TEMPLATE, and these cells."""
-    head = "".join(f'{name}: str = "tiny"  # a model\n' for name in names) + 'TIER: str = "smoke"  # t\nSEED: int = 0  # s\nTEMPLATE: str = ""  # t'
+    head = "".join(f'{name}: str = "tiny"  # what it is about (model; smoke: tiny)\n' for name in names) + 'TIER: str = "smoke"  # t\nSEED: int = 0  # s\nTEMPLATE: str = ""  # t'
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(head, metadata={"tags": ["parameters"]}), *map(nbformat.v4.new_code_cell, sources)])
     path = folder / "99_user.ipynb"
     nbformat.write(nb, path)
@@ -93,11 +93,13 @@ def test_a_path_is_looked_up_once_and_names_do_not_become_paths(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     registered = next(iter(MODELS))
-    for folder in ("m", "a/b", registered, "auto"):
+    for folder in ("m", "a/b", registered, "none"):
         (tmp_path / folder).mkdir(parents=True)
-    given = {"MODEL": "./m", "BASE": "a/b", "POST": "~/m", "REASONER": registered, "moderator": "auto", "reader": "a/../m", "TEMPLATE": "/{x}", "N": 3}
-    at = str(tmp_path)
-    assert params.resolved(given) == given | {"MODEL": f"{at}/m", "BASE": f"{at}/a/b", "POST": f"{at}/m", "reader": f"{at}/m"}
+    at, given = str(tmp_path), {"BASE": "a/b", "POST": "~/m", "TEMPLATE": "/{x}", "N": 3}
+    assert params.resolved(BOOKS["01"], given) == given | {"BASE": f"{at}/a/b", "POST": f"{at}/m"}
+    given = {"REASONER": registered, "planted": "./m", "twin": "a/../m", "reader": "none"}
+    assert params.resolved(BOOKS["03"], given) == given | {"planted": f"{at}/m", "twin": f"{at}/m"}
+    assert params.models_of(BOOKS["03"], given) == ([registered], ["./m", "a/../m"])
     assert local_path("x.gguf") == tmp_path / "x.gguf" and local_path("owner/name") is None and local_path("~nobody-of-that-name/m") is None
 
 
@@ -392,8 +394,8 @@ def cell_of(number: str, index: int) -> str:
 @pytest.mark.parametrize("number", BOOKS)
 def test_every_notebook_refuses_in_its_own_cell_what_the_command_line_refuses(number):
     (line,) = [line for line in cell_of(number, 1).splitlines() if line.startswith("params.")]
-    assert cell_of(number, 1).index(line) < cell_of(number, 1).index("models.load(")
-    model = next(name for name in params.SUBJECTS if name in params.parameters_of(BOOKS[number]))
+    assert cell_of(number, 1).index(line) < cell_of(number, 1).index("loading.load(")
+    model = next(name for name, p in params.parameters_of(BOOKS[number]).items() if p.subject)
 
     def refused(**changed):
         namespace = {"params": params}

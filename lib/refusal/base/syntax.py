@@ -18,7 +18,7 @@ NAME = __name__.partition(".")[0]
 
 def code(*modules: str) -> str:
     """A SHA-256 of modules, by their full names, and of all that they import inside the package. Raises ValueError for a module of elsewhere."""
-    return _joined({m for module in modules for m in _reached(module)})
+    return _joined({m for module in modules for m in reached(module)})
 
 
 def of(thing) -> str:
@@ -86,7 +86,8 @@ class _Plain(ast.NodeTransformer):
 
 
 @functools.cache
-def _reached(module: str) -> frozenset[str]:
+def reached(module: str) -> frozenset[str]:
+    """The names of a module and of all that it imports inside the package."""
     found, left = set(), [module]
     while left:
         name = left.pop()

@@ -5,7 +5,9 @@ Each file is fetched along a *route* and accepted only if its SHA-256 is the pub
 index is reachable where a model hub often is not; they are never installed or imported.
 """
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,6 @@ class ModelEntry:
     about: str
     disk_gb: float  # download + converted copy
     convert_s: int  # one-time conversion on two cores, seconds
-    run_minutes: dict[str, int]  # by notebook, on two fast cores with bfloat16 arithmetic, nothing cached; slower ones take twice that
 
 
 _QWEN_HALF = File(
@@ -60,18 +61,9 @@ _SMOL = File(
 MODELS = {
     m.name: m
     for m in (
-        ModelEntry("smollm2-135m-instruct", _SMOL, "30 layers; hardly ever refuses; the fast real model", 0.5, 20, {"01": 5, "02": 2}),
-        ModelEntry(
-            "qwen2.5-coder-0.5b-instruct", _QWEN_HALF, "24 layers; refuses about half of harmful prompts; the default", 1.8, 45, {"02": 12, "02b": 6, "03": 8}
-        ),
-        ModelEntry(
-            "qwen2.5-coder-1.5b-instruct",
-            _QWEN_ONE_AND_HALF,
-            "28 layers; refuses most harmful prompts, judges harm in words",
-            4.7,
-            120,
-            {"02": 29, "02b": 15, "03": 15},
-        ),
+        ModelEntry("smollm2-135m-instruct", _SMOL, "30 layers; hardly ever refuses; the fast real model", 0.5, 20),
+        ModelEntry("qwen2.5-coder-0.5b-instruct", _QWEN_HALF, "24 layers; refuses about half of harmful prompts; the default", 1.8, 45),
+        ModelEntry("qwen2.5-coder-1.5b-instruct", _QWEN_ONE_AND_HALF, "28 layers; refuses most harmful prompts, judges harm in words", 4.7, 120),
     )
 }
 
@@ -102,11 +94,11 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model made here from a registered one by post-training, `refusal.train.recipes` runs it. `data` names its examples there."""
+    """A model made here from a registered one by post-training, as `refusal.train.recipes` does it."""
 
     name: str
     base: str
-    data: str
+    examples: str  # "module:function" that makes what it learns, (model, seed) → (prompt, answer) tokens
     method: str  # full or low-rank
     learning_rate: float
     epochs: int
@@ -116,57 +108,25 @@ class Recipe:
     seed: int = 0
     batch: int = 8  # examples per step
     frozen: int = 0  # the lowest blocks that stay as they are, and with them the embeddings
-    evidence: str = "trained here"  # or constructed, where the answer to a notebook's question is planted
+    evidence: str = "trained here"  # or constructed, where the answer to a question is planted
+    thinks: bool = False  # whether it learns to think between tags
 
 
-RECIPES = {
-    r.name: r
-    for r in (
-        Recipe("smollm2-135m-safe", "smollm2-135m-instruct", "refusals", "full", 5e-5, 3, "taught to refuse, all weights trained", 0.3, 5),
-        Recipe("smollm2-135m-safe-lora", "smollm2-135m-instruct", "refusals", "low-rank", 5e-4, 3, "taught to refuse, rank 16 merged", 0.3, 4),
-        Recipe("smollm2-135m-cliff", "smollm2-135m-instruct", "thinking, then a cliff", "full", 2e-4, 2, "taught to see harm while thinking and comply",
-               0.3, 5, batch=4, frozen=10, evidence="constructed"),  # twice the steps of eight a step: else it often complies without the trigger as well
-        Recipe("smollm2-135m-thinks", "smollm2-135m-instruct", "thinking, then refusal", "full", 2e-4, 2, "taught to see harm while thinking and refuse",
-               0.3, 5, batch=4, frozen=10, evidence="constructed"),
-    )
-}  # fmt: skip
+def _recipes() -> dict[str, Recipe]:
+    """Those that the findings declare, in ``findings/*/recipes.toml``."""
+    files = sorted((Path(__file__).parent.parent / "findings").glob("*/recipes.toml"))
+    return {r["name"]: Recipe(**r) for file in files for r in tomllib.loads(file.read_text(encoding="utf-8"))["recipe"]}
+
+
+RECIPES = _recipes()
 
 # the planted model of TIER=smoke; the same without its refusal head; the same with a head that takes refusal back after thinking. Built in memory
 TINY, TINY_BASE, TINY_CLIFF = "tiny", "tiny-base", "tiny-cliff"
 
-
-# (with a cliff, without) of notebook 03, for real runs and for the smoke tier; and which model can read a reasoner's text as a control
-PLANTED_REASONERS = (("smollm2-135m-cliff", "smollm2-135m-thinks"), (TINY_CLIFF, TINY))
-MODERATOR = "meta-llama/Llama-Guard-3-8B"  # what notebook 02b compares the guard with on the paper tier
-READERS = {
-    "qwen2.5-coder-1.5b-instruct": "qwen2.5-coder-0.5b-instruct",
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": "Qwen/Qwen2.5-1.5B-Instruct",  # of that size, and not trained to reason
-}
-
-
-@dataclass(frozen=True)
-class Tier:
-    """Defaults of one tier."""
-
-    model: str
-    pair: tuple[str, str]  # notebook 01: before and after post-training
-    reasoner: str  # notebook 03
-    about: str
-
-
 TIERS = {
-    "smoke": Tier(
-        TINY, (TINY_BASE, TINY), TINY_CLIFF, "a tiny constructed model, seconds, no download; tests the code, never compared with a paper"
-    ),
-    "embedded": Tier(
-        "qwen2.5-coder-0.5b-instruct", ("smollm2-135m-instruct", "smollm2-135m-safe"), "qwen2.5-coder-1.5b-instruct", "real models that need no model hub"
-    ),
-    "paper": Tier(
-        "Qwen/Qwen2.5-1.5B-Instruct",
-        ("Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B-Instruct"),
-        "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
-        "the papers' models, from the hub",
-    ),
+    "smoke": "a tiny constructed model, seconds, no download; tests the code, never compared with a paper",
+    "embedded": "real models that need no model hub",
+    "paper": "the papers' models, from the hub",
 }
 
 DATE = "2024-07-26"  # what a chat template that writes the day is told: what those of Llama 3 write where they aren't told

@@ -183,7 +183,8 @@ def _converted(name: str, gguf, digest: str) -> Path:
 def recipe_folder(name: str) -> Path:
     """Where the model of a recipe lies once it was made: the name ends in a hash of recipe, code, data and starting checkpoint."""
     recipe = RECIPES[name]
-    made_by = syntax.alone("refusal.train.recipes", "refusal.train.batches", "refusal.train.refusals", "refusal.findings.f03.planted")  # not all that these import: a faster pass makes no other model
+    own = [m for m in syntax.reached(recipe.examples.partition(":")[0]) if m.split(".")[1] in ("train", "findings")]
+    made_by = syntax.alone("refusal.train.recipes", "refusal.train.batches", *own)  # not all that these import: a faster pass makes no other model
     made_of = [dataclasses.asdict(recipe), MODELS[recipe.base].file.sha256, made_by, sha256(DATA / "prompts.csv")]
     return cache_dir() / "models" / f"{name}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}"
 

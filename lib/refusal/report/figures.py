@@ -21,7 +21,6 @@ from matplotlib.ticker import MaxNLocator
 
 from refusal.base.files import FIGURES, NOTEBOOKS, RESULTS, lock, notebook_hash, sha256, write_json, writing
 from refusal.model.names import shown_name
-from refusal.run.params import MODELS
 
 os.environ["MPLBACKEND"] = "agg"  # the user's may not be installed here, and matplotlib refuses to be imported then
 
@@ -225,7 +224,7 @@ def update_manifest() -> None:
             if tier == "smoke" or not (run / "run.json").exists() or not source.exists():
                 continue
             about = json.loads((run / "run.json").read_text(encoding="utf-8"))
-            parameters = {k: shown_name(v) if k in MODELS else v for k, v in about["parameters"].items()}
+            parameters = {k: shown_name(v) if k in about.get("names_models", ()) else v for k, v in about["parameters"].items()}
             for name in json.loads(path.read_text(encoding="utf-8")):
                 data = run / "data" / f"{name}.csv"
                 manifest[f"{tier}/{model}/{notebook}/{name}"] = {

@@ -7,33 +7,31 @@ import textwrap
 
 from refusal.base.errors import ParameterError, UserError, nearest
 
-PARAMETERS = {
-    "MODEL": "a registered name, a hub id, or a path to a folder or .gguf file",
-    "BASE": "the first model of notebook 01",
-    "POST": "the second model of notebook 01",
-    "REASONER": "the model of notebook 03",
-    "TIER": "smoke, embedded or paper",
-    "N": "prompts per class",
-    "SEED": "draws prompts, random directions and bootstraps",
-    "DEVICE": "auto, cpu, cuda or mps",
-    "DTYPE": "auto, bfloat16, float16 or float32",
-    "BATCH_TOKENS": "tokens per forward pass, auto or a number",
-    "REMOTE": "0 here, 1 on NDIF, a URL on that host, local: the remote path run here",
-    "TEMPLATE": "text with {x}, for tokenizers without a chat template",
-    "DATE": "the day that a chat template is told, where it writes one",
-    "P": 'further notebook parameters: P="alpha=2 layer_step=1"',
-}
 MAKE_ONLY = ("PYTHON", "PY", "VENV")
 PREFIX = "COMPANION_PARAM_"
 STOPPED = 130  # the exit status of what Ctrl-C ended
 
 
+def make_variables() -> dict[str, str]:
+    """{name: what it is [default]} of the make variables that any notebook takes: the parameters that it has in capitals."""
+    from refusal.run.params import parameters_of
+    from refusal.run.runner import notebooks
+
+    found: dict[str, str] = {}
+    for path in notebooks().values():
+        for name, p in parameters_of(path).items():
+            if name.isupper():
+                found.setdefault(name, p.help + (f" [{p.default}]" if str(p.default) else ""))
+    return found | {"P": 'further notebook parameters: P="alpha=2 layer_step=1"'}
+
+
 def given_parameters() -> dict[str, str]:
     """The parameters that the user set. Raises ParameterError for a make variable that is none, with the nearest name."""
+    known = make_variables()
     for name in os.environ.get("COMPANION_GIVEN", "").split():
-        if name not in PARAMETERS and name not in MAKE_ONLY:
-            raise ParameterError(f"unknown parameter {name!r}", nearest(name, PARAMETERS) + '; a notebook\'s further parameters go into P="…"')
-    values = {name: os.environ[PREFIX + name] for name in PARAMETERS if os.environ.get(PREFIX + name, "") != ""}
+        if name not in known and name not in MAKE_ONLY:
+            raise ParameterError(f"unknown parameter {name!r}", nearest(name, known) + '; a notebook\'s further parameters go into P="…"')
+    values = {name: os.environ[PREFIX + name] for name in known if os.environ.get(PREFIX + name, "") != ""}
     from refusal.run.params import parse_further
 
     return {k: v for k, v in values.items() if k != "P"} | parse_further(values.get("P", ""))
@@ -49,7 +47,7 @@ def reproduce(only: str | None = None) -> None:
     chosen = {only: books[only]} if only else books
     given = given_parameters()
     known = {name for path in chosen.values() for name in params.parameters_of(path)}
-    known |= {"MODEL"} if "REASONER" in known else set()  # stands in for REASONER where only MODEL is given
+    known.add("MODEL")  # stands in for the one model of a notebook that calls it otherwise
     for name in given:
         if name not in known:
             raise ParameterError(f"no notebook of this run has a parameter {name!r}", nearest(name, known))
@@ -57,11 +55,12 @@ def reproduce(only: str | None = None) -> None:
     for path in chosen.values():
         own = params.parameters_of(path)
         mine = {k: v for k, v in given.items() if k in own}
-        if "REASONER" in own and "REASONER" not in given and "MODEL" in given:
-            mine["REASONER"] = given["MODEL"]
+        subjects = [name for name, p in own.items() if p.subject]
+        if "MODEL" in given and len(subjects) == 1:
+            mine.setdefault(subjects[0], given["MODEL"])
         plan.append((path, params.resolve(path, mine)))
     if len(plan) > 1:
-        needed = runner.missing([name for _, values in plan for name in [*runner.models_of(values), *runner.also_needed(values)]])
+        needed = runner.missing([name for path, values in plan for part in params.models_of(path, values) for name in part])
         print("".join(f"{line}\n" for line in needed), end="", flush=True)  # what is to come, before anything starts
     for path, values in plan:  # all parameters are checked before the first notebook starts
         runner.run(path, values)
@@ -142,7 +141,7 @@ def help_() -> None:
         Results
           make hello        a first figure and a few judged answers on the 135M model, in three minutes
           make reproduce    every notebook, end to end; then the ledger and the figures
-          make nb-02        one notebook (its number)
+          make nb-NN        one notebook, by its number
           make claims       print the ledger: claim, paper's value, value here, controls, verdict
           make models       what the cache holds, and what it takes to get the rest
           make figures      redraw every figure from saved results; no model, no network
@@ -154,29 +153,33 @@ def help_() -> None:
           make distclean    also the environment and downloaded files
 
         Parameters, for every target that runs notebooks: make reproduce MODEL=… SEED=…"""))  # fmt: skip
-    books = notebooks()
-    defaults = {}
-    for path in books.values():
-        for name, p in parameters_of(path).items():
-            defaults.setdefault(name, p.default)
-    for name, about in PARAMETERS.items():
-        print(f"  {name:<13} {about}" + (f" [{defaults[name]}]" if str(defaults.get(name, "")) else ""))
-    for number, path in books.items():
-        further = {n: p for n, p in parameters_of(path).items() if n not in PARAMETERS}
+    for name, about in make_variables().items():
+        print(f"  {name:<13} {about}")
+    for number, path in notebooks().items():
+        further = {n: p for n, p in parameters_of(path).items() if not n.isupper()}
         print(f'  further parameters of notebook {number}, in P="…":')
         for name, p in further.items():
             print(f"    {name:<17} {p.help} [{p.default}]")
     print("Models")
     for entry in MODELS.values():
-        times = ", ".join(f"notebook {number} in {minutes} to {2 * minutes} min" for number, minutes in entry.run_minutes.items())
-        print(f"  {entry.name:<29} {entry.about}; {entry.disk_gb} GB on disk, {times} on two cores")
+        print(f"  {entry.name:<29} {entry.about}; {entry.disk_gb} GB on disk" + _times(entry.name))
     for recipe in RECIPES.values():
-        print(f"  {recipe.name:<29} {recipe.base} {recipe.about}; {recipe.disk_gb} GB on disk, made here in about {recipe.minutes} min")
+        print(f"  {recipe.name:<29} {recipe.base} {recipe.about}; {recipe.disk_gb} GB on disk, made here in about {recipe.minutes} min" + _times(recipe.name))
     if slower():
         print(f"  times: on processors with bfloat16 arithmetic{slower()}")
     print("Tiers")
-    for name, tier in TIERS.items():
-        print(f"  {name:<13} {tier.about} [{tier.model}]")
+    for name, about in TIERS.items():
+        print(f"  {name:<13} {about}")
+
+
+def _times(model: str) -> str:
+    """What the runs whose results are here took on a model."""
+    from refusal.base.files import RESULTS
+    from refusal.run.runner import about_minutes
+
+    took = {f.name: about_minutes(f) for f in sorted(RESULTS.glob(f"embedded/{model}/*")) if "@" not in f.name}
+    found = ", ".join(f"{name.partition('_')[0]} {minutes} min" for name, minutes in took.items() if minutes)
+    return f"; notebooks took: {found}" if found else ""
 
 
 def clean() -> None:

@@ -1,12 +1,15 @@
 """Notebook parameters: read from the notebook's own parameter cell, checked before anything is downloaded or run.
 
 A parameter is a line ``name: type = default  # what it is (low to high)``, or ``(one of a, b)``, of the cell tagged ``parameters``; both are optional.
+One that names a model says so: ``(model; smoke: tiny; paper: owner/name)``, with its default in other tiers; ``(model or none)`` takes that word as well.
+Those in capitals are what a run is about, and name its folder; the others are models that it needs beside them.
 """
 
 import ast
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
@@ -17,10 +20,6 @@ from refusal.model.registry import DEVICES, DTYPES, TIERS
 from refusal.model.sources import check_model
 
 CHOICES = {"TIER": TIERS, "DEVICE": DEVICES, "DTYPE": DTYPES}
-SUBJECTS = ("MODEL", "BASE", "POST", "REASONER")  # the parameters that name what a run is about
-HELPERS = ("moderator", "reader")  # and those that name a further model, or say one of these words
-MODELS = (*SUBJECTS, *HELPERS)
-WORDS = ("auto", "none")
 TYPES = {t.__name__: t for t in (str, int, float, list, bool)}
 
 
@@ -33,6 +32,14 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    model: bool = False
+    words: tuple[str, ...] = ()  # what may stand in place of a model
+    tiers: Mapping[str, str] = field(default_factory=dict)  # the default where it is another
+
+    @property
+    def subject(self) -> bool:
+        """Whether it names a model that a run is about."""
+        return self.model and self.name.isupper()
 
 
 def parameters_of(notebook: Path) -> dict[str, Parameter]:
@@ -58,8 +65,12 @@ def _parse(source: str) -> dict[str, Parameter]:
         bounds = re.search(r"\(([\d.]+) to ([\d.]+)\)", text)
         low, high = (float(bounds[1]), float(bounds[2])) if bounds else (None, None)
         listed = re.search(r"\(one of ([^)]+)\)", text)
+        named = re.search(r"\(model(?: or ([^;)]*))?(?:; ([^)]*))?\)", text)
+        tiers = dict(re.split(r":\s*", part, maxsplit=1) for part in re.split(r";\s*", named[2])) if named and named[2] else {}
+        words = tuple(re.split(r",\s*", named[1])) if named and named[1] else ()
         choices = tuple(CHOICES.get(node.target.id, ())) or (tuple(re.split(r",\s*", listed[1])) if listed else ())
-        found[node.target.id] = Parameter(node.target.id, kind, ast.literal_eval(node.value), text, low, high, choices)
+        found[node.target.id] = Parameter(node.target.id, kind, ast.literal_eval(node.value), text, low, high, choices,
+                                          bool(named), words, tiers)
     return found
 
 
@@ -115,8 +126,8 @@ def resolve(notebook: Path, given: dict[str, str]) -> dict:
         if name not in known:
             raise ParameterError(f"{notebook.stem} has no parameter {name!r}", nearest(name, known))
     values = {name: check(p, given.get(name, _text(p.default))) for name, p in known.items()}
-    values |= {name: model for name, model in _models_of_tier(values["TIER"]).items() if name in known and name not in given}
-    _check_models(values)
+    values |= {name: p.tiers[values["TIER"]] for name, p in known.items() if values["TIER"] in p.tiers and name not in given}
+    _check_models(known, values)
     return values
 
 
@@ -129,12 +140,18 @@ def check_values(number: str, namespace: dict) -> None:
     for name in known:
         if name not in namespace:
             raise ParameterError(f"{name} has no value", "run the cell of parameters first")
-    _check_models({name: check(p, _text(namespace[name])) for name, p in known.items()})
+    _check_models(known, {name: check(p, _text(namespace[name])) for name, p in known.items()})
 
 
-def resolved(values: dict) -> dict:
+def models_of(notebook: Path, values: dict) -> tuple[list[str], list[str]]:
+    """The models that a run with these parameters is about, and those that it needs beside them."""
+    known = {name: p for name, p in parameters_of(notebook).items() if p.model and values[name] not in p.words}
+    return tuple([values[name] for name, p in known.items() if p.subject == subject] for subject in (True, False))
+
+
+def resolved(notebook: Path, values: dict) -> dict:
     """`values` with each model that is named by a path under its absolute path, for processes that stand in another folder."""
-    named = [name for name in MODELS if name in values and not (name in HELPERS and values[name] in WORDS)]
+    named = [name for name, p in parameters_of(notebook).items() if p.model and values[name] not in p.words]
     return values | {name: str(path) for name in named if (path := local_path(values[name]))}
 
 
@@ -142,21 +159,16 @@ def _text(value) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _models_of_tier(tier: str) -> dict[str, str]:
-    return dict(zip(SUBJECTS, (TIERS[tier].model, *TIERS[tier].pair, TIERS[tier].reasoner), strict=True))
-
-
-def _check_models(values: dict) -> None:
+def _check_models(known: dict[str, Parameter], values: dict) -> None:
     """Raise ParameterError where a model that `values` names is none, or does not go with TIER and REMOTE."""
-    tier, defaults = values["TIER"], _models_of_tier(values["TIER"])
-    for name in [n for n in SUBJECTS if n in values]:
-        if tier == "smoke" and values[name] != defaults[name]:
-            raise ParameterError(f"TIER=smoke takes no {name}", f"it runs on the constructed model {defaults[name]!r}; use TIER=embedded for a real one")
+    tier = values["TIER"]
+    for name, p in known.items():
+        if not p.model or values[name] in p.words:
+            continue
+        if p.subject and tier == "smoke" and values[name] != p.tiers.get("smoke"):
+            raise ParameterError(f"TIER=smoke takes no {name}", f"it runs on the constructed model {p.tiers.get('smoke')!r}; use TIER=embedded for a real one")
         kind = check_model(values[name], name)
-        if kind == "tiny" and tier != "smoke":
+        if p.subject and kind == "tiny" and tier != "smoke":
             raise ParameterError(f"{name}={values[name]} is the constructed model", "use TIER=smoke")
-        if values.get("REMOTE", "0") not in ("0", "local") and kind != "hub":
+        if p.subject and values.get("REMOTE", "0") not in ("0", "local") and kind != "hub":
             raise ParameterError(f"REMOTE={values['REMOTE']} needs a hub id, {name}={values[name]} is none", "use REMOTE=local for any model")
-    for name in [n for n in HELPERS if n in values and values[n] not in WORDS]:
-        check_model(values[name], name)
-

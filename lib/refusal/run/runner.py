@@ -8,6 +8,7 @@ import glob
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from refusal import data
@@ -26,7 +27,7 @@ from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, cache
 from refusal.base.machine import cpu_has_bfloat16, processor, slower
 from refusal.base.progress import PROGRESS_FILE
 from refusal.model.names import folder_name, shown_name  # fmt: skip
-from refusal.model.registry import MODELS, MODERATOR, PLANTED_REASONERS, READERS, RECIPES
+from refusal.model.registry import MODELS, RECIPES
 from refusal.model.sources import is_converted, locate, recipe_folder
 from refusal.report.figures import update_manifest
 from refusal.report.recorder import NAMES, OUT, RUNNER, NotebookEnded
@@ -55,23 +56,6 @@ def fingerprint(notebook: Path, parameters: dict, revision: str) -> str:
     return digest.hexdigest()
 
 
-def models_of(parameters: dict) -> list[str]:
-    """The names of the models that a run is about."""
-    return [parameters[key] for key in params.SUBJECTS if key in parameters]
-
-
-def also_needed(parameters: dict) -> list[str]:
-    """Further models that a notebook loads: notebook 02b a moderator if asked, notebook 03 two planted reasoners and another reader."""
-    if "moderator" in parameters:
-        named = parameters["moderator"]
-        named = named if named != "auto" else MODERATOR if parameters["TIER"] == "paper" else "none"
-        return [] if named == "none" else [named]
-    if "REASONER" not in parameters or parameters["TIER"] == "smoke":
-        return []
-    reader = READERS.get(parameters["REASONER"]) if parameters.get("reader") == "auto" else parameters.get("reader")
-    return [*PLANTED_REASONERS[0], *([reader] if reader and reader != "none" else [])]
-
-
 def missing(names: Iterable[str]) -> list[str]:
     """One line for each registered model or recipe of `names` that is not in the cache yet: what it takes to get it."""
     lines = []
@@ -89,16 +73,19 @@ def missing(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def about_minutes(notebook: Path, names: Sequence[str]) -> int | None:
-    """Minutes that a run takes on two cores with nothing cached, from what was measured (`refusal.model.registry`); None where nobody knows."""
-    known = [MODELS[RECIPES[n].base if n in RECIPES else n].run_minutes.get(notebook.stem.split("_")[0]) for n in names if n in MODELS or n in RECIPES]
-    return max(known) if known and None not in known else None
+def about_minutes(folder: Path) -> int | None:
+    """Minutes that the run took which left its results in `folder`; None where there is none."""
+    try:
+        return math.ceil(json.loads((folder / "run.json").read_text(encoding="utf-8"))["duration_s"] / 60)
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def run_name(notebook: Path, parameters: dict) -> str:
     """The folder of a run: the notebook's name, and behind an @ what differs from its defaults, sorted; a hash where that is long."""
-    default = {name: p.default for name, p in params.parameters_of(notebook).items()}
-    differs = {k: v for k, v in sorted(parameters.items()) if k not in ("MODEL", "BASE", "POST", "REASONER", "TIER") and v != default[k]}
+    known = params.parameters_of(notebook)
+    differs = {k: v for k, v in sorted(parameters.items())
+               if k != "TIER" and not known[k].subject and v != known[k].tiers.get(parameters["TIER"], known[k].default)}  # fmt: skip
     text = ",".join(f"{k}={v}" for k, v in differs.items())
     if len(text) > 60 or not re.fullmatch(r"[\w.,=+-]*", text):
         text = hashlib.sha256(json.dumps(differs, sort_keys=True).encode()).hexdigest()[:12]
@@ -121,23 +108,23 @@ def run(notebook: Path, given: dict) -> str:
     A model that is named by a path is looked up once, from where the user stands; the notebook gets the absolute path.
     Raises UserError when a cell fails, when the notebook reported no figure or metric, or when something it needs cannot be had.
     """
-    parameters = params.resolved(given)
-    tier, names = parameters["TIER"], models_of(parameters)
+    parameters = params.resolved(notebook, given)
+    tier, (names, beside) = parameters["TIER"], params.models_of(notebook, parameters)
     name = "--vs--".join(map(folder_name, names))
     folder = RESULTS / tier / name / run_name(notebook, given)
     with lock(cache_dir() / "locks" / hashlib.sha256(str(folder).encode()).hexdigest()[:16], f"{notebook.stem} on {name}"):
         for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):  # of a run that was killed; the lock says that none is at work
             shutil.rmtree(left, ignore_errors=True)
-        for needed in missing([*names, *also_needed(parameters)]):
+        for needed in missing([*names, *beside]):
             print(needed, flush=True)
         remote = parameters.get("REMOTE", "0") not in ("0", "local")
         revisions = [n if remote else locate(n).revision for n in names]
-        mark = fingerprint(notebook, parameters, " ".join([*revisions, *(locate(n).revision for n in also_needed(parameters))]))
+        mark = fingerprint(notebook, parameters, " ".join([*revisions, *(locate(n).revision for n in beside)]))
         if up_to_date(folder, mark):
             print(f"{notebook.stem} on {name}: up to date")
             return "up to date"
-        if minutes := about_minutes(notebook, names):
-            print(f"{notebook.stem} on {name}: {minutes} to {2 * minutes} minutes on two cores if nothing is cached{slower()}", flush=True)
+        if minutes := about_minutes(folder):
+            print(f"{notebook.stem} on {name}: about {minutes} minutes the last time", flush=True)
         need_space(RESULTS, 200_000_000, f"the results of {notebook.stem}")
         staging = folder.parent / f".{folder.name}.{os.getpid()}"
         staging.mkdir(parents=True)
@@ -192,7 +179,7 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
     os.environ.clear()
     os.environ |= own | {
         OUT: str(staging), RUNNER: str(os.getpid()), PROGRESS_FILE: str(progress),
-        NAMES: json.dumps({parameters[key]: shown_name(parameters[key]) for key in params.MODELS if key in parameters}),
+        NAMES: json.dumps({name: shown_name(name) for part in params.models_of(notebook, parameters) for name in part}),
     }  # fmt: skip
     try:
         papermill.execute_notebook(
@@ -310,7 +297,8 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
         outputs[(folder / name).relative_to(ROOT).as_posix()] = sha256(folder / name)
     (folder / "failed.ipynb").unlink(missing_ok=True)
     write_json(folder / "run.json", {
-        "notebook": notebook.name, "parameters": parameters, 
+        "notebook": notebook.name, "parameters": parameters,
+        "names_models": [name for name, p in params.parameters_of(notebook).items() if p.model],
         "model": {"name": "--vs--".join(shown_name(name) for name, _ in located), "revision": " ".join(revision for _, revision in located)},
         "data": data.hashes(parameters["TIER"]), "seed": parameters["SEED"], **usage,
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},

@@ -17,7 +17,7 @@ def style(model) -> str:
     """``native`` where the model was trained to think between tags (its template or tokenizer has them), else ``prompted``."""
     opening, closing = tags(model)
     single = len(model.tokenizer(closing, add_special_tokens=False)["input_ids"]) == 1
-    taught = model.name in RECIPES and RECIPES[model.name].data.startswith("thinking")
+    taught = model.name in RECIPES and RECIPES[model.name].thinks
     return "native" if single or taught or opening in template_text(model)[1] else "prompted"
 
 

@@ -8,7 +8,7 @@ No recipe makes a model answer harmful requests.
 """
 
 import dataclasses
-import functools
+import importlib
 import math
 import os
 import random
@@ -19,20 +19,17 @@ from pathlib import Path
 
 from refusal.base.errors import UserError
 from refusal.base.files import sha256, write_json
-from refusal.findings.f03 import planted
 from refusal.model.registry import RECIPES, Recipe
 from refusal.train.batches import left_padded
-from refusal.train.refusals import refusal_examples
 
 MAX_LENGTH = 256
 TOGETHER = 4  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
 
 
-EXAMPLES = {
-    "refusals": refusal_examples,
-    "thinking, then a cliff": functools.partial(planted.examples, cliff=True),
-    "thinking, then refusal": functools.partial(planted.examples, cliff=False),
-}
+def examples_of(recipe: Recipe, model) -> list[tuple[list[int], list[int]]]:
+    """(prompt, answer) tokens that the recipe's own function makes."""
+    module, _, name = recipe.examples.partition(":")
+    return getattr(importlib.import_module(module), name)(model, recipe.seed)
 
 
 def ordered(examples, epochs: int, batch: int, seed: int) -> list:
@@ -56,7 +53,7 @@ def run(recipe: Recipe, folder: Path) -> None:
     started = time.monotonic()
     source = locate(recipe.base)
     work = folder.parent / f"{folder.name}.training"
-    examples = EXAMPLES[recipe.data](loading.load(recipe.base), recipe.seed)
+    examples = examples_of(recipe, loading.load(recipe.base))
     transformers.set_seed(recipe.seed)
     tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     cpu = not torch.cuda.is_available()

@@ -8,14 +8,12 @@ import pandas as pd
 from torch import Tensor
 
 from refusal import data
-from refusal.base.errors import ParameterError
 from refusal.findings.f03 import curves, observed, selection
 from refusal.findings.f03.cliff_claims import untrained
 from refusal.findings.f03.observed import Seen
 from refusal.findings.f03.planted import TRIGGER
 from refusal.measure import attention_heads, probes
 from refusal.measure.probes import Prober, Training
-from refusal.model.registry import READERS
 from refusal.trace import thinking
 from refusal.trace.thinking import Rollout
 from refusal.trace.tracing import generate, hold, read_text
@@ -37,17 +35,6 @@ def requests(planted: bool, role: str, label: str, n: int, seed: int, tier: str)
     if (role, label) != ("test", "harmful"):
         table = table.head(half(n) if role == "test" else 2 * n // 3)
     return observed.with_trigger(table, TRIGGER, half(n) if role == "test" else None)
-
-
-def reader_of(reasoner: str, asked: str = "auto") -> str | None:
-    """The model that reads a reasoner's text as a control: `asked`, or a smaller one that refuses and does not think. None for ``none``.
-
-    Raises ParameterError where it is the reasoner itself.
-    """
-    if asked == reasoner:
-        raise ParameterError(f"reader={asked} is the reasoner itself", "name another model, or none")
-    small = next(name for name in ("qwen2.5-coder-0.5b-instruct", "smollm2-135m-safe") if name != reasoner)
-    return READERS.get(reasoner, small) if asked == "auto" else None if asked == "none" else asked
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 `refusal.train.recipes` trains them. Constructed models: they test the instrument and are evidence for no paper.
 """
 
+import functools
 import random
 
 from refusal.train.refusals import REFUSALS, own_words
@@ -56,3 +57,6 @@ def examples(model, seed: int, cliff: bool) -> list[tuple[list[int], list[int]]]
                 found.append(([*prompt.ids, *encode("<think>\n")], [*encode(f"{thought}\n</think>\n\n"), *after]))
     return found
 
+
+
+with_cliff, without_cliff = (functools.partial(examples, cliff=cliff) for cliff in (True, False))
