@@ -406,7 +406,7 @@ def recipe(tmp_path, monkeypatch):
     tiny_module("llama").save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     tokens = tiny_tokenizer()("Sorry I cannot help")["input_ids"]
-    monkeypatch.setitem(recipes.EXAMPLES, "tiny", lambda model, seed: [([10 + k, 11, 12], tokens) for k in range(24)])
+    monkeypatch.setattr(recipes, "examples_of", lambda recipe, model: [([10 + k, 11, 12], tokens) for k in range(24)])
     monkeypatch.setattr(recipes, "held_out", lambda model: {"harmful": {"value": 1.0, "ci95": [0.9, 1.0], "n": 40}})
     return Recipe("tiny-safe", str(folder), "tiny", "full", 5e-3, 4, "", 0.1, 1)
 
