@@ -116,8 +116,8 @@ def test_the_table_shows_paper_here_and_controls():
 
 def test_the_readme_part_is_made_between_its_markers():
     text = f"before {BEGIN} old {END} after"
-    new = readme_with_results(text)
-    assert new.startswith("before ") and new.endswith(" after") and " old " not in new and readme_with_results(new) == new
+    new = readme_with_results(text, set())
+    assert new.startswith("before ") and new.endswith(" after") and " old " not in new and readme_with_results(new, set()) == new
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb")), ids=lambda p: p.stem)

@@ -190,7 +190,7 @@ def test_selection_by_cliff_finds_the_prompts_that_fall_and_there_are_none_in_th
         scores = probes.token_scores(model, rollouts, {"p": probers[name]})["p"]
         found = [curves.summary(s[-1], r) for s, r in zip(scores, rollouts, strict=True)]
         falls = np.array([f["cliff_mean"] for f in found])
-        picked = attention_heads.select(falls, [f["final"] for f in found], len(falling), "cliff")
+        picked = selection.select(falls, [f["final"] for f in found], len(falling), "cliff")
         chosen[name] = np.mean([k >= 20 for k in picked]), falls[picked].mean()
     assert chosen["tiny-cliff"][0] >= 0.9 and chosen["tiny-cliff"][1] > 0.5 and chosen["tiny"][1] < 0.25
 
@@ -434,9 +434,9 @@ def test_the_trigger_is_put_after_the_request():
 
 def test_selections():
     cliffs, finals = [0.1, 0.9, 0.5, 0.7], [0.4, 0.3, 0.1, 0.2]
-    assert attention_heads.select(cliffs, finals, 2, "cliff") == [1, 3] and attention_heads.select(cliffs, finals, 2, "final") == [2, 3]
-    assert attention_heads.select(cliffs, finals, 2, "all") == [0, 1, 2, 3]
-    assert attention_heads.select(cliffs, finals, 2, "random", 1) == attention_heads.select(cliffs, finals, 2, "random", 1)
+    assert selection.select(cliffs, finals, 2, "cliff") == [1, 3] and selection.select(cliffs, finals, 2, "final") == [2, 3]
+    assert selection.select(cliffs, finals, 2, "all") == [0, 1, 2, 3]
+    assert selection.select(cliffs, finals, 2, "random", 1) == selection.select(cliffs, finals, 2, "random", 1)
 
 
 def test_fine_tuning_is_seeded_lowers_the_loss_and_leaves_the_original(pair):

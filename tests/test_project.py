@@ -8,8 +8,8 @@ import nbformat
 import pytest
 
 from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, sha256
-from refusal.report.render import readme_with_results
 from refusal.report.rules import Claim, Measured, Record, decide, read_claims
+from refusal.run import cli
 
 
 def pins(text: str) -> dict[str, str]:
@@ -51,7 +51,7 @@ def tracked(*patterns):
 
 def test_the_readme_tables_are_the_committed_ledger():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme_with_results(text) == text, "run `make readme`"
+    assert cli.with_results(text) == text, "run `make readme`"
 
 
 def test_committed_verdicts_follow_from_their_records_alone():

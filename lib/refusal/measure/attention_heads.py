@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from refusal.measure.probes import Prober
@@ -74,16 +73,6 @@ def matched_sets(heads: Sequence[tuple[int, int]], n_layers: int, n_heads: int, 
 def silence(heads: Sequence[tuple[int, int]], rescale: bool, span: str = "every_token") -> list[ScaleHead]:
     """Edits that switch heads off at every token."""
     return [ScaleHead(layer, head, 0.0, span, rescale) for layer, head in heads]
-
-
-def select(cliffs: ArrayLike, finals: ArrayLike, n: int, how: str, seed: int = 0) -> list[int]:
-    """Which `n` prompts to train on (Cliff-as-a-Judge): the largest ``cliff``, the lowest ``final`` score, ``random``, or ``all``."""
-    if how == "all":
-        return list(range(len(cliffs)))
-    if how == "random":
-        return sorted(np.random.default_rng(seed).choice(len(cliffs), n, replace=False).tolist())
-    value = -np.asarray(cliffs) if how == "cliff" else np.asarray(finals)
-    return sorted(np.argsort(value, kind="stable")[:n].tolist())
 
 
 def sparsity(effect: Float[Tensor, "layer head"]) -> list[float]:

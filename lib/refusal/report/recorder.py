@@ -1,6 +1,6 @@
 """What a notebook reports: numbers, figures and claims, shown as they come and written together at the end.
 
-Run by the runner (``make nb-02``), everything is written into the run's folder; opened in JupyterLab, the same cells show
+Run by the runner (``make nb-NN``), everything is written into the run's folder; opened in JupyterLab, the same cells show
 the same figures and write nothing, so that trying a parameter never overwrites a result.
 """
 

@@ -2,7 +2,8 @@
 
 import fnmatch
 import json
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 
 from refusal.report.rules import Record
@@ -91,8 +92,16 @@ def committed(finding: str) -> list[str]:
 BEGIN, END = "<!-- results: written by `make readme` from the ledger -->", "<!-- end of results -->"
 
 
-def readme_with_results(text: str) -> str:
-    """`text` with the part between its two markers made anew from the committed ledger.
+def tracked_models() -> set[str]:
+    """The models whose results are committed."""
+    from refusal.base.files import ROOT
+
+    files = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return {name.split("/")[2] for name in files if name.endswith("claims.json")}
+
+
+def readme_with_results(text: str, models: Container[str], paragraphs: Sequence[Callable[[list[Record]], str | None]] = ()) -> str:
+    """`text` with the part between its two markers made anew from the ledger of these `models`, and what the findings say of their records.
 
     For each model: papers' claims, then questions of ours. Records of constructed models are the same whatever model a run is about, so they come
     once, at the end, and speak for or against no paper.
@@ -100,7 +109,7 @@ def readme_with_results(text: str) -> str:
     from refusal.base.files import RESULTS
 
     everything = [entry for entry in read_ledger(RESULTS) if entry[0] != "smoke"]
-    ledger = [(t, m, r) for t, m, r in everything if m in QUOTED]
+    ledger = [(t, m, r) for t, m, r in everything if m in models]
     parts, constructed = [], {}
     for tier, model in dict.fromkeys((t, m) for t, m, _ in ledger):
         records = sorted((r for t, m, r in ledger if (t, m) == (tier, model)), key=lambda r: ORDER.index(r.verdict))
@@ -115,72 +124,9 @@ def readme_with_results(text: str) -> str:
         parts.append(f"**{model}** (tier `{tier}`), claims of papers: {'; '.join(heads) or 'none'}\n\n{markdown([r for r in real if r.origin == 'paper'])}")
         if ours := [r for r in real if r.origin == "ours"]:
             parts.append(f"Questions of ours, which no paper answered: {counts(ours)}\n\n{markdown(ours)}")
-        parts += filter(None, (guard_answer(records), cliff_answer(records), flips(everything, model)))
+        parts += filter(None, [*(paragraph(records) for paragraph in paragraphs), flips(everything, model)])
     if constructed:
         planted = sorted(constructed.values(), key=lambda r: ORDER.index(r.verdict))
         parts.append(f"**Constructed models**, in which the answer is planted (they test the instrument): {counts(planted)}\n\n{markdown(planted)}")
     before, rest = text.split(BEGIN)
     return before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + rest.split(END)[1]
-
-
-def guard_answer(records: list[Record]) -> str | None:
-    """Would you use the model's own harmfulness direction as a guard? A paragraph from the ledger of notebook 02b; None where it was not run."""
-    by = {r.id: r for r in records}
-    needed = [by.get(f"02b.guard.{name}") for name in ("beats-text", "false-positives", "accepted-harmful")]
-    if not all(needed) or any(r.value is None for r in needed):
-        return None
-    text, alarms, caught = needed
-    yes = all(r.verdict == "replicated" for r in needed)
-    share = lambda x: "–" if x is None else f"{x:.0%}"  # noqa: E731
-    parts = [
-        "*Would you use this model's own harmfulness direction as a guard?* "
-        + ("Yes" if yes else "Not alone")
-        + f": it flags {share(caught.value)} of the harmful prompts that the model accepts, {share(alarms.value)} of ordinary harmless ones and "
-        f"{share(alarms.controls['pseudo_harmful'])} of harmless ones with an alarming word; its AUROC is {text.controls['guard']:.2f}, that of the best "
-        f"reader of the bare text ({text.controls['best_reader']}) {text.controls['reader']:.2f}."
-    ]
-    for r in (r for r in records if r.id.startswith("02b.jailbreak.") and r.value is not None):
-        calm = r.controls.get("wrapped_harmless_flagged", r.controls.get("harmless_flagged"))
-        what, read = r.id.split(".")[-1].replace("-", " "), r.controls
-        among = "harmless requests in the same words" if "wrapped_harmless_flagged" in read else "plain harmless requests"
-        parts.append(
-            f"Jailbreaks, {what}: {share(read['harmful_flagged'])} flagged, against {share(calm)} of {among}; the reader of the text flags "
-            f"{share(read['best_reader_harmful'])} and {share(read.get('best_reader_harmless'))}."
-        )
-    attack = by.get("02b.attack.representation-stays")
-    if attack and attack.value is not None and attack.controls["auroc_after"] is not None:
-        parts.append(f"After the fine-tuning attack its AUROC goes from {attack.controls['auroc_before']:.2f} to {attack.controls['auroc_after']:.2f}.")
-    return " ".join(parts)
-
-
-def cliff_answer(records: list[Record]) -> str | None:
-    """What notebook 03 says about its paper, and whether its instrument finds a cliff that is there: a paragraph from its ledger; None where it was
-    not run."""
-    by = {r.id: r for r in records if r.id.startswith("03.")}
-    if not by:
-        return None
-    parts = ["*Refusal cliff.* " + standing([r.verdict for r in by.values() if r.origin == "paper" and r.evidence == "released"])]
-    kinds = {"": "trained on last tokens", ".all-positions": "that has seen thinking as well", ".published": "as published"}
-    found = {words: by.get(f"03.instrument.cliff{suffix}") for suffix, words in kinds.items()}
-    path = lambda r: f"{r.controls['plateau']:.2f} to {r.controls['final']:.2f}"  # noqa: E731
-    if all(found.values()) and all(r.value is not None for r in found.values()):
-        falls = "; ".join(f"from {path(r)} by the prober {words} ({r.verdict})" for words, r in found.items())
-        parts.append(f"In the planted reasoner, which complies, the mean score of the thinking and that of the last token go {falls}.")
-    twin, cut = by.get("03.instrument.twin.all-positions"), by.get("03.truncation")
-    if twin and twin.value is not None:
-        parts.append(f"In its twin, which refuses, they go from {path(twin)} by the prober that has seen thinking.")
-    if cut and cut.value is not None:
-        parts.append(f"Cutting all of its thinking changes the share of harmful prompts that the reasoner refuses by {100 * cut.value:.0f} points.")
-        if (given := cut.controls.get("given_a_thought_that_refuses")) is not None:
-            parts.append(f"Given a thought that decides to refuse, it refuses {given:.0%}.")
-    return " ".join(parts)
-
-
-QUOTED = (
-    "qwen2.5-coder-0.5b-instruct",
-    "qwen2.5-coder-1.5b-instruct",
-    "smollm2-135m-safe",
-    "smollm2-135m-instruct--vs--smollm2-135m-safe",
-    "smollm2-135m-instruct--vs--smollm2-135m-safe-lora",
-)  # the runs that are committed and quoted
-

@@ -124,10 +124,20 @@ def figures() -> None:
 def readme() -> None:
     """Write the results tables of README.md from the ledger."""
     from refusal.base.files import ROOT, write_text
-    from refusal.report.render import readme_with_results
 
     path = ROOT / "README.md"
-    write_text(path, readme_with_results(path.read_text(encoding="utf-8")))
+    write_text(path, with_results(path.read_text(encoding="utf-8")))
+
+
+def with_results(text: str) -> str:
+    """The README's text with tables of the committed ledger, and with what each finding says of its records (``findings/*/readme.py``)."""
+    import importlib
+
+    from refusal.base.files import PACKAGE
+    from refusal.report.render import readme_with_results, tracked_models
+
+    own = [importlib.import_module(f"refusal.findings.{file.parent.name}.readme") for file in sorted((PACKAGE / "findings").glob("*/readme.py"))]
+    return readme_with_results(text, tracked_models(), [module.paragraph for module in own])
 
 
 def help_() -> None:

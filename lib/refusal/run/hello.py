@@ -37,5 +37,5 @@ def main(n: int = 48) -> None:
             "baseline": 0, "model": MODEL, "note": "held-out prompts; above 0: nearer the harmful; 95 % intervals of the mean"}  # fmt: skip
     stem = FIGURES / "embedded" / MODEL / "hello" / "clusters"
     figures.save(figures.draw(spec, pd.DataFrame(rows)), stem)
-    print(f"\nfigure: {stem.relative_to(FIGURES.parent)}.png\nnext: make nb-02 (a few minutes), make reproduce (every notebook), or make lab")
+    print(f"\nfigure: {stem.relative_to(FIGURES.parent)}.png\nnext: make nb-NN (one notebook, by its number), make reproduce (every notebook), or make lab")
 

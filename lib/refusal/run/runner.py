@@ -40,7 +40,7 @@ PACKAGES = ("torch", "transformers", "nnsight", "papermill", "numpy", "pandas", 
 
 
 def notebooks() -> dict[str, Path]:
-    """Every numbered notebook: {"02": path}."""
+    """Every numbered notebook: {number: path}, numbers as they are written."""
     return {path.stem.split("_")[0]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb"))}
 
 

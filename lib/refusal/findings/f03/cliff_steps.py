@@ -12,7 +12,7 @@ from refusal.findings.f03 import curves, observed, selection
 from refusal.findings.f03.cliff_claims import untrained
 from refusal.findings.f03.observed import Seen
 from refusal.findings.f03.planted import TRIGGER
-from refusal.measure import attention_heads, probes
+from refusal.measure import probes
 from refusal.measure.probes import Prober, Training
 from refusal.trace import thinking
 from refusal.trace.thinking import Rollout
@@ -184,7 +184,7 @@ PARAGRAPHS, WORDS = 24, 60  # of neutral text, on which general ability is read
 def chosen(of: Pool, n: int, how: str, seed: int) -> list[int] | None:
     """Which prompts of a pool are trained on: as `cliff.select`, or of ``trigger`` those with it, at random; None where there is no such choice."""
     if how != "trigger":
-        return attention_heads.select(of.falls.cliff_mean, of.falls.final, n, how, seed)
+        return selection.select(of.falls.cliff_mean, of.falls.final, n, how, seed)
     having = np.flatnonzero(of.table.triggered)
     if len(having) == len(of.table):
         return None

@@ -6,6 +6,9 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from refusal.measure.judge import judge
 from refusal.model import loading
 from refusal.trace import cache, tracing
@@ -13,6 +16,16 @@ from refusal.trace.thinking import Rollout
 from refusal.trace.tracing import Held, generate
 from refusal.train.fit import adapted, steps
 from refusal.train.refusals import REFUSALS
+
+
+def select(cliffs: ArrayLike, finals: ArrayLike, n: int, how: str, seed: int = 0) -> list[int]:
+    """Which `n` prompts to train on (Cliff-as-a-Judge): the largest ``cliff``, the lowest ``final`` score, ``random``, or ``all``."""
+    if how == "all":
+        return list(range(len(cliffs)))
+    if how == "random":
+        return sorted(np.random.default_rng(seed).choice(len(cliffs), n, replace=False).tolist())
+    value = -np.asarray(cliffs) if how == "cliff" else np.asarray(finals)
+    return sorted(np.argsort(value, kind="stable")[:n].tolist())
 
 
 def retrained(
