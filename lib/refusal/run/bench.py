@@ -6,10 +6,9 @@ import time
 import torch
 
 from refusal import data
-from refusal.findings.f02b import guard
-from refusal.findings.f03 import observed
 from refusal.measure import attention_heads, patching
 from refusal.model import loading
+from refusal.run.parts import parts_of_findings
 from refusal.trace import thinking, tracing
 from refusal.trace.prompts import chat, opening_length
 
@@ -57,40 +56,30 @@ def main() -> None:
     print(f"{MODEL}, {len(prompts)} prompts, {tokens} tokens, {opening} of each in the template's common opening, {model.dtype}")
     print(f"collecting all layers / bare forward over the same tokens      {t['collect'] / t['bare']:.2f}   (at most 1.10)")
     print(f"collecting with the common opening computed once / bare        {t['shared'] / t['bare']:.2f}")
-    heads_and_guard(model, prompts, batches, bare)
+    heads_ratio(model, prompts, bare)
     patching_ratio(model)
+    for module in parts_of_findings("bench"):
+        print(*module.ratios(model, prompts, batches, alternate), sep="\n")
 
 
-def heads_and_guard(model, prompts, batches, bare) -> None:
-    """What attribution of all heads costs against bare passes, and what a guard adds to the pass that a request needs anyway."""
+def heads_ratio(model, prompts, bare) -> None:
+    """What attribution of all heads costs against bare passes."""
     rollouts = [thinking.Rollout(p, p.start, p.stop, "", True) for p in prompts]
     w = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
-    watch = guard.fit(model, prompts[:10], prompts[10:20])
-    read = [{"resid": (range(model.n_layers + 1), torch.tensor([[prompts[i].t_inst + pad] for i, pad in zip(b.rows, b.pad, strict=True)]))} for b in batches]
-
-    def request():
-        for b in batches:
-            tracing._forward(model, b, logits=True)
-
-    def guarded():
-        for b, r in zip(batches, read, strict=True):
-            seen, _ = tracing._forward(model, b, read=r, logits=True)
-            guard.score_states(watch, seen["resid"][:, :, 0].float().cpu())
 
     def attributed():
-        kept, observed.collect = (
-            observed.collect,
+        kept, attention_heads.collect = (
+            attention_heads.collect,
             lambda model, prompts, at, sites: tracing._collect(model, prompts, at, {s: range(model.n_layers) for s in sites}, "left"),
         )
         shared, tracing._share_opening = tracing._share_opening, lambda *_: 0
         try:
             attention_heads.attribution(model, rollouts, w)
         finally:
-            observed.collect, tracing._share_opening = kept, shared
+            attention_heads.collect, tracing._share_opening = kept, shared
 
-    t = alternate(bare=bare, attributed=attributed, request=request, guarded=guarded)
+    t = alternate(bare=bare, attributed=attributed)
     print(f"attribution of all {model.n_layers * model.n_heads} heads / bare forward                      {t['attributed'] / t['bare']:.2f}   (at most 1.20)")
-    print(f"a request's prompt pass with the guard / without                {t['guarded'] / t['request']:.2f}   (at most 1.05)")
 
 
 def patching_ratio(model, n_pairs: int = 24, sample: int = 48) -> None:

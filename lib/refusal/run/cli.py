@@ -131,13 +131,10 @@ def readme() -> None:
 
 def with_results(text: str) -> str:
     """The README's text with tables of the committed ledger, and with what each finding says of its records (``findings/*/readme.py``)."""
-    import importlib
-
-    from refusal.base.files import PACKAGE
     from refusal.report.render import readme_with_results, tracked_models
+    from refusal.run.parts import parts_of_findings
 
-    own = [importlib.import_module(f"refusal.findings.{file.parent.name}.readme") for file in sorted((PACKAGE / "findings").glob("*/readme.py"))]
-    return readme_with_results(text, tracked_models(), [module.paragraph for module in own])
+    return readme_with_results(text, tracked_models(), [module.paragraph for module in parts_of_findings("readme")])
 
 
 def help_() -> None:
