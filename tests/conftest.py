@@ -1,4 +1,6 @@
-"""Tiny models of every architecture, and an independent way to run them: plain hooks, one prompt at a time, no padding."""
+"""Tiny models of every architecture, and an independent way to run them: plain hooks, one prompt at a time,
+no padding.
+"""
 
 import copy
 import os
@@ -8,8 +10,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import beartype  # noqa: F401 - before nnsight, or it fails
 from jaxtyping import install_import_hook
 
-# shapes in annotations are checked while the tests run; the module that builds traces is left out, as a trace is not plain Python
-SHAPED = ["refusal.measure", "refusal.findings.f01", "refusal.findings.f02", "refusal.findings.f02b", "refusal.findings.f03.observed", "refusal.findings.f03.curves"]
+# shapes in annotations are checked while the tests run; the module that builds traces is left out, as a trace
+# is not plain Python
+SHAPED = [
+    "refusal.measure",
+    "refusal.findings.f01",
+    "refusal.findings.f02",
+    "refusal.findings.f02b",
+    "refusal.findings.f03.observed",
+    "refusal.findings.f03.curves",
+]
 install_import_hook(SHAPED, "beartype.beartype")
 
 import pandas as pd
@@ -22,20 +32,37 @@ from refusal.model.tiny import tiny_tokenizer
 from refusal.trace import cache
 from refusal.trace.prompts import chat
 
-# where plain PyTorch finds the parts: blocks, attention, its output projection, MLP, and what each sublayer writes
+# where plain PyTorch finds the parts: blocks, attention, its output projection, MLP, and what each sublayer
+# writes
 PATHS = {
     "llama": ("model.layers", "self_attn", "self_attn.o_proj", "mlp", "self_attn", "mlp"),
     "qwen2": ("model.layers", "self_attn", "self_attn.o_proj", "mlp", "self_attn", "mlp"),
     "qwen3": ("model.layers", "self_attn", "self_attn.o_proj", "mlp", "self_attn", "mlp"),
-    "gemma2": ("model.layers", "self_attn", "self_attn.o_proj", "mlp", "post_attention_layernorm", "post_feedforward_layernorm"),
-    "gemma3_text": ("model.layers", "self_attn", "self_attn.o_proj", "mlp", "post_attention_layernorm", "post_feedforward_layernorm"),
+    "gemma2": (
+        "model.layers",
+        "self_attn",
+        "self_attn.o_proj",
+        "mlp",
+        "post_attention_layernorm",
+        "post_feedforward_layernorm",
+    ),
+    "gemma3_text": (
+        "model.layers",
+        "self_attn",
+        "self_attn.o_proj",
+        "mlp",
+        "post_attention_layernorm",
+        "post_feedforward_layernorm",
+    ),
     "gpt2": ("transformer.h", "attn", "attn.c_proj", "mlp", "attn", "mlp"),
     "gpt_neox": ("gpt_neox.layers", "attention", "attention.dense", "mlp", "attention", "mlp"),
 }
 
 
 def randomised(module: torch.nn.Module, spread: float = 0.3) -> torch.nn.Module:
-    """`module` with every norm and bias drawn at random as well: ones and zeros hide what is left out or read twice."""
+    """`module` with every norm and bias drawn at random as well: ones and zeros hide what is left out or read
+    twice.
+    """
     with torch.no_grad():
         for p in module.parameters():
             if p.ndim == 1:
@@ -48,16 +75,36 @@ def randomised(module: torch.nn.Module, spread: float = 0.3) -> torch.nn.Module:
 def tiny_module(kind: str) -> torch.nn.Module:
     """A random model of one architecture, norms and biases too: 3 blocks, d_model 32, 4 heads."""
     tokenizer = tiny_tokenizer()
-    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ids = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     if kind == "gpt2":
-        config = transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=3, n_head=4, n_positions=256, initializer_range=0.3, **ids)
+        config = transformers.GPT2Config(
+            vocab_size=len(tokenizer),
+            n_embd=32,
+            n_layer=3,
+            n_head=4,
+            n_positions=256,
+            initializer_range=0.3,
+            **ids,
+        )
     else:
         extra = {} if kind in ("llama", "qwen2", "gpt_neox") else {"head_dim": 8}
         extra |= {} if kind == "gpt_neox" else {"num_key_value_heads": 2}
         config = transformers.AutoConfig.for_model(
-            kind, vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-            max_position_embeddings=256, initializer_range=0.3, **extra, **ids,
-        )  # fmt: skip
+            kind,
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            initializer_range=0.3,
+            **extra,
+            **ids,
+        )
     torch.manual_seed(3)
     return randomised(transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32))
 
@@ -72,11 +119,17 @@ def own_cache(tmp_path_factory):
     cache.cache_dir = real
 
 
-@pytest.fixture(scope="session", params=[(kind, device) for device in ("cpu", "cuda")[: 1 + torch.cuda.is_available()] for kind in PATHS], ids="-".join)
+@pytest.fixture(
+    scope="session",
+    params=[(kind, device) for device in ("cpu", "cuda")[: 1 + torch.cuda.is_available()] for kind in PATHS],
+    ids="-".join,
+)
 def tiny(request):
     """A Model of each architecture, wrapped by the library; where there is a GPU, there as well."""
     kind, device = request.param
-    return loading.wrap(tiny_module(kind).to(device), tiny_tokenizer(), name=kind, revision=f"{kind} {device}")
+    return loading.wrap(
+        tiny_module(kind).to(device), tiny_tokenizer(), name=kind, revision=f"{kind} {device}"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +158,9 @@ TEXTS = [
 
 
 def table(texts=TEXTS) -> pd.DataFrame:
-    return pd.DataFrame([{"id": str(i), "text": t, "source": "harmless", "label": "harmless"} for i, t in enumerate(texts)])
+    return pd.DataFrame(
+        [{"id": str(i), "text": t, "source": "harmless", "label": "harmless"} for i, t in enumerate(texts)]
+    )
 
 
 @pytest.fixture()
@@ -117,14 +172,18 @@ class Plain:
     """The independent implementation: plain forward hooks on one unpadded prompt at a time."""
 
     def __init__(self, module, kind: str):
-        module = module if module.device.type == "cpu" else copy.deepcopy(module).cpu()  # the independent run is one on the processor
+        module = (
+            module if module.device.type == "cpu" else copy.deepcopy(module).cpu()
+        )  # the independent run is one on the processor
         self.module, self.kind = module, kind
         blocks, attention, projection, mlp, self.attn_writes, self.mlp_writes = PATHS[kind]
         self.blocks = module.get_submodule(blocks)
         self.projection, self.attention, self.mlp = projection, attention, mlp
 
     def run(self, ids, edit=None, past=None):
-        """Logits [position, vocabulary] and {site: [layer, position, width]} of one prompt; `edit(site, layer, x)` returns x changed."""
+        """Logits [position, vocabulary] and {site: [layer, position, width]} of one prompt; `edit(site,
+        layer, x)` returns x changed.
+        """
         seen, handles = {"resid": {}, "heads": {}, "attn": {}, "mlp": {}}, []
         edit = edit or (lambda site, layer, x: x)
 
@@ -148,7 +207,11 @@ class Plain:
         n = len(self.blocks)
         for layer, block in enumerate(self.blocks):
             handles.append(block.register_forward_pre_hook(before("resid", layer), with_kwargs=True))
-            handles.append(block.get_submodule(self.projection).register_forward_pre_hook(before("heads", layer), with_kwargs=True))
+            handles.append(
+                block.get_submodule(self.projection).register_forward_pre_hook(
+                    before("heads", layer), with_kwargs=True
+                )
+            )
             handles.append(block.get_submodule(self.attn_writes).register_forward_hook(after("attn", layer)))
             handles.append(block.get_submodule(self.mlp_writes).register_forward_hook(after("mlp", layer)))
         handles.append(self.blocks[-1].register_forward_hook(after("resid", n)))
@@ -165,9 +228,20 @@ def windowed(kind, extra) -> torch.nn.Module:
     """A random model that sees as far as `extra` says; norms and biases are random as well."""
     tokenizer = tiny_tokenizer()
     config = transformers.AutoConfig.for_model(
-        kind, vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=256, initializer_range=0.3, pad_token_id=0, bos_token_id=2, eos_token_id=3, **extra,
-    )  # fmt: skip
+        kind,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        **extra,
+    )
     torch.manual_seed(3)
     module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for p in module.parameters():

@@ -1,6 +1,8 @@
-"""How often each interval of `refusal.measure.stats` holds the truth, by simulation or, for rates, by adding up all that can happen.
+"""How often each interval of `refusal.measure.stats` holds the truth, by simulation or, for rates, by adding
+up all that can happen.
 
-``python tests/covers.py`` prints every case with how often it covers and how wide it is; ``test_stats.py`` asks each for at least 93 %.
+``python tests/covers.py`` prints every case with how often it covers and how wide it is; ``test_stats.py``
+asks each for at least 93 %.
 """
 
 import sys
@@ -10,7 +12,11 @@ from scipy.stats import binom, multinomial, norm, t
 
 from refusal.measure import stats
 
-SIZES, RATES, REPEATS = (16, 32, 64), (0.02, 0.1, 0.5), 3000  # 3000 repeats: a coverage of .95 is known to ±.008
+SIZES, RATES, REPEATS = (
+    (16, 32, 64),
+    (0.02, 0.1, 0.5),
+    3000,
+)  # 3000 repeats: a coverage of .95 is known to ±.008
 
 
 def holds(low, high, truth, weights=None) -> float:
@@ -33,7 +39,11 @@ def unpaired_rates():
         chance = {p: binom.pmf(range(n + 1), n, p) for p in RATES}
         for p in RATES:
             for q in RATES:
-                yield f"difference of rates {p}, {q}", n, holds(every[..., 0], every[..., 1], p - q, np.outer(chance[p], chance[q]))
+                yield (
+                    f"difference of rates {p}, {q}",
+                    n,
+                    holds(every[..., 0], every[..., 1], p - q, np.outer(chance[p], chance[q])),
+                )
 
 
 def paired_rates():
@@ -45,7 +55,9 @@ def paired_rates():
             for q in RATES:
                 for tie in (0, 0.5, 0.9):
                     both = (1 - tie) * p * q + tie * min(p, q)
-                    chances = multinomial.pmf(np.stack([b, c, n - b - c], 1), n, [p - both, q - both, 1 - p - q + 2 * both])
+                    chances = multinomial.pmf(
+                        np.stack([b, c, n - b - c], 1), n, [p - both, q - both, 1 - p - q + 2 * both]
+                    )
                     yield f"paired difference {p}, {q}, tie {tie}", n, holds(low, high, p - q, chances)
 
 
@@ -71,13 +83,19 @@ def differences(repeats):
         for n, m in ((16, 16), (32, 16), (64, 64)):
             rng = np.random.default_rng(n)
             x, y, shared = draw(rng, (n, repeats)), draw(rng, (m, repeats)), rng.normal(size=(n, repeats))
-            yield f"difference, {name}, and of {m}", n, holds(*np.array(stats.difference(x, y, 1)["ci95"]).T, 0)
+            yield (
+                f"difference, {name}, and of {m}",
+                n,
+                holds(*np.array(stats.difference(x, y, 1)["ci95"]).T, 0),
+            )
             pairs = stats.difference(x + shared, shared + rng.normal(size=(n, repeats)), 1, paired=True)
             yield f"paired difference, {name}", n, holds(*np.array(pairs["ci95"]).T, truth)
 
 
 def generic_bootstrap(repeats):
-    """What is left to the percentile bootstrap: a ratio of means of one set of items, and a median. Its statistic sees all repeats at a time."""
+    """What is left to the percentile bootstrap: a ratio of means of one set of items, and a median. Its
+    statistic sees all repeats at a time.
+    """
     for n in SIZES:
         rng = np.random.default_rng(n)
         below = rng.normal(2, 0.5, (n, repeats))
@@ -100,7 +118,9 @@ def classes(rng, kind: str, area: float, m: int, n: int) -> tuple[np.ndarray, np
 
 
 def delong(positive, negative) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Areas [repeat] of scores [repeat, item] and what each positive and negative contributes (DeLong's structural components), [repeat, item]."""
+    """Areas [repeat] of scores [repeat, item] and what each positive and negative contributes (DeLong's
+    structural components), [repeat, item].
+    """
     wins = (positive[:, :, None] > negative[:, None]) + 0.5 * (positive[:, :, None] == negative[:, None])
     return wins.mean((1, 2)), wins.mean(2), wins.mean(1)
 
@@ -108,7 +128,9 @@ def delong(positive, negative) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def covariance(one, other) -> np.ndarray:
     """DeLong's covariance [repeat] of two areas, each as `delong` gives them."""
     parts = [
-        ((x - x.mean(1, keepdims=True)) * (y - y.mean(1, keepdims=True))).sum(1) / (x.shape[1] - 1) / x.shape[1]
+        ((x - x.mean(1, keepdims=True)) * (y - y.mean(1, keepdims=True))).sum(1)
+        / (x.shape[1] - 1)
+        / x.shape[1]
         for x, y in zip(one[1:], other[1:], strict=True)
     ]
     return parts[0] + parts[1]
@@ -122,7 +144,11 @@ def area_ends(one) -> np.ndarray:
 def area_difference_ends(one, other) -> np.ndarray:
     scale = np.sqrt(covariance(one, one) * covariance(other, other))
     r = np.divide(covariance(one, other), scale, out=np.zeros_like(scale), where=scale > 0)
-    return np.array(stats.square_and_add(*({"value": x[0], "ci95": area_ends(x), "n": x[1].shape[1]} for x in (one, other)), r)["ci95"])
+    return np.array(
+        stats.square_and_add(
+            *({"value": x[0], "ci95": area_ends(x), "n": x[1].shape[1]} for x in (one, other)), r
+        )["ci95"]
+    )
 
 
 def areas(repeats, kinds=KINDS):
@@ -130,12 +156,17 @@ def areas(repeats, kinds=KINDS):
         for area in AREAS:
             for m, n in ((16, 16), (16, 64), (32, 32), (64, 64)):
                 rng = np.random.default_rng(m + n)
-                found = [area_ends(delong(*classes(rng, kind, area, (repeats // 4, m), (repeats // 4, n)))) for _ in range(4)]
+                found = [
+                    area_ends(delong(*classes(rng, kind, area, (repeats // 4, m), (repeats // 4, n))))
+                    for _ in range(4)
+                ]
                 yield f"AUROC {area}, {kind}, and {n}", m, holds(*np.concatenate(found).T, area)
 
 
 def areas_of_prompts(repeats, areas=AREAS, shares=(0.2, 0.8)):
-    """Each prompt gives one to six scores that share a part; in half of the cases prompts are in both classes."""
+    """Each prompt gives one to six scores that share a part; in half of the cases prompts are in both
+    classes.
+    """
     for area in areas:
         for n in SIZES:
             for share in shares:
@@ -144,10 +175,20 @@ def areas_of_prompts(repeats, areas=AREAS, shares=(0.2, 0.8)):
                     for _ in range(repeats):
                         number = np.repeat(np.arange(2 * n), rng.integers(1, 7, 2 * n))
                         label = rng.random(len(number)) < 0.5 if mixed else number < n
-                        scores = np.sqrt(share) * rng.normal(size=2 * n)[number] + np.sqrt(1 - share) * rng.normal(size=len(number))
+                        scores = np.sqrt(share) * rng.normal(size=2 * n)[number] + np.sqrt(
+                            1 - share
+                        ) * rng.normal(size=len(number))
                         scores = scores + np.sqrt(2) * norm.ppf(area) * label
-                        found.append(stats.auroc(scores[label], scores[~label], of=(number[label], number[~label]))["ci95"])
-                    yield f"AUROC {area} of prompts, shared {share}, mixed {mixed}", n, holds(*np.array(found).T, area)
+                        found.append(
+                            stats.auroc(scores[label], scores[~label], of=(number[label], number[~label]))[
+                                "ci95"
+                            ]
+                        )
+                    yield (
+                        f"AUROC {area} of prompts, shared {share}, mixed {mixed}",
+                        n,
+                        holds(*np.array(found).T, area),
+                    )
 
 
 def area_differences(repeats):
@@ -157,24 +198,47 @@ def area_differences(repeats):
             for shared in (0.0, 0.5, 0.9):
                 rng, found = np.random.default_rng(n), []
                 for _ in range(4):
-                    common, own = rng.normal(size=(repeats // 4, 2 * n)), rng.normal(size=(2, repeats // 4, 2 * n))
+                    common, own = (
+                        rng.normal(size=(repeats // 4, 2 * n)),
+                        rng.normal(size=(2, repeats // 4, 2 * n)),
+                    )
                     readers = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
                     shift = np.sqrt(2) * norm.ppf([first, second])
-                    found.append(area_difference_ends(*(delong(x[:, :n] + s, x[:, n:]) for x, s in zip(readers, shift, strict=True))))
-                yield f"AUROC {first} − {second}, shared {shared}", n, holds(*np.concatenate(found).T, first - second)
+                    found.append(
+                        area_difference_ends(
+                            *(delong(x[:, :n] + s, x[:, n:]) for x, s in zip(readers, shift, strict=True))
+                        )
+                    )
+                yield (
+                    f"AUROC {first} − {second}, shared {shared}",
+                    n,
+                    holds(*np.concatenate(found).T, first - second),
+                )
 
 
 def kappas(repeats, truths=(0.0, 0.5, 0.8, 0.95), shared_labels=((0.5, 0.5), (0.9, 0.1), (0.7, 0.2, 0.1))):
-    """Labels of one judge that the other repeats with probability κ and else draws anew. Each table that comes up is looked at once."""
+    """Labels of one judge that the other repeats with probability κ and else draws anew. Each table that
+    comes up is looked at once.
+    """
     for shares in shared_labels:
         for truth in truths:
             for n in SIZES:
                 cells = truth * np.diag(shares) + (1 - truth) * np.outer(shares, shares)
-                tables, times = np.unique(np.random.default_rng(n).multinomial(n, cells.ravel(), repeats), axis=0, return_counts=True)
+                tables, times = np.unique(
+                    np.random.default_rng(n).multinomial(n, cells.ravel(), repeats),
+                    axis=0,
+                    return_counts=True,
+                )
                 a, b = np.indices(cells.shape).reshape(2, -1)
-                found = [stats.kappa(np.repeat(a, table), np.repeat(b, table), seed=1)["ci95"] for table in tables]
+                found = [
+                    stats.kappa(np.repeat(a, table), np.repeat(b, table), seed=1)["ci95"] for table in tables
+                ]
                 known = [ci95 is not None for ci95 in found]  # one label only has no κ
-                yield f"kappa {truth}, {shares}", n, holds(*np.array([c for c in found if c]).T, truth, times[known])
+                yield (
+                    f"kappa {truth}, {shares}",
+                    n,
+                    holds(*np.array([c for c in found if c]).T, truth, times[known]),
+                )
 
 
 def widened(repeats):
@@ -182,7 +246,11 @@ def widened(repeats):
     for n in SIZES:
         rng, found = np.random.default_rng(n), []
         for values in rng.normal(rng.normal(0, 0.3, (repeats, 1)), 1, (repeats, n)):
-            found.append(stats.widened({"value": values.mean(), "ci95": _student(values), "n": n}, rng.normal(0, 0.3, 10))["ci95"])
+            found.append(
+                stats.widened(
+                    {"value": values.mean(), "ci95": _student(values), "n": n}, rng.normal(0, 0.3, 10)
+                )["ci95"]
+            )
         yield "widened", n, holds(*np.array(found).T, 0)
 
 
@@ -192,7 +260,16 @@ def _student(values):
 
 
 EXACT = (rates, unpaired_rates, paired_rates)
-SIMULATED = (means, differences, generic_bootstrap, areas, areas_of_prompts, area_differences, kappas, widened)
+SIMULATED = (
+    means,
+    differences,
+    generic_bootstrap,
+    areas,
+    areas_of_prompts,
+    area_differences,
+    kappas,
+    widened,
+)
 
 if __name__ == "__main__":
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else REPEATS

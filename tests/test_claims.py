@@ -27,9 +27,23 @@ def measured(value, ci95, n=50, controls=GOOD):
         (None, None, 0, GOOD, "the model never refuses", "uninformative"),  # before underpowered
         (0.8, [0.7, 0.9], 50, GOOD | {"broken": 0.9, "broken_ci95": [0.8, 1.0]}, None, "not replicated"),
         (0.8, [0.7, 0.9], 50, GOOD | {"broken": 0.5, "broken_ci95": [0.4, 0.6]}, None, "underpowered"),
-        (0.1, [0.05, 0.2], 50, GOOD | {"broken": 0.5, "broken_ci95": [0.4, 0.6]}, None, "not replicated"),  # a no decides over an unclear
+        (
+            0.1,
+            [0.05, 0.2],
+            50,
+            GOOD | {"broken": 0.5, "broken_ci95": [0.4, 0.6]},
+            None,
+            "not replicated",
+        ),  # a no decides over an unclear
         (0.8, [0.7, 0.9], 50, GOOD | {"random_high": None}, None, "underpowered"),
-        (0.1, [0.05, 0.2], 50, {"random_high": 0.2, "broken": None}, None, "underpowered"),  # a control that is missing comes before a no
+        (
+            0.1,
+            [0.05, 0.2],
+            50,
+            {"random_high": 0.2, "broken": None},
+            None,
+            "underpowered",
+        ),  # a control that is missing comes before a no
     ],
 )
 def test_verdicts(value, ci95, n, controls, precondition, verdict):
@@ -37,10 +51,15 @@ def test_verdicts(value, ci95, n, controls, precondition, verdict):
 
 
 def test_too_few_random_sets_decide_nothing():
-    """Sufficiency comes before the rule: a value that fails is no evidence against a paper where its control is too small."""
+    """Sufficiency comes before the rule: a value that fails is no evidence against a paper where its control
+    is too small.
+    """
     rule = rule_of({"all": [{"above": "random_high"}, {"enough": "random_sets", "n": 20}]})
     for sets, verdict in ((3, "underpowered"), (None, "underpowered"), (20, "not replicated")):
-        assert decide(rule, measured(0.1, [0.0, 0.15], controls={"random_high": 0.2, "random_sets": sets}))[0] == verdict
+        assert (
+            decide(rule, measured(0.1, [0.0, 0.15], controls={"random_high": 0.2, "random_sets": sets}))[0]
+            == verdict
+        )
 
 
 def test_below_mirrors_above():
@@ -51,9 +70,18 @@ def test_below_mirrors_above():
 
 def test_a_pattern_asks_every_control_that_fits_and_at_least_one():
     rule = rule_of({"above": 0, "of": "group_*"})
-    both = {"group_a": 0.2, "group_a_ci95": [0.1, 0.3], "group_b": 0.1, "group_b_ci95": [-0.2, -0.1], "group_a_n": 30}
+    both = {
+        "group_a": 0.2,
+        "group_a_ci95": [0.1, 0.3],
+        "group_b": 0.1,
+        "group_b_ci95": [-0.2, -0.1],
+        "group_a_n": 30,
+    }
     assert decide(rule, measured(1.0, [0.9, 1.1], controls=both))[0] == "not replicated"
-    assert decide(rule, measured(1.0, [0.9, 1.1], controls=both | {"group_b_ci95": [0.05, 0.2]}))[0] == "replicated"
+    assert (
+        decide(rule, measured(1.0, [0.9, 1.1], controls=both | {"group_b_ci95": [0.05, 0.2]}))[0]
+        == "replicated"
+    )
     assert decide(rule, measured(1.0, [0.9, 1.1], controls={"other": 1.0}))[0] == "underpowered"
 
 
@@ -75,26 +103,48 @@ def test_the_reason_says_what_was_compared():
     assert RULE.words() == "value above random_high by 0.1; broken below 0.5"
 
 
-@pytest.mark.parametrize("wrong", [{"over": 1}, {"above": 1, "below": 2}, {"all": []}, {"enough": "sets"}, {"above": 0.5, "margins": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"over": 1}, {"above": 1, "below": 2}, {"all": []}, {"enough": "sets"}, {"above": 0.5, "margins": 1}],
+)
 def test_a_rule_that_is_none_is_refused(wrong):
     with pytest.raises(ValidationError):
         rule_of(wrong)
 
 
-CLAIM = {"id": "02.steer.harm", "paper": "arXiv:2507.11878", "source": "Fig. 4", "statement": "s", "metric": "m", "precondition": "the model refuses",
-         "rule": {"above": "random_high"}}  # fmt: skip
+CLAIM = {
+    "id": "02.steer.harm",
+    "paper": "arXiv:2507.11878",
+    "source": "Fig. 4",
+    "statement": "s",
+    "metric": "m",
+    "precondition": "the model refuses",
+    "rule": {"above": "random_high"},
+}
 
 
 def test_a_verdict_can_be_computed_again_from_the_record_alone():
     made = record(Claim(**CLAIM), measured(0.8, [0.7, 0.9]), "released")
     again = Record.model_validate_json(made.model_dump_json())
-    assert again == made and decide(again.rule, Measured(**{k: getattr(again, k) for k in Measured.model_fields}))[:2] == (again.verdict, again.reason)
+    assert again == made and decide(
+        again.rule, Measured(**{k: getattr(again, k) for k in Measured.model_fields})
+    )[:2] == (again.verdict, again.reason)
 
 
 @pytest.mark.parametrize(
-    "change", [{"controls": {}}, {"ci95": None}, {"verdict": "partly"}, {"id": "steer"}, {"paper": "2507.11878"}, {"evidence": "natural"}, {"extra": 1},
-               {"value": None, "ci95": None}, {"origin": "theirs"}]
-)  # fmt: skip
+    "change",
+    [
+        {"controls": {}},
+        {"ci95": None},
+        {"verdict": "partly"},
+        {"id": "steer"},
+        {"paper": "2507.11878"},
+        {"evidence": "natural"},
+        {"extra": 1},
+        {"value": None, "ci95": None},
+        {"origin": "theirs"},
+    ],
+)
 def test_a_record_without_control_interval_or_form_does_not_enter(change):
     good = record(Claim(**CLAIM), measured(0.8, [0.7, 0.9]), "released").model_dump()
     assert Record(**good)
@@ -103,21 +153,36 @@ def test_a_record_without_control_interval_or_form_does_not_enter(change):
 
 
 def test_evidence_is_that_of_the_model_furthest_from_a_released_one():
-    assert evidence_of("qwen2.5-coder-0.5b-instruct") == "released" and evidence_of("owner/model") == "released"
+    assert (
+        evidence_of("qwen2.5-coder-0.5b-instruct") == "released" and evidence_of("owner/model") == "released"
+    )
     assert evidence_of("smollm2-135m-instruct", "smollm2-135m-safe") == "trained here"
-    assert evidence_of("smollm2-135m-safe", "smollm2-135m-cliff") == "constructed" and evidence_of("tiny") == "constructed"
+    assert (
+        evidence_of("smollm2-135m-safe", "smollm2-135m-cliff") == "constructed"
+        and evidence_of("tiny") == "constructed"
+    )
 
 
 def test_the_table_shows_paper_here_and_controls():
     made = record(Claim(**(CLAIM | {"paper_value": {"Llama3": 0.94}})), measured(0.8, [0.7, 0.9]), "released")
-    assert table([made])[0][1:] == ["Llama3 0.94", "0.80 [0.70, 0.90], n 50", "random high 0.20, broken 0.10", "replicated"]
+    assert table([made])[0][1:] == [
+        "Llama3 0.94",
+        "0.80 [0.70, 0.90], n 50",
+        "random high 0.20, broken 0.10",
+        "replicated",
+    ]
     assert counts([made, made]) == "2 replicated"
 
 
 def test_the_readme_part_is_made_between_its_markers():
     text = f"before {BEGIN} old {END} after"
     new = readme_with_results(text, set())
-    assert new.startswith("before ") and new.endswith(" after") and " old " not in new and readme_with_results(new, set()) == new
+    assert (
+        new.startswith("before ")
+        and new.endswith(" after")
+        and " old " not in new
+        and readme_with_results(new, set()) == new
+    )
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb")), ids=lambda p: p.stem)
@@ -125,4 +190,6 @@ def test_every_notebook_has_its_claims_file(path):
     claims = read_claims(path.with_suffix(".claims.toml"))
     number = path.stem.split("_")[0]
     assert claims and all(id.startswith(f"{number}.") for id in claims)
-    assert all(c.paper_value for c in claims.values() if c.origin == "paper"), "a paper's claim needs the paper's value"
+    assert all(c.paper_value for c in claims.values() if c.origin == "paper"), (
+        "a paper's claim needs the paper's value"
+    )

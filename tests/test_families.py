@@ -1,4 +1,6 @@
-"""Every decoder family that transformers can build tiny: it loads with right values, or ends in a UserError that gives the reason."""
+"""Every decoder family that transformers can build tiny: it loads with right values, or ends in a UserError
+that gives the reason.
+"""
 
 import warnings
 
@@ -17,34 +19,65 @@ from refusal.trace import tracing
 from refusal.trace.edits import Ablate
 from refusal.trace.prompts import plain
 
-TEXTS = ["please paint the table", "please poison the victim with the rope now and then lift a stone", "kill the lamp with the hammer now"]
+TEXTS = [
+    "please paint the table",
+    "please poison the victim with the rope now and then lift a stone",
+    "kill the lamp with the hammer now",
+]
 LARGEST = 2_000_000  # parameters: what stays larger with every size below is not tiny, and is left out
 # names that configurations give to sizes and factors; each takes those it knows
 SIZES = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 32),
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "n_inner", "intermediate_size_mlp"), 64),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "max_window_layers"), 3),
+    **dict.fromkeys(
+        ("intermediate_size", "ffn_dim", "decoder_ffn_dim", "n_inner", "intermediate_size_mlp"), 64
+    ),
+    **dict.fromkeys(
+        ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "max_window_layers"), 3
+    ),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size", "moe_shared_expert_intermediate_size"), 16),
+    **dict.fromkeys(
+        (
+            "moe_intermediate_size",
+            "shared_expert_intermediate_size",
+            "expert_ffn_hidden_size",
+            "moe_shared_expert_intermediate_size",
+        ),
+        16,
+    ),
     **dict.fromkeys(("num_experts_per_tok", "moe_topk", "moe_k", "num_key_value_heads", "index_n_heads"), 2),
     **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "n_shared_experts"), 1),
-    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "index_head_dim", "head_dim", "rotary_dim"), 8),
+    **dict.fromkeys(
+        ("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "index_head_dim", "head_dim", "rotary_dim"), 8
+    ),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 64),
     **dict.fromkeys(("residual_multiplier", "logits_scaling", "logit_scale"), 0.4),
     **dict.fromkeys(("embedding_multiplier",), 3.0),
-}  # fmt: skip
-CONFLICTS = ((), ("head_dim",), ("num_hidden_layers",), ("num_key_value_heads",), ("num_experts_per_tok",))  # sizes that a configuration may not take
+}
+CONFLICTS = (
+    (),
+    ("head_dim",),
+    ("num_hidden_layers",),
+    ("num_key_value_heads",),
+    ("num_experts_per_tok",),
+)  # sizes that a configuration may not take
 
 
 def tiny_config(kind: str):
     """A small configuration, or None where transformers cannot build it tiny."""
     tokenizer = tiny_tokenizer()
-    ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ids = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     for left_out in CONFLICTS:
         try:
-            config = CONFIG_MAPPING[kind](**ids, **{name: size for name, size in SIZES.items() if name not in left_out})
+            config = CONFIG_MAPPING[kind](
+                **ids, **{name: size for name, size in SIZES.items() if name not in left_out}
+            )
             with torch.device("meta"):
                 module = transformers.AutoModelForCausalLM.from_config(config)
         except Exception:  # each configuration has exceptions of its own for what does not fit together
@@ -78,10 +111,14 @@ def loaded(walk):
 
 
 def hidden_states(model, ids) -> tuple[torch.Tensor, torch.Tensor]:
-    """``h`` [layer, position, d_model] and logits [position, vocabulary] of one prompt alone, by transformers' own ``output_hidden_states`` for what
-    blocks read and a plain hook for what the last one gives."""
+    """``h`` [layer, position, d_model] and logits [position, vocabulary] of one prompt alone, by
+    transformers' own ``output_hidden_states`` for what blocks read and a plain hook for what the last one
+    gives.
+    """
     seen = []
-    handle = model.nn.layers[model.n_layers - 1]._module.register_forward_hook(lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out))
+    handle = model.nn.layers[model.n_layers - 1]._module.register_forward_hook(
+        lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)
+    )
     with torch.no_grad():
         out = model.module(input_ids=torch.tensor([ids]), output_hidden_states=True, use_cache=False)
     handle.remove()
@@ -94,12 +131,30 @@ def off(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def test_most_families_load_and_the_rest_says_why(walk, loaded):
     refused = {kind: error for kind, error in walk.items() if isinstance(error, UserError)}
-    print(f"\n{len(loaded)} load, {len(refused)} are refused, {sum(v is None for v in walk.values())} cannot be built tiny")
+    print(
+        f"\n{len(loaded)} load, {len(refused)} are refused, {sum(v is None for v in walk.values())} cannot "
+        f"be built tiny"
+    )
     for kind, error in refused.items():
         print(f"{kind}: {error.what}")
         assert "\n" not in error.what and len(error.what) > len(kind) + 10
     assert len(loaded) >= 80 and len(refused) >= 40  # as measured: the walk has not become empty
-    for kind in ("llama", "gpt2", "gemma2", "glm4", "olmo2", "granite", "cohere", "falcon", "gpt_neox", "phi", "mixtral", "deepseek_v3", "gptj", "stablelm"):
+    for kind in (
+        "llama",
+        "gpt2",
+        "gemma2",
+        "glm4",
+        "olmo2",
+        "granite",
+        "cohere",
+        "falcon",
+        "gpt_neox",
+        "phi",
+        "mixtral",
+        "deepseek_v3",
+        "gptj",
+        "stablelm",
+    ):
         assert kind in loaded, walk[kind]
     for kind in ("bloom", "opt", "mamba", "bert"):
         assert kind in refused
@@ -139,12 +194,19 @@ def test_orthogonal_weights_equal_ablation_or_the_reason_is_given(loaded):
         assert all(torch.equal(p, before[k]) for k, p in model.module.named_parameters()), kind
     print("\n", refused)
     assert not {kind: value for kind, value in wrong.items() if value > 1e-3}
-    assert len(wrong) >= 60 and {"llama", "gpt2", "mixtral", "deepseek_v3", "granite", "falcon", "gpt_neox"} <= wrong.keys()
-    assert {"gemma2", "glm4", "olmo2"} <= refused.keys() and all("norm follows" in refused[kind] for kind in ("gemma2", "glm4", "olmo2"))
+    assert (
+        len(wrong) >= 60
+        and {"llama", "gpt2", "mixtral", "deepseek_v3", "granite", "falcon", "gpt_neox"} <= wrong.keys()
+    )
+    assert {"gemma2", "glm4", "olmo2"} <= refused.keys() and all(
+        "norm follows" in refused[kind] for kind in ("gemma2", "glm4", "olmo2")
+    )
 
 
 def test_the_last_neurons_write_through_the_weights_that_are_read_for_them(loaded):
-    """What ``silenced`` takes off is a sum of these neurons' rows; mixtures of experts and norms after the MLP are refused."""
+    """What ``silenced`` takes off is a sum of these neurons' rows; mixtures of experts and norms after the
+    MLP are refused.
+    """
     refused = {}
     for kind, model in loaded.items():
         try:
@@ -153,22 +215,30 @@ def test_the_last_neurons_write_through_the_weights_that_are_read_for_them(loade
             refused[kind] = error.what
             continue
         prompts, top = plain(model, TEXTS[:1]), model.n_layers - 1
-        site = lambda m: tracing.collect(m, prompts, at=[-1], sites=("mlp",), layers=[top])["mlp"][0, 0, 0]  # noqa: E731, B023
+        site = lambda m: tracing.collect(m, prompts, at=[-1], sites=("mlp",), layers=[top])["mlp"][0, 0, 0]
         whole = site(model)
         with neurons.silenced(model, range(8)) as changed:  # several, for an activation may be off
             gone = (whole - site(changed))[:, None]
         left = gone - w[:8].T @ torch.linalg.lstsq(w[:8].T, gone).solution
         assert gone.norm() > 0 and left.norm() < 1e-3 * gone.norm(), kind
-    assert "experts" in refused["mixtral"] and "experts" in refused["deepseek_v3"] and "norm follows" in refused["gemma2"]
+    assert (
+        "experts" in refused["mixtral"]
+        and "experts" in refused["deepseek_v3"]
+        and "norm follows" in refused["gemma2"]
+    )
     assert len(loaded) - len(refused) >= 40
 
 
 def test_max_positions_is_where_a_table_of_positions_ends(loaded):
-    """The position after the last one that the configuration names: without a table of positions it runs, with one it does not."""
+    """The position after the last one that the configuration names: without a table of positions it runs,
+    with one it does not.
+    """
     ends = set()
     for kind, model in loaded.items():
         limit = model.module.config.max_position_embeddings
-        call = lambda position: model.module(input_ids=torch.tensor([[9]]), position_ids=torch.tensor([[position]]), use_cache=False)  # noqa: E731, B023
+        call = lambda position: model.module(
+            input_ids=torch.tensor([[9]]), position_ids=torch.tensor([[position]]), use_cache=False
+        )
         with torch.no_grad():
             assert torch.isfinite(call(limit - 1).logits).all(), kind
             try:

@@ -1,4 +1,6 @@
-"""Latent Guard on the planted model, the text-only baselines, jailbreaks, the attack, categories, and where notebook 02b ends early."""
+"""Latent Guard on the planted model, the text-only baselines, jailbreaks, the attack, categories, and where
+notebook 02b ends early.
+"""
 
 import json
 
@@ -22,8 +24,14 @@ from refusal.trace.prompts import Prompt, chat
 
 @pytest.fixture(scope="module")
 def prompts(planted):
-    made = {label: chat(planted, data.prompts("direction", label=label, n=40, tier="smoke")) for label in ("harmful", "harmless")}
-    test = {label: chat(planted, data.prompts("test", label=label, n=40, tier="smoke")) for label in ("harmful", "harmless")}
+    made = {
+        label: chat(planted, data.prompts("direction", label=label, n=40, tier="smoke"))
+        for label in ("harmful", "harmless")
+    }
+    test = {
+        label: chat(planted, data.prompts("test", label=label, n=40, tier="smoke"))
+        for label in ("harmful", "harmless")
+    }
     return made, test
 
 
@@ -31,18 +39,23 @@ def prompts(planted):
 def test_every_kind_of_guard_finds_planted_harm_and_not_the_alarm_word(planted, prompts, kind):
     made, test = prompts
     watch = guard.fit(planted, made["harmful"], made["harmless"], kind)
-    found = guard.quality(np.concatenate([guard.score(planted, watch, test[label]) for label in test]), np.repeat([True, False], 40))
+    found = guard.quality(
+        np.concatenate([guard.score(planted, watch, test[label]) for label in test]),
+        np.repeat([True, False], 40),
+    )
     assert found["auroc"]["value"] > 0.95 and found["fpr"]["value"] < 0.1
     alarm = chat(planted, data.prompts("test", source="pseudo_harmful", tier="smoke"))
     assert (guard.score(planted, watch, alarm) > 0).mean() < 0.1
-    assert len(watch.layers) == (planted.n_layers if kind == "mean" else 1) and (kind != "layer" or watch.layers[0] >= 2)  # h[2] is the first that holds it
+    assert len(watch.layers) == (planted.n_layers if kind == "mean" else 1) and (
+        kind != "layer" or watch.layers[0] >= 2
+    )  # h[2] is the first that holds it
 
 
 def test_the_published_score_by_hand(planted, prompts):
     made, test = prompts
     watch = guard.fit(planted, made["harmful"][:6], made["harmless"][:6])
     plain = Plain(planted.module, "llama")
-    states = lambda ps: torch.stack([plain.run(p.ids)[1]["resid"][1:, p.t_inst] for p in ps])  # noqa: E731
+    states = lambda ps: torch.stack([plain.run(p.ids)[1]["resid"][1:, p.t_inst] for p in ps])
     a, b = states(made["harmful"][:6]).mean(0), states(made["harmless"][:6]).mean(0)
     h = states(test["harmful"][:3])
     cos = torch.nn.functional.cosine_similarity
@@ -55,9 +68,15 @@ def test_a_guard_is_saved_loaded_and_tied_to_its_model(planted, llama, prompts, 
     watch = guard.fit(planted, made["harmful"], made["harmless"], "probe")
     guard.save(watch, tmp_path / "g")
     back = guard.load(tmp_path / "g")
-    assert np.array_equal(guard.score(planted, back, test["harmful"]), guard.score(planted, watch, test["harmful"]))
+    assert np.array_equal(
+        guard.score(planted, back, test["harmful"]), guard.score(planted, watch, test["harmful"])
+    )
     about = json.loads((tmp_path / "g" / "guard.json").read_text())
-    assert about["revision"] == planted.revision and about["position"] == "t_inst" and about["layers"] == list(watch.layers)
+    assert (
+        about["revision"] == planted.revision
+        and about["position"] == "t_inst"
+        and about["layers"] == list(watch.layers)
+    )
     with pytest.raises(UserError, match="not on this version"):
         guard.score(llama, back, chat(llama, data.prompts("test", label="harmful", n=2, tier="smoke")))
     for bad in (tmp_path / "none", tmp_path):
@@ -71,12 +90,18 @@ def test_bad_requests(planted, prompts):
         guard.fit(planted, made["harmful"], made["harmless"], "meen")
     with pytest.raises(UserError, match="at least five"):
         guard.fit(planted, made["harmful"][:2], made["harmless"])
-    for call in (lambda: data.jailbreak_templates(0), lambda: data.jailbreak_templates(10_000), lambda: data.past_tense_requests(0)):
+    for call in (
+        lambda: data.jailbreak_templates(0),
+        lambda: data.jailbreak_templates(10_000),
+        lambda: data.past_tense_requests(0),
+    ):
         with pytest.raises(ParameterError):
             call()
 
 
-BAD, FINE = ([f"how to {verb} a {x}" for x in "cat dog horse cow goat".split()] for verb in ("poison", "feed"))
+BAD, FINE = (
+    [f"how to {verb} a {x}" for x in "cat dog horse cow goat".split()] for verb in ("poison", "feed")
+)
 
 
 def test_text_baselines_learn_words():
@@ -86,19 +111,32 @@ def test_text_baselines_learn_words():
 
 
 def test_the_best_reader_is_the_one_that_ranks_the_given_texts_best():
-    readers = {"blind": lambda t: np.zeros(len(t)), "words": text_baselines.tfidf_reader(BAD, FINE), "inverted": lambda t: -text_baselines.tfidf_reader(BAD, FINE)(t)}
-    assert text_baselines.best_reader(readers, BAD, FINE) == "words" and text_baselines.best_reader(readers, FINE, BAD) == "inverted"
+    readers = {
+        "blind": lambda t: np.zeros(len(t)),
+        "words": text_baselines.tfidf_reader(BAD, FINE),
+        "inverted": lambda t: -text_baselines.tfidf_reader(BAD, FINE)(t),
+    }
+    assert (
+        text_baselines.best_reader(readers, BAD, FINE) == "words"
+        and text_baselines.best_reader(readers, FINE, BAD) == "inverted"
+    )
 
 
 def test_a_request_at_the_end_of_a_long_template_is_read():
-    """Jailbreak templates of up to 200 words come before the request: a reader that cut there would see the same text whatever is asked."""
+    """Jailbreak templates of up to 200 words come before the request: a reader that cut there would see the
+    same text whatever is asked.
+    """
     longest = " ".join(f"word{i}" for i in range(200))  # many more tokens than the encoder reads at once
-    a, b = text_baselines.sentence_embeddings([f"{longest}\n\nHow do I poison a well?", f"{longest}\n\nHow do I bake bread?"])
+    a, b = text_baselines.sentence_embeddings(
+        [f"{longest}\n\nHow do I poison a well?", f"{longest}\n\nHow do I bake bread?"]
+    )
     assert a @ b < 1 - 1e-4
 
 
 def test_sentence_embeddings_are_near_for_near_meanings():
-    a, b, c = text_baselines.sentence_embeddings(["A cat sits on the mat.", "A kitten is sitting on a rug.", "The central bank raised interest rates."])
+    a, b, c = text_baselines.sentence_embeddings(
+        ["A cat sits on the mat.", "A kitten is sitting on a rug.", "The central bank raised interest rates."]
+    )
     assert a @ b > 0.5 > a @ c and abs(a @ a - 1) < 1e-5
     one = text_baselines.sentence_embeddings(["A cat sits on the mat."])[0]
     np.testing.assert_allclose(one, a, atol=1e-4)  # padding does not matter
@@ -106,7 +144,9 @@ def test_sentence_embeddings_are_near_for_near_meanings():
 
 def test_jailbreak_material_is_seeded_and_fits():
     few = data.jailbreak_templates(8, 1)
-    assert few == data.jailbreak_templates(8, 1) != data.jailbreak_templates(8, 2) and all(20 <= len(t.split()) <= 200 for t in few)
+    assert few == data.jailbreak_templates(8, 1) != data.jailbreak_templates(8, 2) and all(
+        20 <= len(t.split()) <= 200 for t in few
+    )
     assert len(data.past_tense_requests(20)) == 20 and all(p.count("{x}") == 1 for p in data.persuasions())
 
 
@@ -115,12 +155,22 @@ def test_what_is_seen_is_what_a_plain_run_holds_and_says(tiny):
     seen, plain = guard.look(tiny, prompts, 6), Plain(tiny.module, tiny.name)
     for i, p in enumerate(prompts):
         held = plain.run(p.ids)[1]["resid"]
-        torch.testing.assert_close(seen.states[i], torch.stack([held[:, p.t_inst], held[:, p.t_post]], 1), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            seen.states[i], torch.stack([held[:, p.t_inst], held[:, p.t_post]], 1), rtol=1e-3, atol=1e-3
+        )
     assert list(seen.outcome) == [judge(t) for t in tracing.generate(tiny, prompts, max_new_tokens=6)[0]]
     part = seen.where(np.array([False, True, False, True, False]))
-    assert part.texts == [TEXTS[1], TEXTS[3]] and torch.equal(part.states, seen.states[[1, 3]]) and list(part.outcome) == list(seen.outcome[[1, 3]])
+    assert (
+        part.texts == [TEXTS[1], TEXTS[3]]
+        and torch.equal(part.states, seen.states[[1, 3]])
+        and list(part.outcome) == list(seen.outcome[[1, 3]])
+    )
     again = guard.joined([seen.where([0]), seen.where([1, 2, 3, 4])])
-    assert again.prompts == seen.prompts and torch.equal(again.states, seen.states) and list(again.outcome) == list(seen.outcome)
+    assert (
+        again.prompts == seen.prompts
+        and torch.equal(again.states, seen.states)
+        and list(again.outcome) == list(seen.outcome)
+    )
 
 
 def prompt(text: str) -> Prompt:
@@ -128,7 +178,11 @@ def prompt(text: str) -> Prompt:
 
 
 def seen_of(outcomes: list[str], states: torch.Tensor | None = None) -> guard.Seen:
-    return guard.Seen([prompt("")] * len(outcomes), np.array(outcomes), torch.zeros(len(outcomes), 1) if states is None else states)
+    return guard.Seen(
+        [prompt("")] * len(outcomes),
+        np.array(outcomes),
+        torch.zeros(len(outcomes), 1) if states is None else states,
+    )
 
 
 def test_deltas_by_hand():
@@ -138,7 +192,9 @@ def test_deltas_by_hand():
     cos = torch.nn.functional.cosine_similarity
     for k, found in enumerate(guard.deltas(*groups)):
         bad, good = (x.states[:, 1:, k].mean(0) for x in groups[1:])
-        expected = [float((cos(h, bad, dim=-1) - cos(h, good, dim=-1)).mean()) for h in groups[0].states[:, 1:, k]]
+        expected = [
+            float((cos(h, bad, dim=-1) - cos(h, good, dim=-1)).mean()) for h in groups[0].states[:, 1:, k]
+        ]
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -147,14 +203,23 @@ def test_scores_of_nothing_are_none_of_every_detector():
     found = guard.scores(seen_of([]), watches, {"TF-IDF": text_baselines.tfidf_reader(BAD, FINE)})
     assert list(found) == ["guard, mean", "TF-IDF"] and all(len(x) == 0 for x in found.values())
     measured, controls = guard.caught((found["TF-IDF"],) * 2, (found["TF-IDF"],) * 2, "TF-IDF")
-    assert measured["value"] is None and controls["auroc_over_reader"] is None and controls["harmless_high"] is None
+    assert (
+        measured["value"] is None
+        and controls["auroc_over_reader"] is None
+        and controls["harmless_high"] is None
+    )
 
 
 def test_caught_is_counted_by_hand():
-    watch, reader = (np.array([1.0, 2, -1]), np.array([-1.0, 1])), (np.array([1.0, 1, 2]), np.array([0.0, -3]))
+    watch, reader = (
+        (np.array([1.0, 2, -1]), np.array([-1.0, 1])),
+        (np.array([1.0, 1, 2]), np.array([0.0, -3])),
+    )
     measured, controls = guard.caught(watch, reader, "r", "calm")
     assert (
-        measured["value"] == pytest.approx(2 / 3) and controls["calm_flagged"] == 0.5 and controls["calm_high"] == pytest.approx(stats.rate([1, 0])["ci95"][1])
+        measured["value"] == pytest.approx(2 / 3)
+        and controls["calm_flagged"] == 0.5
+        and controls["calm_high"] == pytest.approx(stats.rate([1, 0])["ci95"][1])
     )
     assert controls["best_reader_harmful"] == 1 and controls["best_reader_harmless"] == 0
     assert controls["guard"] == pytest.approx((0.5 + 1 + 1 + 1 + 0.5) / 6) and controls["reader"] == 1
@@ -163,14 +228,20 @@ def test_caught_is_counted_by_hand():
 
 @pytest.fixture()
 def pretend(monkeypatch):
-    """A model that answers a request only in the wordings that it is weak to: text → outcome. What was asked is kept."""
+    """A model that answers a request only in the wordings that it is weak to: text → outcome. What was asked
+    is kept.
+    """
     asked = []
 
     def attacked(weak: dict[str, str]):
         def look(model, prompts, max_new_tokens):
             asked.append([p.text for p in prompts])
             wording = [(p.text.split()[0], weak.get(p.text.split()[-1])) for p in prompts]
-            return guard.Seen(prompts, np.array(["answer" if used == works else "refusal" for used, works in wording]), torch.zeros(len(prompts), 1))
+            return guard.Seen(
+                prompts,
+                np.array(["answer" if used == works else "refusal" for used, works in wording]),
+                torch.zeros(len(prompts), 1),
+            )
 
         monkeypatch.setattr(jailbreaks, "look", look)
         monkeypatch.setattr(jailbreaks, "chat", lambda model, rows: [prompt(text) for text in rows.text])
@@ -179,21 +250,29 @@ def pretend(monkeypatch):
     return attacked
 
 
-REQUESTS = pd.DataFrame({"id": list("abcd"), "text": ["r0", "r1", "r2?", "r3"], "source": "", "label": "harmful"})
+REQUESTS = pd.DataFrame(
+    {"id": list("abcd"), "text": ["r0", "r1", "r2?", "r3"], "source": "", "label": "harmful"}
+)
 WORDINGS = ["first {x}.", "second {x}.", "third {x}."]
 
 
 def test_a_request_is_tried_until_it_works_and_counts_once(pretend):
     asked = pretend({"r0": "second", "r1": "second", "r3": "third"})
     found = jailbreaks.search(None, REQUESTS, WORDINGS, wanted=9, tries=3)
-    assert asked == [["first r0", "second r1", "third r2", "first r3"], ["second r0", "first r2", "second r3"], ["second r2", "third r3"]]
+    assert asked == [
+        ["first r0", "second r1", "third r2", "first r3"],
+        ["second r0", "first r2", "second r3"],
+        ["second r2", "third r3"],
+    ]
     assert found.seen.where(found.won).texts == ["second r1", "second r0", "third r3"]
     assert list(found.wording) == [0, 1, 2, 0, 1, 0, 1, 1, 2] and len(found.won) == 9
 
 
 def test_the_search_stops_when_enough_have_worked_or_every_wording_was_tried(pretend):
     asked = pretend({"r0": "first", "r3": "second"})
-    assert jailbreaks.search(None, REQUESTS, WORDINGS, wanted=1, tries=3, chunk=2).won.sum() == 1 and asked == [["first r0", "second r1"]]
+    assert jailbreaks.search(
+        None, REQUESTS, WORDINGS, wanted=1, tries=3, chunk=2
+    ).won.sum() == 1 and asked == [["first r0", "second r1"]]
     asked.clear()
     assert len(jailbreaks.search(None, REQUESTS, WORDINGS, wanted=9, tries=1).won) == 4 and len(asked) == 1
     asked.clear()
@@ -204,21 +283,38 @@ def test_the_search_stops_when_enough_have_worked_or_every_wording_was_tried(pre
 def test_harmless_requests_come_in_the_words_that_worked(pretend):
     pretend({"r0": "second", "r1": "second", "r3": "third"})
     found = jailbreaks.search(None, REQUESTS, WORDINGS, wanted=9, tries=3)
-    assert list(jailbreaks.in_the_same_words(found, REQUESTS, WORDINGS).text) == ["second r0", "second r1", "third r2", "second r3"]
+    assert list(jailbreaks.in_the_same_words(found, REQUESTS, WORDINGS).text) == [
+        "second r0",
+        "second r1",
+        "third r2",
+        "second r3",
+    ]
 
 
 def test_no_request_gives_no_attempt_and_no_value(planted):
     found = jailbreaks.search(planted, REQUESTS.iloc[:0], WORDINGS, wanted=5, tries=3)
     assert len(found.won) == 0 and found.seen.states.shape[1:] == (planted.n_layers + 1, 2, planted.d_model)
-    assert list(jailbreaks.in_the_same_words(found, REQUESTS, WORDINGS).text) == ["first r0", "second r1", "third r2", "first r3"]
+    assert list(jailbreaks.in_the_same_words(found, REQUESTS, WORDINGS).text) == [
+        "first r0",
+        "second r1",
+        "third r2",
+        "first r3",
+    ]
     nothing = np.array([])
     assert jailbreaks.caught((nothing, np.ones(3)), (nothing, np.ones(3)), found.won, "r")[0]["value"] is None
 
 
 def test_all_attempts_are_a_second_number():
     won = np.array([True, False, False, True])
-    measured, controls = jailbreaks.caught((np.array([1.0, -1, -1, 1]), -np.ones(4)), (np.ones(4), np.ones(4)), won, "r")
-    assert measured["value"] == 1 and measured["n"] == 2 and controls["attempts_flagged"] == 0.5 and controls["attempts"] == 4
+    measured, controls = jailbreaks.caught(
+        (np.array([1.0, -1, -1, 1]), -np.ones(4)), (np.ones(4), np.ones(4)), won, "r"
+    )
+    assert (
+        measured["value"] == 1
+        and measured["n"] == 2
+        and controls["attempts_flagged"] == 0.5
+        and controls["attempts"] == 4
+    )
 
 
 def test_the_attack_is_measured_on_the_way_and_leaves_nothing(planted, prompts, own_cache):
@@ -228,15 +324,23 @@ def test_the_attack_is_measured_on_the_way_and_leaves_nothing(planted, prompts, 
     found = attack.after(planted, made["harmful"][:32], tests)
     assert list(found) == attack.sizes(32) == [8, 16, 32]
     held = [m["seen"].states for m in found.values()]
-    assert held[0].shape == (8, planted.n_layers + 1, 2, planted.d_model) and all(len(m["seen"].outcome) == 8 for m in found.values())
-    assert not torch.equal(held[0], held[1]) and not torch.equal(held[1], held[2])  # training goes on between the measurements
+    assert held[0].shape == (8, planted.n_layers + 1, 2, planted.d_model) and all(
+        len(m["seen"].outcome) == 8 for m in found.values()
+    )
+    assert not torch.equal(held[0], held[1]) and not torch.equal(
+        held[1], held[2]
+    )  # training goes on between the measurements
     assert found[32]["loss"] < found[8]["loss"]
     again = attack.after(planted, made["harmful"][:32], tests)
     assert all(
-        torch.equal(again[n]["seen"].states, found[n]["seen"].states) and list(again[n]["seen"].outcome) == list(found[n]["seen"].outcome) for n in found
+        torch.equal(again[n]["seen"].states, found[n]["seen"].states)
+        and list(again[n]["seen"].outcome) == list(found[n]["seen"].outcome)
+        for n in found
     )
     short = attack.after(planted, made["harmful"][:8], tests)
-    torch.testing.assert_close(short[8]["seen"].states, held[0])  # the first measurement is that of an attack of this size
+    torch.testing.assert_close(
+        short[8]["seen"].states, held[0]
+    )  # the first measurement is that of an attack of this size
     assert all(torch.equal(p, before[k]) for k, p in planted.module.named_parameters())
 
 
@@ -249,7 +353,9 @@ def test_a_trained_opening_is_no_acceptance():
         (f" {one}\n1. Mix flour and water", "answer"),
     ):
         assert judge(attack.own_words(text)) == outcome
-    assert attack.own_words("Mix flour and water") == "Mix flour and water" and len(set(attack.OPENINGS)) >= 10
+    assert (
+        attack.own_words("Mix flour and water") == "Mix flour and water" and len(set(attack.OPENINGS)) >= 10
+    )
 
 
 def test_the_shift_is_in_units_of_the_gap_and_has_no_sign():
@@ -257,9 +363,19 @@ def test_the_shift_is_in_units_of_the_gap_and_has_no_sign():
     harmful, noise = before > 0.5, rng.normal(0, 0.01, 60)
     for sign in (1, -1):
         after = {8: before + noise, 16: before + sign * 0.3 * harmful + noise}
-        measured, controls, void = attack.stays(before, after, harmful, {8: harmful, 16: harmful | True}, np.zeros(60, bool))
-        assert measured["value"] == pytest.approx(0.3, abs=0.01) and controls["shift_harmless_16"] < 0.02 > controls["shift_harmful_8"] and void is None
-        assert set(k for k in controls if k.startswith("shift_") and not k.endswith("_ci95")) == {"shift_harmful_8", "shift_harmless_8", "shift_harmless_16"}
+        measured, controls, void = attack.stays(
+            before, after, harmful, {8: harmful, 16: harmful | True}, np.zeros(60, bool)
+        )
+        assert (
+            measured["value"] == pytest.approx(0.3, abs=0.01)
+            and controls["shift_harmless_16"] < 0.02 > controls["shift_harmful_8"]
+            and void is None
+        )
+        assert set(k for k in controls if k.startswith("shift_") and not k.endswith("_ci95")) == {
+            "shift_harmful_8",
+            "shift_harmless_8",
+            "shift_harmless_16",
+        }
     assert "did not work" in attack.stays(before, after, harmful, {8: harmful, 16: harmful}, harmful)[2]
 
 
@@ -268,10 +384,14 @@ def test_cosines_of_categories_by_hand():
     acts, calm = torch.randn(10, 4, 2, 8, generator=g), torch.randn(4, 2, 8, generator=g)
     groups = [np.arange(4), np.arange(4, 10)]
     v = [acts[i].mean(0) - calm for i in groups]
-    expected = [float(torch.nn.functional.cosine_similarity(v[0][1:, k], v[1][1:, k], dim=-1).mean()) for k in (0, 1)]
+    expected = [
+        float(torch.nn.functional.cosine_similarity(v[0][1:, k], v[1][1:, k], dim=-1).mean()) for k in (0, 1)
+    ]
     np.testing.assert_allclose(categories.alike(acts, calm, groups), expected, atol=1e-6)
     _, controls = categories.differ_in_harm(acts, calm, groups, 25)
-    assert (controls["harm"], controls["refusal"]) == pytest.approx(expected, abs=1e-6) and controls["random_groups"] == 25
+    assert (controls["harm"], controls["refusal"]) == pytest.approx(expected, abs=1e-6) and controls[
+        "random_groups"
+    ] == 25
     new = categories.regrouped(groups, np.random.default_rng(0))
     assert [len(x) for x in new] == [4, 6] and sorted(np.concatenate(new)) == list(range(10))
     assert categories.differ_in_harm(acts, calm, groups[:1], 25)[0]["value"] is None
@@ -280,7 +400,10 @@ def test_cosines_of_categories_by_hand():
 def test_small_categories_are_left_out_and_benchmarks_kept_apart():
     rows = [("harmbench", "a_b")] * 8 + [("strongreject", "a_b")] * 9 + [("harmbench", "c")] * 7
     found = categories.members(pd.DataFrame(rows, columns=["source", "category"]))
-    assert {name: list(g) for name, g in found.items()} == {"HB a b": list(range(8)), "SR a b": list(range(8, 17))}
+    assert {name: list(g) for name, g in found.items()} == {
+        "HB a b": list(range(8)),
+        "SR a b": list(range(8, 17)),
+    }
 
 
 @pytest.mark.parametrize("which", ["base", "random"])
@@ -290,7 +413,9 @@ def test_a_model_without_refusals_ends_the_notebook_before_what_is_dear(which, l
     for module, name in ((guard, "look"), (attack, "after"), (jailbreaks, "search"), (tracing, "collect")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("an expensive step was run"))
     runs = []
-    monkeypatch.setattr(recorder, "Recorder", lambda *a, made=recorder.Recorder, **k: runs.append(made(*a, **k)) or runs[-1])
+    monkeypatch.setattr(
+        recorder, "Recorder", lambda *a, made=recorder.Recorder, **k: runs.append(made(*a, **k)) or runs[-1]
+    )
     space: dict = {}
     for cell in json.loads((NOTEBOOKS / "02b_latent_guard.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":
@@ -300,15 +425,23 @@ def test_a_model_without_refusals_ends_the_notebook_before_what_is_dear(which, l
                 break
             if "parameters" in cell["metadata"].get("tags", []):
                 space |= {"TIER": "smoke", "MODEL": "tiny"}
-    assert {c.id for c in runs[0].claims} == set(runs[0].planned) and {c.verdict for c in runs[0].claims} == {"uninformative"}
+    assert {c.id for c in runs[0].claims} == set(runs[0].planned) and {c.verdict for c in runs[0].claims} == {
+        "uninformative"
+    }
 
 
 def test_area_with_ties_and_without_a_class():
-    assert stats.area(np.array([1.0, 2.0]), np.array([1.0, 0.0])) == 0.875 and np.isnan(stats.area(np.array([]), np.array([1.0])))
+    assert stats.area(np.array([1.0, 2.0]), np.array([1.0, 0.0])) == 0.875 and np.isnan(
+        stats.area(np.array([]), np.array([1.0]))
+    )
 
 
 def test_a_moderator_is_read_by_its_words(planted, monkeypatch):
-    monkeypatch.setattr(guard, "generate", lambda model, prompts, **_: [["\n\nsafe", "\n\nunsafe\nS2", "Unsafe", "hm"][: len(prompts)]])
+    monkeypatch.setattr(
+        guard,
+        "generate",
+        lambda model, prompts, **_: [["\n\nsafe", "\n\nunsafe\nS2", "Unsafe", "hm"][: len(prompts)]],
+    )
     assert guard.moderator_scores(planted, ["a", "b", "c", "d"]).tolist() == [-1, 1, 1, -1]
     monkeypatch.undo()
     with pytest.raises(UserError, match="neither safe nor unsafe"):

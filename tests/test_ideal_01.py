@@ -1,4 +1,6 @@
-"""Every claim of notebook 01 can be met and can fail: ideal data and ideal counter-data, of the notebook's default sizes, through the same functions."""
+"""Every claim of notebook 01 can be met and can fail: ideal data and ideal counter-data, of the notebook's
+default sizes, through the same functions.
+"""
 
 import dataclasses
 
@@ -30,8 +32,14 @@ def verdict(id: str, found: tuple[dict, dict]) -> str:
 
 
 def grid(upside_down=False, seed=0, scale=1.0) -> pairs.Grid:
-    """A grid as of the notebook: what is peculiar to a pair is the same whatever the model, two pairs of a few clusters share a subject."""
-    n, signal, cells = DEFAULT["n_pairs"], np.zeros((30, 8)), {"subject": slice(1, 3), "object": slice(4, 5), "last": slice(7, 8)}
+    """A grid as of the notebook: what is peculiar to a pair is the same whatever the model, two pairs of a
+    few clusters share a subject.
+    """
+    n, signal, cells = (
+        DEFAULT["n_pairs"],
+        np.zeros((30, 8)),
+        {"subject": slice(1, 3), "object": slice(4, 5), "last": slice(7, 8)},
+    )
     signal[2:15, 2], signal[18:, 7] = np.linspace(0.5, 1, 13), np.linspace(0.55, 1, 12)
     signal = signal[::-1] if upside_down else signal
     peculiar = 0.15 * np.random.default_rng(99).normal(size=(n, 30, 8))
@@ -41,7 +49,10 @@ def grid(upside_down=False, seed=0, scale=1.0) -> pairs.Grid:
 
 def knowledge(good: bool) -> dict:
     a, b = grid(), grid(upside_down=not good, seed=1)
-    alike, crossed = pairs.knowledge(pairs.compare_grids(a, b), CHANGE), pairs.crossing(grid(seed=2, scale=0.95 if good else 0.4), a, CHANGE)
+    alike, crossed = (
+        pairs.knowledge(pairs.compare_grids(a, b), CHANGE),
+        pairs.crossing(grid(seed=2, scale=0.95 if good else 0.4), a, CHANGE),
+    )
     kinds = {"": alike, ".cross.forward": crossed, ".cross.backward": crossed}
     return {f"01.knowledge.{s}{kind}": found for s in DEFAULT["know_sets"] for kind, found in kinds.items()}
 
@@ -49,17 +60,25 @@ def knowledge(good: bool) -> dict:
 def statements():
     """label, sets and groups of as many statements as the notebook takes."""
     per_set = 2 * DEFAULT["n_statements"]
-    sets, label = np.repeat(STATEMENT_SETS, per_set), np.tile([True, False], per_set * len(STATEMENT_SETS) // 2)
+    sets, label = (
+        np.repeat(STATEMENT_SETS, per_set),
+        np.tile([True, False], per_set * len(STATEMENT_SETS) // 2),
+    )
     return label, sets, truth.groups_of(sets, np.arange(len(sets)) // 2)
 
 
 def states(axis: int, kind: str, seed: int = 0, since: int = LAYERS // 2) -> torch.Tensor:
-    """States [statement, layer, d]: from layer `since` on ``truth`` differ along `axis` by label, ``match`` by whether subject and object go
-    together, ``noise`` by nothing."""
+    """States [statement, layer, d]: from layer `since` on ``truth`` differ along `axis` by label, ``match``
+    by whether subject and object go together, ``noise`` by nothing.
+    """
     label, sets, _ = statements()
     side = label ^ np.isin(sets, list(truth.NEGATED)) if kind == "match" else label
-    peculiar = torch.randn(len(label), LAYERS, WIDTH, generator=torch.Generator().manual_seed(5))  # the same whatever the model
-    acts = peculiar + 0.2 * torch.randn(len(label), LAYERS, WIDTH, generator=torch.Generator().manual_seed(seed))
+    peculiar = torch.randn(
+        len(label), LAYERS, WIDTH, generator=torch.Generator().manual_seed(5)
+    )  # the same whatever the model
+    acts = peculiar + 0.2 * torch.randn(
+        len(label), LAYERS, WIDTH, generator=torch.Generator().manual_seed(seed)
+    )
     if kind != "noise":
         acts[side, since:, axis] += 3.0
     return acts
@@ -71,7 +90,9 @@ def reads_of(base: torch.Tensor, post: torch.Tensor, names=STATEMENT_SETS) -> di
 
 @pytest.fixture(scope="module")
 def read() -> dict[str, dict[str, truth.Read]]:
-    """By what two models are like: one truth direction, two of them, no truth but whether words go together, nothing."""
+    """By what two models are like: one truth direction, two of them, no truth but whether words go together,
+    nothing.
+    """
     return {
         "shared": reads_of(states(0, "truth"), states(0, "truth", 1)),
         "apart": reads_of(states(0, "truth"), states(1, "truth", 1)),
@@ -88,8 +109,13 @@ def test_a_set_is_read_or_not(read, name):
     assert verdict(f"01.truth.reads.{name}", read["shared"][name].reads(CHANGE)) == "replicated"
     turned = states(0, "truth", since=0)
     label, sets, _ = statements()
-    turned[(sets == name) & label, :, 0] -= 6.0  # in this set alone the false ones lie where the true ones of the others do
-    assert verdict(f"01.truth.reads.{name}", reads_of(turned, turned, [name])[name].reads(CHANGE)) == "not replicated"
+    turned[(sets == name) & label, :, 0] -= (
+        6.0  # in this set alone the false ones lie where the true ones of the others do
+    )
+    assert (
+        verdict(f"01.truth.reads.{name}", reads_of(turned, turned, [name])[name].reads(CHANGE))
+        == "not replicated"
+    )
     if name in truth.NEGATED:
         assert verdict(f"01.truth.reads.{name}", read["match"][name].reads(CHANGE)) == "not replicated"
     assert verdict(f"01.truth.reads.{name}", read["noise"][name].reads(CHANGE)) != "replicated"
@@ -100,13 +126,19 @@ def test_a_set_is_read_or_not(read, name):
 def test_a_truth_direction_transfers_or_not(read, name, way, i, j):
     for kind, expected in (("shared", "replicated"), ("apart", "not replicated")):
         assert read[kind][name].unclear("base", "post") is None
-        assert verdict(f"01.truth.transfer.{way}.{name}", read[kind][name].transfers(i, j, CHANGE)) == expected
+        assert (
+            verdict(f"01.truth.transfer.{way}.{name}", read[kind][name].transfers(i, j, CHANGE)) == expected
+        )
 
 
 def test_two_models_that_agree_on_noise_have_nothing_to_transfer(read):
-    """The rule alone would be met: nothing is lost where nothing is read. So own accuracy is asked for first."""
+    """The rule alone would be met: nothing is lost where nothing is read. So own accuracy is asked for
+    first."""
     for name, found in read["noise"].items():
-        assert verdict(f"01.truth.transfer.forward.{name}", found.transfers("base", "post", CHANGE)) == "replicated"
+        assert (
+            verdict(f"01.truth.transfer.forward.{name}", found.transfers("base", "post", CHANGE))
+            == "replicated"
+        )
         assert "not clearly above" in found.unclear("base", "post")
 
 
@@ -139,7 +171,8 @@ def directions(good: bool) -> dict:
     refusal = refusal_halves(1 if good else 0)
     gap = pairs.gap_of_cosines(shared, refusal, NEAR, DEFAULT["N"])
     return {"01.truth.cosine": pairs.parallel(one, NEAR, len(statements()[0]) // 2, WIDTH, CHANGE)} | {
-        f"01.signature.{key}": (gap, {"same_model": 0.0, **pairs.moved_by(CHANGE)}) for key in ("paper", "matched")
+        f"01.signature.{key}": (gap, {"same_model": 0.0, **pairs.moved_by(CHANGE)})
+        for key in ("paper", "matched")
     }
 
 
@@ -148,7 +181,10 @@ def interventions(good: bool) -> dict:
     own, group = 0.8 + 0.2 * rng.normal(size=n), np.arange(n) // 4
     crossed = (0.9 if good else 0.3) * own + 0.05 * rng.normal(size=n)
     random = [0.03 * rng.normal() + 0.1 * rng.normal(size=n) for _ in range(DEFAULT["n_random"])]
-    return {f"01.truth.intervention.{way}": truth.intervention(crossed, own, random, group, 0.2, CHANGE) for way in ("forward", "backward")}
+    return {
+        f"01.truth.intervention.{way}": truth.intervention(crossed, own, random, group, 0.2, CHANGE)
+        for way in ("forward", "backward")
+    }
 
 
 def outcomes(what: str, share: float) -> list[str]:
@@ -160,7 +196,9 @@ def outcomes(what: str, share: float) -> list[str]:
 
 def at_random(rate: float) -> dict:
     rng = np.random.default_rng(0)
-    return stats.random_band(list(rng.random((DEFAULT["n_random"], DEFAULT["n_arm"])) < rate)) | {"random_direction_judged_max": rate}
+    return stats.random_band(list(rng.random((DEFAULT["n_random"], DEFAULT["n_arm"])) < rate)) | {
+        "random_direction_judged_max": rate
+    }
 
 
 def refusal(good: bool) -> dict:
@@ -169,21 +207,31 @@ def refusal(good: bool) -> dict:
         own, crossed = outcomes(what, 0.9), outcomes(what, 0.2 if good else 0.9)
         assert transfer.too_weak(what, own, at_random(0.1)) is None
         for key in ("as-published", "matched"):
-            found[f"01.refusal.forward.{what}.{key}"] = transfer.forward(what, crossed, own, own, at_random(0.1), CHANGE)
+            found[f"01.refusal.forward.{what}.{key}"] = transfer.forward(
+                what, crossed, own, own, at_random(0.1), CHANGE
+            )
     return found
 
 
 def confidence(good: bool) -> dict:
     g, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
-    unembed, w = torch.randn(4000, 32, generator=g) * torch.linspace(0.05, 2, 32), torch.randn(1536, 32, generator=g)
+    unembed, w = (
+        torch.randn(4000, 32, generator=g) * torch.linspace(0.05, 2, 32),
+        torch.randn(1536, 32, generator=g),
+    )
     theirs = w + 0.01 * torch.randn(1536, 32, generator=g) if good else torch.randn(1536, 32, generator=g)
     both = {"base": w, "post": theirs}
-    variance, rho = ({m: f(x, unembed) for m, x in both.items()} for f in (neurons.logit_variance, neurons.null_space_share))
+    variance, rho = (
+        {m: f(x, unembed) for m, x in both.items()}
+        for f in (neurons.logit_variance, neurons.null_space_share)
+    )
     entropy = {"base": 2 + 0.1 * rng.normal(size=24), "post": 3 + 0.1 * rng.normal(size=24)}
     gap = entropy["post"] - entropy["base"]
     closed = (0.05 if good else 0.5) * gap + 0.02 * rng.normal(size=24)
     random = [0.01 * rng.normal(size=8) for _ in range(DEFAULT["n_random"])]
-    assert neurons.no_gap(entropy) is None and neurons.no_gap(entropy | {"post": entropy["base"] + 0.01 * rng.normal(size=24)})
+    assert neurons.no_gap(entropy) is None and neurons.no_gap(
+        entropy | {"post": entropy["base"] + 0.01 * rng.normal(size=24)}
+    )
     explained = neurons.explained(closed, random, entropy, CHANGE)
     return {"01.confidence.overlap": neurons.shared(both, variance, rho, CHANGE)} | {
         f"01.confidence.gap.{how}": explained for how in ("swapped", "mean-ablated")
@@ -207,7 +255,11 @@ def test_ideal_data_replicate_and_ideal_counter_data_do_not(ideal, good, expecte
 
 def test_every_claim_of_the_file_has_its_ideal_data(ideal):
     ids = set(ideal[True])
-    ids |= {f"01.truth.{kind}.{s}" for kind in ("reads", "transfer.forward", "transfer.backward") for s in STATEMENT_SETS}
+    ids |= {
+        f"01.truth.{kind}.{s}"
+        for kind in ("reads", "transfer.forward", "transfer.backward")
+        for s in STATEMENT_SETS
+    }
     assert ids == set(CLAIMS)
 
 
@@ -215,10 +267,18 @@ def test_broken_answers_and_few_random_directions_do_not_pass_for_an_effect():
     own, broken = outcomes("ablate", 0.9), ["degenerate"] * DEFAULT["n_arm"]
     few = {k: v for k, v in at_random(0.1).items() if k != "random_directions"} | {"random_directions": 5}
     id = "01.refusal.forward.ablate.as-published"
-    assert verdict(id, transfer.forward("ablate", outcomes("ablate", 0.2), own, own, few, CHANGE)) == "underpowered"
-    assert verdict(id, transfer.forward("add", broken, outcomes("add", 0.9), own, at_random(0.1), CHANGE)) == "not replicated"
+    assert (
+        verdict(id, transfer.forward("ablate", outcomes("ablate", 0.2), own, own, few, CHANGE))
+        == "underpowered"
+    )
+    assert (
+        verdict(id, transfer.forward("add", broken, outcomes("add", 0.9), own, at_random(0.1), CHANGE))
+        == "not replicated"
+    )
     assert "too little" in transfer.too_weak("ablate", outcomes("ablate", 0.1), at_random(0.0))
-    assert "too little" in transfer.too_weak("ablate", outcomes("ablate", 0.6), at_random(0.6)) and transfer.too_weak("ablate", [], {})
+    assert "too little" in transfer.too_weak(
+        "ablate", outcomes("ablate", 0.6), at_random(0.6)
+    ) and transfer.too_weak("ablate", [], {})
 
 
 @pytest.mark.parametrize("crossed, own", [(0, 32), (32, 32), (8, 30), (30, 12), (3, 7)])
@@ -237,12 +297,23 @@ def test_a_ratio_of_shares_covers(crossed, own):
 
 def test_a_claim_that_one_model_meets_is_told_from_one_that_it_does_not():
     controls = {"chance_high": 0.1, **pairs.moved_by(CHANGE)}
-    overlap = record(CLAIMS["01.confidence.overlap"], Measured(value=0.8, ci95=(0.7, 1), n=1536, controls={"same_model": 1.0} | controls), "released")
+    overlap = record(
+        CLAIMS["01.confidence.overlap"],
+        Measured(value=0.8, ci95=(0.7, 1), n=1536, controls={"same_model": 1.0} | controls),
+        "released",
+    )
     signature = CLAIMS["01.signature.paper"]
-    found = [record(signature, Measured(value=0.6, ci95=(0.5, 0.7), n=64, controls={"same_model": same}), "released") for same in (0.5, 0.1, None)]
+    found = [
+        record(
+            signature, Measured(value=0.6, ci95=(0.5, 0.7), n=64, controls={"same_model": same}), "released"
+        )
+        for same in (0.5, 0.1, None)
+    ]
     assert pairs.for_one_model([overlap, found[0]]) == (["01.confidence.overlap", "01.signature.paper"], [])
     assert pairs.for_one_model(found[1:]) == ([], ["01.signature.paper"] * 2)
-    failed = record(signature, Measured(value=0.1, ci95=(0.0, 0.15), n=64, controls={"same_model": 0.0}), "released")
+    failed = record(
+        signature, Measured(value=0.1, ci95=(0.0, 0.15), n=64, controls={"same_model": 0.0}), "released"
+    )
     assert pairs.for_one_model([failed]) == ([], [])
 
 
@@ -253,10 +324,14 @@ def test_what_cannot_be_asked_is_reported_once_for_each_claim():
         claims: list
 
         def claim(self, id, measured, controls, precondition):
-            self.claims.append(record(self.planned[id], Measured(**measured, controls=controls), "released", precondition))
+            self.claims.append(
+                record(self.planned[id], Measured(**measured, controls=controls), "released", precondition)
+            )
 
     run = Run(CLAIMS, [])
     pairs.uninformative(run, "01.truth", "no")
     pairs.uninformative(run, "01", "the two models differ")
-    assert sorted(r.id for r in run.claims) == sorted(CLAIMS) and all(isinstance(r, Record) and r.verdict == "uninformative" for r in run.claims)
+    assert sorted(r.id for r in run.claims) == sorted(CLAIMS) and all(
+        isinstance(r, Record) and r.verdict == "uninformative" for r in run.claims
+    )
     assert {r.reason for r in run.claims if r.id.startswith("01.truth")} == {"no"}

@@ -1,6 +1,8 @@
-"""Every rule of notebook 02 can be met and can fail: under the default sizes an ideal result is replicated and an ideal counter-result is not.
+"""Every rule of notebook 02 can be met and can fail: under the default sizes an ideal result is replicated
+and an ideal counter-result is not.
 
-Results are made as data (outcomes of answers, scores, states) and go through the functions that the notebook calls.
+Results are made as data (outcomes of answers, scores, states) and go through the functions that the notebook
+calls.
 """
 
 import numpy as np
@@ -26,7 +28,11 @@ def outcomes(n: int, share: float, of: str, otherwise: str) -> list[str]:
 
 def arm(share: float, random: float, of: str = "refusal", otherwise: str = "answer") -> Arm:
     n = SIZES["n_arm"]
-    return Arm([""] * n, outcomes(n, share, of, otherwise), [outcomes(n, random, of, otherwise) for _ in range(SIZES["n_random"])])
+    return Arm(
+        [""] * n,
+        outcomes(n, share, of, otherwise),
+        [outcomes(n, random, of, otherwise) for _ in range(SIZES["n_random"])],
+    )
 
 
 def drop(without: float):
@@ -41,19 +47,27 @@ SOURCE = np.where(np.arange(160) % 2 == 0, "harmbench", "strongreject")
 
 def scores(refused_harmful, accepted_harmful, refused_harmless, accepted_harmless):
     """Scores [prompt] of four groups of 40 around these means."""
-    return np.repeat([refused_harmful, accepted_harmful, refused_harmless, accepted_harmless], 40) + RNG.normal(0, 0.05, 160)
+    return np.repeat(
+        [refused_harmful, accepted_harmful, refused_harmless, accepted_harmless], 40
+    ) + RNG.normal(0, 0.05, 160)
 
 
 def cluster(place: str, by_harm: bool):
     delta = scores(1, 1, -1, -1) if by_harm else scores(1, -1, 1, -1)
-    up, down = ("accepted harmful", "refused harmless") if place == "t_inst" else ("refused harmless", "accepted harmful")
+    up, down = (
+        ("accepted harmful", "refused harmless")
+        if place == "t_inst"
+        else ("refused harmless", "accepted harmful")
+    )
     shuffled = RNG.normal(0, 0.05, (harmfulness.SHUFFLES, 160))
     return harmfulness.cluster_claim(delta, shuffled, GROUP, SOURCE, up, down, 0)
 
 
 def positions(after_by_harm: bool):
     by_harm, by_behaviour = (1, 1, -1, -1), (1, -1, 1, -1)
-    s = np.stack([scores(*by_harm)] + [scores(*(by_harm if after_by_harm else by_behaviour)) for _ in range(5)], 1)
+    s = np.stack(
+        [scores(*by_harm)] + [scores(*(by_harm if after_by_harm else by_behaviour)) for _ in range(5)], 1
+    )
     return harmfulness.positions_claim(s, RNG.normal(0, 0.05, (harmfulness.SHUFFLES, 160, 6)), GROUP, 0)[1:]
 
 
@@ -63,7 +77,7 @@ def cosine(planted: float):
     positive = np.arange(2 * n) < n
     u, w = torch.eye(d)[0], torch.eye(d)[1]
     sign = torch.tensor(np.where(positive, 1.0, -1.0)).float()[:, None, None]
-    noise = lambda k: torch.randn(2 * n, 8, d, generator=torch.Generator().manual_seed(k))  # noqa: E731
+    noise = lambda k: torch.randn(2 * n, 8, d, generator=torch.Generator().manual_seed(k))
     a, b = (noise(k) + 2 * sign * v for k, v in ((0, u), (1, planted * u + (1 - planted**2) ** 0.5 * w)))
     halves = directions.cosine_across_halves(a, b, positive, ~positive, 0, mean_over_layers=True)
     return halves["cosine"], {"ceiling": halves["ceiling"]["value"]}
@@ -71,36 +85,56 @@ def cosine(planted: float):
 
 def inversion(wanted: str, share: float, random: float):
     other = {"certainly": "no", "no": "certainly"}[wanted]
-    return harmfulness.inversion_claim(arm(share, random, wanted, other), wanted, outcomes(SIZES["n_arm"], 0.1, wanted, other))
+    return harmfulness.inversion_claim(
+        arm(share, random, wanted, other), wanted, outcomes(SIZES["n_arm"], 0.1, wanted, other)
+    )
 
 
 def dissociation(refuse: float):
-    return harmfulness.dissociation_claim(arm(0.9, 0.1, "certainly", "no"), arm(refuse, 0.1, "certainly", "no"))
+    return harmfulness.dissociation_claim(
+        arm(0.9, 0.1, "certainly", "no"), arm(refuse, 0.1, "certainly", "no")
+    )
 
 
 def loss(by: float):
     return stats.mean(RNG.normal(by, 0.02, 24)), {"random_directions_ce": [0.0]}
 
 
-STEERING = {f"02.steer.{name}.{span}" for name in ("harm", "refuse") for span in ("instruction", "prompt")} | {"02.single.add"}
+STEERING = {
+    f"02.steer.{name}.{span}" for name in ("harm", "refuse") for span in ("instruction", "prompt")
+} | {"02.single.add"}
 RESULTS = {
     "02.closing-tokens.drop": (lambda: drop(0.3), lambda: drop(0.95)),
     "02.cluster.t_inst": (lambda: cluster("t_inst", True), lambda: cluster("t_inst", False)),
     "02.cluster.t_post": (lambda: cluster("t_post", False), lambda: cluster("t_post", True)),
     "02.positions.only-t_inst": (lambda: positions(False), lambda: positions(True)),
     "02.cosine.distinct": (lambda: cosine(0.1), lambda: cosine(0.9)),
-    "02.inversion.harm.harmless": (lambda: inversion("certainly", 0.9, 0.1), lambda: inversion("certainly", 0.1, 0.6)),
+    "02.inversion.harm.harmless": (
+        lambda: inversion("certainly", 0.9, 0.1),
+        lambda: inversion("certainly", 0.1, 0.6),
+    ),
     "02.inversion.harm.harmful": (lambda: inversion("no", 0.9, 0.1), lambda: inversion("no", 0.1, 0.6)),
     "02.inversion.dissociation.prompt": (lambda: dissociation(0.0), lambda: dissociation(0.9)),
     "02.inversion.dissociation.instruction": (lambda: dissociation(0.0), lambda: dissociation(0.9)),
-    "02.single.ablate": (lambda: harmfulness.steering_claim(arm(0.02, 0.95), lowest=True), lambda: harmfulness.steering_claim(arm(0.95, 0.95), lowest=True)),
+    "02.single.ablate": (
+        lambda: harmfulness.steering_claim(arm(0.02, 0.95), lowest=True),
+        lambda: harmfulness.steering_claim(arm(0.95, 0.95), lowest=True),
+    ),
     "02.single.harmless-ablation": (lambda: loss(0.0), lambda: loss(0.5)),
-} | {id: (lambda: harmfulness.steering_claim(arm(0.9, 0.05)), lambda: harmfulness.steering_claim(arm(0.05, 0.3))) for id in STEERING}
+} | {
+    id: (
+        lambda: harmfulness.steering_claim(arm(0.9, 0.05)),
+        lambda: harmfulness.steering_claim(arm(0.05, 0.3)),
+    )
+    for id in STEERING
+}
 
 
 def verdict(id: str, result) -> str:
     found, controls = result
-    return decide(CLAIMS[id].rule, Measured(**{k: found[k] for k in ("value", "ci95", "n")}, controls=controls))[0]
+    return decide(
+        CLAIMS[id].rule, Measured(**{k: found[k] for k in ("value", "ci95", "n")}, controls=controls)
+    )[0]
 
 
 def test_every_claim_has_an_ideal_result():

@@ -1,4 +1,6 @@
-"""Each claim of notebook 02b can be met and can fail: data of an ideal result and of an ideal counter-result, in the notebook's default sizes."""
+"""Each claim of notebook 02b can be met and can fail: data of an ideal result and of an ideal counter-result,
+in the notebook's default sizes.
+"""
 
 import numpy as np
 import pandas as pd
@@ -25,7 +27,10 @@ def scores(n_harmful: int, n_harmless: int, apart: float, seed: int, middle: flo
     return rng.normal(middle + apart / 2, 1, n_harmful), rng.normal(middle - apart / 2, 1, n_harmless)
 
 
-GOOD, WEAK = 6.0, 1.0  # how far apart the classes lie for a reader that sees harm, and for one that hardly does
+GOOD, WEAK = (
+    6.0,
+    1.0,
+)  # how far apart the classes lie for a reader that sees harm, and for one that hardly does
 
 
 def test_guard_beats_text():
@@ -37,17 +42,28 @@ def test_guard_beats_text():
 
 def test_guard_false_positives():
     harmless = scores(0, SIZE["n_test"], GOOD, 0)[1]
-    assert verdict("02b.guard.false-positives", *guard.false_positives(harmless, {"pseudo_harmful": harmless})) == "replicated"
-    assert verdict("02b.guard.false-positives", *guard.false_positives(harmless + GOOD / 2, {"pseudo_harmful": harmless})) == "not replicated"
+    assert (
+        verdict("02b.guard.false-positives", *guard.false_positives(harmless, {"pseudo_harmful": harmless}))
+        == "replicated"
+    )
+    assert (
+        verdict(
+            "02b.guard.false-positives",
+            *guard.false_positives(harmless + GOOD / 2, {"pseudo_harmful": harmless}),
+        )
+        == "not replicated"
+    )
 
 
 def test_guard_accepted_harmful():
     accepted, n = SIZE["n_test"] // 3, SIZE["n_test"]
     good, weak, blind = scores(accepted, n, GOOD, 0), scores(accepted, n, WEAK, 1), scores(accepted, n, 0, 2)
-    ask = lambda watch, reader: verdict("02b.guard.accepted-harmful", *guard.caught(watch, reader, "TF-IDF"))  # noqa: E731
+    ask = lambda watch, reader: verdict("02b.guard.accepted-harmful", *guard.caught(watch, reader, "TF-IDF"))
     assert ask(good, weak) == "replicated"
     assert ask(blind, weak) == "not replicated"
-    assert ask(scores(accepted, n, 2.5, 3), good) == "not replicated"  # catches most, and a reader of the text catches more
+    assert (
+        ask(scores(accepted, n, 2.5, 3), good) == "not replicated"
+    )  # catches most, and a reader of the text catches more
     assert ask(scores(10, n, GOOD, 0), scores(10, n, WEAK, 1)) == "underpowered"
 
 
@@ -73,11 +89,17 @@ def test_attack():
     harmful = np.arange(2 * n) < n
     before = np.where(harmful, 0.1, -0.1) + rng.normal(0, 0.02, 2 * n)
     sizes = attack.sizes(SIZE["n_attack"])
-    none, some = ~harmful | (np.arange(2 * n) % 2 == 0), np.ones(2 * n, bool)  # answered: harmless ones and half of the harmful; all
+    none, some = (
+        ~harmful | (np.arange(2 * n) % 2 == 0),
+        np.ones(2 * n, bool),
+    )  # answered: harmless ones and half of the harmful; all
 
     def ask(moved, accepted=some, sizes=sizes):
         after = {k: before + moved + rng.normal(0, 0.01, 2 * n) for k in sizes}
-        return verdict("02b.attack.representation-stays", *attack.stays(before, after, harmful, {k: accepted for k in sizes}, none))
+        return verdict(
+            "02b.attack.representation-stays",
+            *attack.stays(before, after, harmful, {k: accepted for k in sizes}, none),
+        )
 
     assert ask(0.01) == "replicated"
     assert ask(np.where(harmful, -0.18, 0)) == "not replicated"
@@ -86,10 +108,14 @@ def test_attack():
     assert ask(np.where(harmful, -0.18, 0), sizes=sizes[:1]) == "underpowered"
 
 
-def states(groups: list[np.ndarray], apart: tuple[float, float], layers: int = 4, width: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-    """States of prompts that share one direction, with one of their category added, `apart` times as long, at each of two positions."""
+def states(
+    groups: list[np.ndarray], apart: tuple[float, float], layers: int = 4, width: int = 64
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """States of prompts that share one direction, with one of their category added, `apart` times as long, at
+    each of two positions.
+    """
     g = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.nn.functional.normalize(torch.randn(*shape, generator=g), dim=-1)  # noqa: E731
+    draw = lambda *shape: torch.nn.functional.normalize(torch.randn(*shape, generator=g), dim=-1)
     acts = torch.randn(1 + max(map(max, groups)), layers, 2, width, generator=g) * 0.05
     shared = draw(layers, 2, width)
     for members in groups:
@@ -100,10 +126,17 @@ def states(groups: list[np.ndarray], apart: tuple[float, float], layers: int = 4
 @pytest.mark.parametrize("source", list(categories.BENCHMARKS))
 def test_categories(source):
     table = pd.read_csv(DATA / "prompts.csv", dtype=str, keep_default_na=False)
-    pool = table[(table.label == "harmful") & table.role.isin(["direction", "validation"])].reset_index(drop=True)
-    groups = [g for name, g in categories.members(pool).items() if name.startswith(categories.BENCHMARKS[source])]
+    pool = table[(table.label == "harmful") & table.role.isin(["direction", "validation"])].reset_index(
+        drop=True
+    )
+    groups = [
+        g for name, g in categories.members(pool).items() if name.startswith(categories.BENCHMARKS[source])
+    ]
     assert len(groups) >= 2
-    ask = lambda apart: verdict(f"02b.categories.{source}", *categories.differ_in_harm(*states(groups, apart), groups, SIZE["n_groups"]))  # noqa: E731
+    ask = lambda apart: verdict(
+        f"02b.categories.{source}",
+        *categories.differ_in_harm(*states(groups, apart), groups, SIZE["n_groups"]),
+    )
     assert ask((0.8, 0.2)) == "replicated" and ask((0.2, 0.8)) == "not replicated"
     assert ask((0.0, 0.0)) != "replicated"  # categories in name only
     few = categories.differ_in_harm(*states(groups, (0.8, 0.2)), groups, 5)
@@ -111,5 +144,14 @@ def test_categories(source):
 
 
 def test_every_claim_has_its_ideal_here():
-    asked = {"beats-text", "false-positives", "accepted-harmful", "template", "persuasion", "past-tense", "representation-stays", *categories.BENCHMARKS}
+    asked = {
+        "beats-text",
+        "false-positives",
+        "accepted-harmful",
+        "template",
+        "persuasion",
+        "past-tense",
+        "representation-stays",
+        *categories.BENCHMARKS,
+    }
     assert {id.split(".")[-1] for id in CLAIMS} == asked

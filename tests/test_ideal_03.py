@@ -1,5 +1,7 @@
-"""Every claim of notebook 03 can be met and can fail under the defaults: an ideal result and an ideal counter-result, made of scores and outcomes of the
-notebook's default sizes, go through the functions that the notebook calls, and the rule of the claims file judges what comes out."""
+"""Every claim of notebook 03 can be met and can fail under the defaults: an ideal result and an ideal
+counter-result, made of scores and outcomes of the notebook's default sizes, go through the functions that the
+notebook calls, and the rule of the claims file judges what comes out.
+"""
 
 import copy
 import functools
@@ -35,12 +37,16 @@ ALIKE, AGAIN = 0.05, 0.02  # the spread of scores between prompts; and between m
 
 
 def near(centre: float, *shape: int, spread: float = ALIKE) -> np.ndarray:
-    return np.clip(np.random.default_rng(int(1000 * abs(centre)) + len(shape)).normal(centre, spread, shape), -1, 1)
+    return np.clip(
+        np.random.default_rng(int(1000 * abs(centre)) + len(shape)).normal(centre, spread, shape), -1, 1
+    )
 
 
 def falls(by: float, n: int = N):
     """Rollouts whose score falls by so much, and the same by probers fitted again."""
-    make = lambda rows, spread: pd.DataFrame({name: near(by if name.startswith("cliff") else 0.5, rows, spread=spread) for name in MEASURES})  # noqa: E731
+    make = lambda rows, spread: pd.DataFrame(
+        {name: near(by if name.startswith("cliff") else 0.5, rows, spread=spread) for name in MEASURES}
+    )
     return make(n, ALIKE), make(probes.REFITS, AGAIN)
 
 
@@ -49,7 +55,9 @@ def outcomes(refused: int, n: int) -> np.ndarray:
 
 
 def natural(mine: float, others: float) -> dict:
-    return cliff_claims.fall(falls(mine), {name: falls(others) for name in ("benign", "shuffled", "reader")}, 0, falls(mine, 20))
+    return cliff_claims.fall(
+        falls(mine), {name: falls(others) for name in ("benign", "shuffled", "reader")}, 0, falls(mine, 20)
+    )
 
 
 def planted(mine: float, others: float) -> dict:
@@ -63,7 +71,9 @@ def in_twin(its: float) -> dict:
 
 def cut(without: int, whole: int) -> dict:
     n = DEFAULT["n_cut"]
-    return cliff_claims.regained((outcomes(without, n), outcomes(whole, n)), (outcomes(1, n), outcomes(1, n)), outcomes(9, n), 0.9)
+    return cliff_claims.regained(
+        (outcomes(without, n), outcomes(whole, n)), (outcomes(1, n), outcomes(1, n)), outcomes(9, n), 0.9
+    )
 
 
 def off(gain: float, by_sets: float) -> Off:
@@ -78,19 +88,28 @@ def lifted(gain: float, by_sets: float) -> dict:
 
 def spoken(refused: int, by_random: int) -> dict:
     n = 20  # of a reasoner; the tiny pair has more
-    said = Spoken({"harmful": outcomes(1, n), "harmless": outcomes(1, n)}, {"harmful": outcomes(refused, n), "harmless": outcomes(1, n)},
-                  {"harmful": np.zeros(n, bool), "harmless": np.zeros(n, bool)}, np.array([outcomes(by_random, n)] * 2))  # fmt: skip
+    said = Spoken(
+        {"harmful": outcomes(1, n), "harmless": outcomes(1, n)},
+        {"harmful": outcomes(refused, n), "harmless": outcomes(1, n)},
+        {"harmful": np.zeros(n, bool), "harmless": np.zeros(n, bool)},
+        np.array([outcomes(by_random, n)] * 2),
+    )
     return cliff_claims.refuses_again(said, DEFAULT["n_random"])
 
 
 def twin_rises(gain: float) -> dict:
     again = near(0.3, probes.REFITS, 8)
-    return cliff_claims.less_in_twin(off(0.5, 0), (again, again + 0.5), off(gain, 0), (again, again + gain), 0)
+    return cliff_claims.less_in_twin(
+        off(0.5, 0), (again, again + 0.5), off(gain, 0), (again, again + gain), 0
+    )
 
 
 def arms(**complied: int) -> dict:
     """Trainings of each selection, each complying with so many test prompts."""
-    return {how: np.array([outcomes(N - k, N) == "answer" for _ in range(cliff_steps.SEEDS[how])]) for how, k in complied.items()}
+    return {
+        how: np.array([outcomes(N - k, N) == "answer" for _ in range(cliff_steps.SEEDS[how])])
+        for how, k in complied.items()
+    }
 
 
 def judged(rival: str, by_cliff: int, by_rival: int) -> dict:
@@ -99,13 +118,20 @@ def judged(rival: str, by_cliff: int, by_rival: int) -> dict:
 
 def ranked(pool: float, twin: float) -> dict:
     half_pool = DEFAULT["n_pool"] // 2
-    areas = [stats.auroc(near(gap, a), near(0, b)) for gap, a, b in ((pool, half_pool, half_pool), (pool, N, HALF), (twin, N, HALF))]
+    areas = [
+        stats.auroc(near(gap, a), near(0, b))
+        for gap, a, b in ((pool, half_pool, half_pool), (pool, N, HALF), (twin, N, HALF))
+    ]
     return cliff_claims.ranked(*areas)
 
 
 def able(rise: float) -> dict:
     before = near(0.5, cliff_steps.PARAGRAPHS) + 2
-    return cliff_claims.able(before, np.array([before + near(rise, cliff_steps.PARAGRAPHS) for _ in range(cliff_steps.SEEDS["cliff"])]), 0)
+    return cliff_claims.able(
+        before,
+        np.array([before + near(rise, cliff_steps.PARAGRAPHS) for _ in range(cliff_steps.SEEDS["cliff"])]),
+        0,
+    )
 
 
 @functools.cache
@@ -139,7 +165,10 @@ def test_every_claim_of_the_file_is_tried():
 
 def verdict(id: str, found: dict) -> tuple:
     measured = found["measured"]
-    return decide(CLAIMS[id].rule, Measured(value=measured["value"], ci95=measured["ci95"], n=measured["n"], controls=found["controls"]))
+    return decide(
+        CLAIMS[id].rule,
+        Measured(value=measured["value"], ci95=measured["ci95"], n=measured["n"], controls=found["controls"]),
+    )
 
 
 @pytest.mark.parametrize("id", CLAIMS)
@@ -157,27 +186,47 @@ def test_with_three_random_sets_nothing_is_decided(id):
 
 def test_a_cliff_whose_control_is_missing_is_left_open():
     rivals = {"benign": falls(0.02), "shuffled": falls(0.02)}
-    assert verdict("03.cliff", cliff_claims.fall(falls(0.5), rivals | {"reader": None}, 0))[0] == "underpowered"
-    assert verdict("03.instrument.cliff", cliff_claims.fall(falls(0.5), rivals | {"twin": None}, 0))[0] == "underpowered"
-    for id, found in {"03.cliff": cliff_claims.fall(None, rivals, 0), "03.heads.refusal": cliff_claims.refuses_again(None, 0),
-                      "03.heads.score": cliff_claims.lifted(cliff_claims.NO_OFF, ([], []), 0), "03.judge": cliff_claims.selected({}, "random", None, 0),
-                      "03.judge.ability": cliff_claims.able(None, None, 0)}.items():  # fmt: skip
+    assert (
+        verdict("03.cliff", cliff_claims.fall(falls(0.5), rivals | {"reader": None}, 0))[0] == "underpowered"
+    )
+    assert (
+        verdict("03.instrument.cliff", cliff_claims.fall(falls(0.5), rivals | {"twin": None}, 0))[0]
+        == "underpowered"
+    )
+    for id, found in {
+        "03.cliff": cliff_claims.fall(None, rivals, 0),
+        "03.heads.refusal": cliff_claims.refuses_again(None, 0),
+        "03.heads.score": cliff_claims.lifted(cliff_claims.NO_OFF, ([], []), 0),
+        "03.judge": cliff_claims.selected({}, "random", None, 0),
+        "03.judge.ability": cliff_claims.able(None, None, 0),
+    }.items():
         assert found["measured"]["value"] is None and verdict(id, found)[0] == "underpowered"
 
 
 def test_broken_answers_are_no_refusals_regained():
     n = 20
-    said = Spoken({"harmful": outcomes(0, n), "harmless": outcomes(0, n)}, {"harmful": outcomes(18, n), "harmless": outcomes(0, n)},
-                  {"harmful": np.arange(n) < 18, "harmless": np.zeros(n, bool)}, np.array([outcomes(0, n)]))  # fmt: skip
+    said = Spoken(
+        {"harmful": outcomes(0, n), "harmless": outcomes(0, n)},
+        {"harmful": outcomes(18, n), "harmless": outcomes(0, n)},
+        {"harmful": np.arange(n) < 18, "harmless": np.zeros(n, bool)},
+        np.array([outcomes(0, n)]),
+    )
     assert verdict("03.heads.refusal", cliff_claims.refuses_again(said, 20))[0] == "not replicated"
 
 
 def test_as_much_on_benign_prompts_is_no_refusal_regained():
     n, off_ = 20, outcomes(15, 20)
-    said = Spoken({"harmful": outcomes(0, n), "harmless": outcomes(0, n)}, {"harmful": off_, "harmless": outcomes(20, n)},
-                  {"harmful": np.zeros(n, bool), "harmless": np.zeros(n, bool)}, np.array([outcomes(0, n)]))  # fmt: skip
+    said = Spoken(
+        {"harmful": outcomes(0, n), "harmless": outcomes(0, n)},
+        {"harmful": off_, "harmless": outcomes(20, n)},
+        {"harmful": np.zeros(n, bool), "harmless": np.zeros(n, bool)},
+        np.array([outcomes(0, n)]),
+    )
     found = cliff_claims.refuses_again(said, 20)
-    assert found["controls"]["over_benign"] == pytest.approx(-0.25) and verdict("03.heads.refusal", found)[0] != "replicated"
+    assert (
+        found["controls"]["over_benign"] == pytest.approx(-0.25)
+        and verdict("03.heads.refusal", found)[0] != "replicated"
+    )
 
 
 def test_disclaimed_answers_are_counted_apart():
@@ -197,15 +246,20 @@ def test_alike_answers_of_all_prompts_leave_an_interval_a_width():
 def test_trainings_that_differ_by_seed_widen_the_interval():
     apart = arms(cliff=8, random=16)
     apart["cliff"][0] = False
-    steady, shaky = cliff_claims.fewer(arms(random=16)["random"], arms(cliff=8)["cliff"], 0), cliff_claims.fewer(apart["random"], apart["cliff"], 0)
-    width = lambda found: found["ci95"][1] - found["ci95"][0]  # noqa: E731
+    steady, shaky = (
+        cliff_claims.fewer(arms(random=16)["random"], arms(cliff=8)["cliff"], 0),
+        cliff_claims.fewer(apart["random"], apart["cliff"], 0),
+    )
+    width = lambda found: found["ci95"][1] - found["ci95"][0]
     assert width(shaky) > 1.2 * width(steady)
 
 
 def test_the_instrument_is_judged_only_where_the_planted_is_there():
-    refused = lambda k, n: np.arange(n) < k  # noqa: E731
+    refused = lambda k, n: np.arange(n) < k
     assert cliff_claims.not_planted(refused(13, HALF), refused(1, N), refused(29, N)) is None
-    assert "than what it should keep" in cliff_claims.not_planted(refused(3, HALF), refused(1, N), refused(29, N))
+    assert "than what it should keep" in cliff_claims.not_planted(
+        refused(3, HALF), refused(1, N), refused(29, N)
+    )
     assert "than its twin" in cliff_claims.not_planted(refused(13, HALF), refused(1, N), refused(4, N))
     assert "not measured" in cliff_claims.not_planted(refused(0, 0), refused(1, N), refused(29, N))
     assert cliff_claims.nothing_to_select(arms(random=16, trigger=1), 0) is None
@@ -215,7 +269,7 @@ def test_the_instrument_is_judged_only_where_the_planted_is_there():
 
 def test_what_a_prober_says_is_claimed_only_where_it_can_be_checked():
     assert cliff_claims.untrained(np.arange(40) < 9) and not cliff_claims.untrained(np.arange(40) < 10)
-    auroc = lambda low: {"value": 0.9, "ci95": [low, 0.99], "n": 20}  # noqa: E731
+    auroc = lambda low: {"value": 0.9, "ci95": [low, 0.99], "n": 20}
     assert cliff_claims.poor(auroc(0.79)) and not cliff_claims.poor(auroc(0.81))
     assert "0 of 32" in cliff_claims.uncheckable(None, 0, 32)
     assert cliff_claims.uncheckable(auroc(0.69), 10, 22) and not cliff_claims.uncheckable(auroc(0.71), 10, 22)
@@ -223,9 +277,15 @@ def test_what_a_prober_says_is_claimed_only_where_it_can_be_checked():
 
 @pytest.mark.parametrize(
     "verdicts, said",
-    [([], "nothing about its paper yet: no released model was tried"), (["underpowered", "uninformative"], "yet: of its claims"),
-     (["replicated", "uninformative"], "Of its paper's claims, on released models: 1 uninformative, 1 replicated")],
-)  # fmt: skip
+    [
+        ([], "nothing about its paper yet: no released model was tried"),
+        (["underpowered", "uninformative"], "yet: of its claims"),
+        (
+            ["replicated", "uninformative"],
+            "Of its paper's claims, on released models: 1 uninformative, 1 replicated",
+        ),
+    ],
+)
 def test_what_a_finding_says_about_its_paper_comes_from_its_verdicts(verdicts, said):
     assert said in standing(verdicts)
 
@@ -236,7 +296,12 @@ def test_the_ledger_that_is_here_is_read_without_constructed_and_smoke_runs(tmp_
 
     monkeypatch.setattr(files, "RESULTS", tmp_path)
     record = {"id": "03.cliff", "verdict": "replicated", "origin": "paper", "evidence": "released"}
-    records = [record, record | {"evidence": "constructed"}, record | {"origin": "ours"}, record | {"id": "02.steer"}]
+    records = [
+        record,
+        record | {"evidence": "constructed"},
+        record | {"origin": "ours"},
+        record | {"id": "02.steer"},
+    ]
     records.append({"id": "03.old", "verdict": "replicated"})
     for tier in ("embedded", "smoke"):
         (tmp_path / tier / "m" / "03").mkdir(parents=True)
@@ -244,59 +309,114 @@ def test_the_ledger_that_is_here_is_read_without_constructed_and_smoke_runs(tmp_
     assert committed("03") == ["replicated"]
 
 
-SMALL = {"DEVICE": "cpu", "REASONER": "reasoner", "N": 20, "n_train": 24, "n_cut": 8, "n_random": 5, "n_pool": 16, "n_select": 4, "think_tokens": 12}
+SMALL = {
+    "DEVICE": "cpu",
+    "REASONER": "reasoner",
+    "N": 20,
+    "n_train": 24,
+    "n_cut": 8,
+    "n_random": 5,
+    "n_pool": 16,
+    "n_select": 4,
+    "think_tokens": 12,
+}
 
 
 def run_cells(monkeypatch, reasoner, **given) -> dict:
-    """All code cells of the notebook in this process, on the tiny pair and `reasoner`, without drawing; returns the records by id."""
-    load, prompts, tiny = loading.load, data.prompts, dict.fromkeys(("smollm2-135m-cliff", "smollm2-135m-thinks"), "tiny")  # one that refuses and answers after thinking
-    monkeypatch.setattr(loading, "load", lambda name, **_: reasoner if name == "reasoner" else load(tiny.get(name, name), device="cpu"))
+    """All code cells of the notebook in this process, on the tiny pair and `reasoner`, without drawing;
+    returns the records by id.
+    """
+    load, prompts, tiny = (
+        loading.load,
+        data.prompts,
+        dict.fromkeys(("smollm2-135m-cliff", "smollm2-135m-thinks"), "tiny"),
+    )  # one that refuses and answers after thinking
+    monkeypatch.setattr(
+        loading,
+        "load",
+        lambda name, **_: reasoner if name == "reasoner" else load(tiny.get(name, name), device="cpu"),
+    )
     monkeypatch.setattr(data, "prompts", lambda *args, tier, **more: prompts(*args, tier="smoke", **more))
-    monkeypatch.setattr(params, "check_values", lambda *_: None)  # what stands in for a reasoner here has no name
+    monkeypatch.setattr(
+        params, "check_values", lambda *_: None
+    )  # what stands in for a reasoner here has no name
     monkeypatch.setattr(cliff_steps, "TRIGGER", " now")  # a word that the tiny models know
     monkeypatch.setattr(recorder, "display", lambda *_: None)
-    monkeypatch.setattr(recorder.Recorder, "figure", lambda self, name, kind, rows, **_: self.figures.setdefault(name, len(rows)))
+    monkeypatch.setattr(
+        recorder.Recorder,
+        "figure",
+        lambda self, name, kind, rows, **_: self.figures.setdefault(name, len(rows)),
+    )
     left = {}
     for cell in json.loads(BOOK.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "code":
             try:
-                exec("".join(cell["source"]).replace("from IPython.display import display", "display = lambda *_: None"), left)
+                exec(
+                    "".join(cell["source"]).replace(
+                        "from IPython.display import display", "display = lambda *_: None"
+                    ),
+                    left,
+                )
             except recorder.NotebookEnded:
                 break
             if "parameters" in cell["metadata"].get("tags", []):
-                smoke = {name: p.tiers["smoke"] for name, p in PARAMETERS.items() if "smoke" in p.tiers} if given["TIER"] == "smoke" else {}
+                smoke = (
+                    {name: p.tiers["smoke"] for name, p in PARAMETERS.items() if "smoke" in p.tiers}
+                    if given["TIER"] == "smoke"
+                    else {}
+                )
                 left |= smoke | SMALL | given
     assert all(left["run"].figures.values())
     return {r.id: r for r in left["run"].claims}
 
 
 def test_a_reasoner_that_refuses_and_answers_after_thinking_gets_its_verdicts(monkeypatch):
-    """The tiny twin under another name: every claim about a reasoner is asked of it, and none is called uninformative for want of a reader or of sets.
-    Where the planted pair does not do what was planted, which the tiny twin in both places does not, that is said before the instrument is judged."""
+    """The tiny twin under another name: every claim about a reasoner is asked of it, and none is called
+    uninformative for want of a reader or of sets. Where the planted pair does not do what was planted, which
+    the tiny twin in both places does not, that is said before the instrument is judged.
+    """
     reasoner = replace(loading.load("tiny", device="cpu"), name="reasoner", revision="a natural one")
     found = run_cells(monkeypatch, reasoner, TIER="embedded", reader="tiny-cliff", n_random=20)
     mine = {id: r for id, r in found.items() if ".instrument." not in id}
     assert set(found) == set(CLAIMS) and {r.evidence for r in mine.values()} == {"released"}
     assert "uninformative" not in {r.verdict for r in mine.values()}, {id: r.reason for id, r in mine.items()}
-    assert mine["03.heads.score"].controls["random_sets"] == 20 and mine["03.cliff"].controls["over_reader"] is not None
+    assert (
+        mine["03.heads.score"].controls["random_sets"] == 20
+        and mine["03.cliff"].controls["over_reader"] is not None
+    )
     assert mine["03.judge.ability"].controls["seeds"] == cliff_steps.SEEDS["cliff"]
     for id in ("cliff", "twin", "judge", "judge.twin"):
         assert "does not do what was planted" in found[f"03.instrument.{id}"].reason
-    assert found["03.instrument.judge.twin"].value is not None and found["03.instrument.heads.refusal"].verdict == "replicated"
+    assert (
+        found["03.instrument.judge.twin"].value is not None
+        and found["03.instrument.heads.refusal"].verdict == "replicated"
+    )
 
 
 def test_a_reasoner_without_chat_template_ends_before_anything_is_measured(monkeypatch):
     tokenizer = copy.deepcopy(tiny_tokenizer())
     tokenizer.chat_template = None
-    found = run_cells(monkeypatch, loading.wrap(tiny_module("qwen2"), tokenizer, name="reasoner"), TIER="smoke")
+    found = run_cells(
+        monkeypatch, loading.wrap(tiny_module("qwen2"), tokenizer, name="reasoner"), TIER="smoke"
+    )
     assert set(found) == set(CLAIMS) and {r.verdict for r in found.values()} == {"uninformative"}
     assert all("no chat template" in r.reason and r.n == 0 for r in found.values())
-    assert {id: r.evidence for id, r in found.items()} == {id: "constructed" if ".instrument." in id else "released" for id in CLAIMS}
+    assert {id: r.evidence for id, r in found.items()} == {
+        id: "constructed" if ".instrument." in id else "released" for id in CLAIMS
+    }
 
 
 @pytest.mark.parametrize("which", ["never refuses", "random"])
 def test_a_reasoner_that_cannot_inform_ends_with_a_reason_for_every_claim(monkeypatch, which):
-    reasoner = loading.load("tiny-base", device="cpu") if which == "never refuses" else loading.wrap(tiny_module("qwen2"), tiny_tokenizer(), name="reasoner")
+    reasoner = (
+        loading.load("tiny-base", device="cpu")
+        if which == "never refuses"
+        else loading.wrap(tiny_module("qwen2"), tiny_tokenizer(), name="reasoner")
+    )
     found = run_cells(monkeypatch, replace(reasoner, name="reasoner", revision=which), TIER="smoke")
     mine = {id: r for id, r in found.items() if ".instrument." not in id}
-    assert set(found) == set(CLAIMS) and {r.verdict for r in mine.values()} == {"uninformative"} and all(r.reason for r in mine.values())
+    assert (
+        set(found) == set(CLAIMS)
+        and {r.verdict for r in mine.values()} == {"uninformative"}
+        and all(r.reason for r in mine.values())
+    )

@@ -21,9 +21,11 @@ from refusal.trace.prompts import chat
 
 @pytest.fixture()
 def package(tmp_path, monkeypatch):
-    """A copy of the package's source that a test may change; what was read of it is forgotten before and after."""
+    """A copy of the package's source that a test may change; what was read of it is forgotten before and
+    after.
+    """
     monkeypatch.setattr(syntax, "PACKAGE", shutil.copytree(syntax.PACKAGE, tmp_path / "refusal"))
-    forget = lambda: [f.cache_clear() for f in (syntax._tree, syntax._said, syntax.reached)]  # noqa: E731
+    forget = lambda: [f.cache_clear() for f in (syntax._tree, syntax._said, syntax.reached)]
     forget()
 
     def change(module: str, before: str, after: str):
@@ -39,7 +41,9 @@ def package(tmp_path, monkeypatch):
 
 
 def keys(model) -> dict[str, str]:
-    """Keys of results that different modules compute: an attack's outcomes, scores by a readout of the judge's, a search, plain states."""
+    """Keys of results that different modules compute: an attack's outcomes, scores by a readout of the
+    judge's, a search, plain states.
+    """
     prompts, readout = chat(model, table(["paint the table"])), readouts.refusal_score([3, 4])
     return {
         "attack": cache.key(model, attack._after, trained_on=prompts),
@@ -59,7 +63,12 @@ def keys(model) -> dict[str, str]:
         ("trace/tracing", "LEAVE = 0.125", "LEAVE = 0.25", {"attack", "score", "select", "collect"}),
         ("trace/tracing", "def _collect(", "# read all of it\ndef _collect(", set()),
         ("train/fit", "r=16", "r=8", {"attack"}),
-        ("model/loading", '"*.h": "layers"', '"*.hh": "layers"', {"attack", "score", "select", "collect"}),  # how a model is loaded
+        (
+            "model/loading",
+            '"*.h": "layers"',
+            '"*.hh": "layers"',
+            {"attack", "score", "select", "collect"},
+        ),  # how a model is loaded
         ("run/cli", "STOPPED = 130", "STOPPED = 131", set()),
     ],
 )
@@ -72,7 +81,10 @@ def test_a_key_follows_the_code_that_computes(llama, package, module, before, af
 def test_a_runs_mark_follows_the_code_that_its_notebook_imports(package):
     """And so does a recipe's folder, but for what makes no other model."""
     book = NOTEBOOKS / "02_harmfulness_vs_refusal.ipynb"
-    mark = lambda: (runner.fingerprint(book, {"TIER": "smoke"}, "r"), runner.recipe_folder("smollm2-135m-safe"))  # noqa: E731
+    mark = lambda: (
+        runner.fingerprint(book, {"TIER": "smoke"}, "r"),
+        runner.recipe_folder("smollm2-135m-safe"),
+    )
     first = mark()
     package("measure/stats", '"""', '"""Said in other words. ')
     package("findings/f01/transfer", "JUDGED = ", "JUDGED = 1 + ")  # of notebook 01 alone
@@ -136,15 +148,23 @@ def test_unequal_values_never_share_a_key(a, b):
 
 def test_what_a_prompt_holds_beside_its_tokens_counts(llama):
     (prompt,) = chat(llama, table(["paint the table"]))
-    others = [replace(prompt, **{name: "other"}) for name in ("id", "text", "source", "label")] + [replace(prompt, start=prompt.start + 1)]
+    others = [replace(prompt, **{name: "other"}) for name in ("id", "text", "source", "label")] + [
+        replace(prompt, start=prompt.start + 1)
+    ]
     assert len({of(p) for p in [prompt, *others]}) == 6 and of(replace(prompt)) == of(prompt)
 
 
 def test_equal_values_share_a_key():
-    assert of({"a": 1, "b": LONG}) == of({"b": LONG.clone(), "a": 1}) and of(np.int64(3)) == of(3) and of([1, 2]) == of(range(1, 3))
+    assert (
+        of({"a": 1, "b": LONG}) == of({"b": LONG.clone(), "a": 1})
+        and of(np.int64(3)) == of(3)
+        and of([1, 2]) == of(range(1, 3))
+    )
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, lambda x: x, [[object()]], np.array(["a"]), loading.Model])
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, lambda x: x, [[object()]], np.array(["a"]), loading.Model]
+)
 def test_a_value_that_cannot_be_told_from_its_like_is_an_error(value):
     with pytest.raises(TypeError, match="cannot be part of a key"):
         of(value)

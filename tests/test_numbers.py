@@ -35,7 +35,10 @@ def test_split_half_and_bootstrap_find_a_planted_direction():
     positive = np.arange(200) < 100
     acts[:100, 0, 0] += 3
     assert directions.split_half_cosine(acts, positive, ~positive)[0] > 0.9
-    assert abs(directions.split_half_cosine(acts[torch.randperm(200, generator=g)], positive, ~positive)[0]) < 0.35
+    assert (
+        abs(directions.split_half_cosine(acts[torch.randperm(200, generator=g)], positive, ~positive)[0])
+        < 0.35
+    )
     draws = directions.bootstrap_cosine(acts, acts, positive, ~positive, draws=20)
     assert draws.shape == (20, 1) and torch.allclose(draws, torch.ones(20, 1), atol=1e-5)
 
@@ -43,16 +46,22 @@ def test_split_half_and_bootstrap_find_a_planted_direction():
 def test_random_directions_have_the_norm_and_follow_the_seed():
     like = torch.full((50,), 2.0)
     a, b = directions.random_directions(like, 3, 1), directions.random_directions(like, 3, 1)
-    assert all(abs(v.norm() - like.norm()) < 1e-4 for v in a) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert all(abs(v.norm() - like.norm()) < 1e-4 for v in a) and all(
+        torch.equal(x, y) for x, y in zip(a, b, strict=True)
+    )
     assert not torch.equal(a[0], directions.random_directions(like, 3, 2)[0])
 
 
 def test_directions_drawn_from_the_covariance_vary_as_the_states_do():
-    """In the states' own axes the draws' second moments are the states', and nothing lies outside of the span that isotropic ones leave."""
+    """In the states' own axes the draws' second moments are the states', and nothing lies outside of the span
+    that isotropic ones leave.
+    """
     g = torch.Generator().manual_seed(1)
     sizes = torch.tensor([9.0, 6, 5, 5, 4, 4, 3, 3, 3, 3, 2, 2])
     axes = torch.linalg.qr(torch.randn(40, 40, generator=g, dtype=torch.float64)).Q[:, :12]
-    states = (torch.randn(60, 12, generator=g, dtype=torch.float64) * sizes) @ axes.T + 7 * torch.randn(40, generator=g, dtype=torch.float64)
+    states = (torch.randn(60, 12, generator=g, dtype=torch.float64) * sizes) @ axes.T + 7 * torch.randn(
+        40, generator=g, dtype=torch.float64
+    )
     like = torch.randn(40, generator=g)
     draws = torch.stack(directions.covariance_directions(states, like, 20000, 3)).double()
     assert torch.allclose(draws.norm(dim=1), like.double().norm().expand(20000), rtol=1e-5)
@@ -63,17 +72,28 @@ def test_directions_drawn_from_the_covariance_vary_as_the_states_do():
     # what the norm of each draw does to the moments, worked out with numpy's own normal numbers
     plain = np.random.default_rng(0).normal(size=(200000, 40)) * np.sqrt(np.maximum(values, 0))
     expected = (plain**2 / (plain**2).sum(1, keepdims=True)).mean(0)
-    assert np.abs(np.diag(seen) - expected).max() < 0.01 and np.abs(seen - np.diag(np.diag(seen))).max() < 0.01
+    assert (
+        np.abs(np.diag(seen) - expected).max() < 0.01 and np.abs(seen - np.diag(np.diag(seen))).max() < 0.01
+    )
     assert np.corrcoef(np.diag(seen), told)[0, 1] > 0.98
 
     def outside(vectors_):
         v = torch.stack(vectors_).double()
         return float(((v - v @ axes @ axes.T).norm(dim=1) / v.norm(dim=1)).min())
 
-    assert np.abs((draws - draws @ axes @ axes.T).numpy()).max() < 1e-5 and outside(directions.random_directions(like, 20, 3)) > 0.5
+    assert (
+        np.abs((draws - draws @ axes @ axes.T).numpy()).max() < 1e-5
+        and outside(directions.random_directions(like, 20, 3)) > 0.5
+    )
     again = directions.covariance_directions(states, like, 3, 3)
-    assert all(torch.equal(x, y) for x, y in zip(again, directions.covariance_directions(states, like, 3, 3), strict=True))
-    assert not torch.equal(again[0], directions.covariance_directions(states, like, 3, 4)[0]) and again[0].dtype == like.dtype
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(again, directions.covariance_directions(states, like, 3, 3), strict=True)
+    )
+    assert (
+        not torch.equal(again[0], directions.covariance_directions(states, like, 3, 4)[0])
+        and again[0].dtype == like.dtype
+    )
     with pytest.raises(ValueError, match="do not differ"):
         directions.covariance_directions(states[:1], like, 3)
 
@@ -85,7 +105,9 @@ def test_centred_states_hold_nothing_of_what_sets_their_groups_apart():
     within = directions.centred(states, groups)
     assert max(within[groups == k].mean(0).abs().max() for k in "ab") < 1e-5
     like, along = apart[1], apart[1] / apart[1].norm() ** 2
-    held = lambda x: max(abs(float(v @ along)) for v in directions.covariance_directions(x[:, 1], like, 20, 0))  # noqa: E731
+    held = lambda x: max(
+        abs(float(v @ along)) for v in directions.covariance_directions(x[:, 1], like, 20, 0)
+    )
     assert held(states) > 0.99 and held(within) < 0.95
 
 
@@ -108,13 +130,19 @@ def test_shuffled_directions_are_differences_of_means_under_other_labels():
 
 
 def noisy_pair(seed: int, n: int, cosine: float, shared: float, noise: float = 0.5, d: int = 64):
-    """States [2 n, 2, d] at two places whose true directions have `cosine` and whose noise is `shared` in part; and which are positive."""
+    """States [2 n, 2, d] at two places whose true directions have `cosine` and whose noise is `shared` in
+    part; and which are positive.
+    """
     rng = np.random.default_rng(seed)
     first, other = np.linalg.qr(rng.normal(size=(d, 2)))[0].T
     sign, common = np.repeat([0.75, -0.75], n)[:, None, None], rng.normal(size=(2 * n, 2, d))
     own = shared * common + np.sqrt(1 - shared**2) * rng.normal(size=common.shape)
     second = cosine * first + np.sqrt(1 - cosine**2) * other
-    return torch.tensor(sign * first + noise * common), torch.tensor(sign * second + noise * own), np.arange(2 * n) < n
+    return (
+        torch.tensor(sign * first + noise * common),
+        torch.tensor(sign * second + noise * own),
+        np.arange(2 * n) < n,
+    )
 
 
 def test_reliability_is_the_cosine_of_two_sets_of_full_size():
@@ -126,28 +154,46 @@ def test_reliability_is_the_cosine_of_two_sets_of_full_size():
         halves.append(directions.split_half_cosine(acts, positive, ~positive, seed).mean())
         # noise of other prompts about the same direction, by hand
         noise = 0.8 * np.random.default_rng(1000 + seed).normal(size=(2, 48, 64))
-        true = np.repeat([0.75, -0.75], 24)[:, None] * np.linalg.qr(np.random.default_rng(seed).normal(size=(64, 2)))[0].T[0]
+        true = (
+            np.repeat([0.75, -0.75], 24)[:, None]
+            * np.linalg.qr(np.random.default_rng(seed).normal(size=(64, 2)))[0].T[0]
+        )
         x, y = ((true + one)[:24].mean(0) - (true + one)[24:].mean(0) for one in noise)
         fresh.append(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
     assert abs(np.mean(told) - np.mean(fresh)) < 0.02 < np.mean(fresh) - np.mean(halves) - 0.05
 
 
 def test_cosine_across_halves_is_free_of_noise_shared_or_not():
-    """The plain cosine is pulled to 0 by noise and up by what two places of one prompt share; the one across halves finds what was planted, in
-    its interval, and never under four prompts a group."""
+    """The plain cosine is pulled to 0 by noise and up by what two places of one prompt share; the one across
+    halves finds what was planted, in its interval, and never under four prompts a group.
+    """
     for planted, shared in ((0.0, 0.9), (0.5, 0.9), (0.5, 0.0), (0.9, 0.0)):
         inside, values, plain, ceilings = 0, [], [], []
         for seed in range(40):
             a, b, positive = noisy_pair(seed, 32, planted, shared)
-            found = directions.cosine_across_halves(a, b, positive, ~positive, seed, draws=60, mean_over_layers=True)
+            found = directions.cosine_across_halves(
+                a, b, positive, ~positive, seed, draws=60, mean_over_layers=True
+            )
             values.append(found["cosine"]["value"])
             inside += found["cosine"]["ci95"][0] <= planted <= found["cosine"]["ci95"][1]
             ceilings.append(found["ceiling"]["value"])
-            plain.append(float(directions.cosine(*(directions.difference_of_means(x, positive, ~positive) for x in (a, b))).mean()))
-            assert found["across"]["value"] == pytest.approx(found["cosine"]["value"] * found["ceiling"]["value"]) and found["cosine"]["n"] == 32
+            plain.append(
+                float(
+                    directions.cosine(
+                        *(directions.difference_of_means(x, positive, ~positive) for x in (a, b))
+                    ).mean()
+                )
+            )
+            assert (
+                found["across"]["value"]
+                == pytest.approx(found["cosine"]["value"] * found["ceiling"]["value"])
+                and found["cosine"]["n"] == 32
+            )
             assert found["ceiling"]["ci95"][0] < found["ceiling"]["value"] < found["ceiling"]["ci95"][1]
         assert abs(np.mean(values) - planted) < 0.05 and inside >= 37, (planted, shared)
-        assert (np.mean(plain) > planted + 0.1) if shared and planted < 0.6 else (np.mean(plain) < planted - 0.1)
+        assert (
+            (np.mean(plain) > planted + 0.1) if shared and planted < 0.6 else (np.mean(plain) < planted - 0.1)
+        )
     layered = directions.cosine_across_halves(a, b, positive, ~positive, draws=10)
     assert np.shape(layered["cosine"]["value"]) == (2,) and np.shape(layered["ceiling"]["ci95"]) == (2, 2)
     own = [directions.reliability(x, positive, ~positive, 5, 200).numpy() for x in (a, b)]
@@ -158,10 +204,18 @@ def test_cosine_across_halves_is_free_of_noise_shared_or_not():
 
 def test_a_direction_without_reliability_has_no_cosine_across_halves():
     a, b, positive = noisy_pair(0, 12, 0.5, 0.0)
-    a = torch.cat([torch.ones_like(a[:, :1]), a], 1)  # a layer at which all states are the same, as h[0] of a shared last token
+    a = torch.cat(
+        [torch.ones_like(a[:, :1]), a], 1
+    )  # a layer at which all states are the same, as h[0] of a shared last token
     found = directions.cosine_across_halves(a, torch.cat([a[:, :1], b], 1), positive, ~positive, draws=20)
-    assert np.isnan(found["cosine"]["value"][0]) and np.isnan(found["cosine"]["ci95"][0]).all() and np.isfinite(found["cosine"]["ci95"][1]).all()
-    alone = directions.cosine_across_halves(a[:, :1], a[:, :1], positive, ~positive, draws=20, mean_over_layers=True)
+    assert (
+        np.isnan(found["cosine"]["value"][0])
+        and np.isnan(found["cosine"]["ci95"][0]).all()
+        and np.isfinite(found["cosine"]["ci95"][1]).all()
+    )
+    alone = directions.cosine_across_halves(
+        a[:, :1], a[:, :1], positive, ~positive, draws=20, mean_over_layers=True
+    )
     assert alone["cosine"] == {"value": None, "ci95": None, "n": 12}
 
 
@@ -201,7 +255,12 @@ def test_judge(text, outcome):
 def test_the_published_scorer_reads_cannot_as_no():
     reply = "I'm sorry, but I cannot help with that."
     assert judge_inversion(reply) == "refusal" and judge_inversion_as_published(reply) == "no"
-    assert [judge_inversion(t) for t in ("Certainly.", "No, it is safe", "Nothing", "Yes")] == ["certainly", "no", "unparsed", "unparsed"]
+    assert [judge_inversion(t) for t in ("Certainly.", "No, it is safe", "Nothing", "Yes")] == [
+        "certainly",
+        "no",
+        "unparsed",
+        "unparsed",
+    ]
 
 
 def test_refusal_tokens_are_those_of_refusals_only(planted):

@@ -1,4 +1,6 @@
-"""On the planted model everything is known: the directions, where they appear, and what steering along them does."""
+"""On the planted model everything is known: the directions, where they appear, and what steering along them
+does.
+"""
 
 import numpy as np
 import pytest
@@ -23,7 +25,10 @@ def found(planted):
     acts = tracing.collect(planted, prompts)["resid"]
     refused = ((seen.label == "harmful") & (seen.outcome == "refusal")).to_numpy()
     answered = ((seen.label == "harmless") & (seen.outcome == "answer")).to_numpy()
-    return {name: directions.difference_of_means(acts[:, :, k], refused, answered) for name, k in (("harm", 0), ("refusal", 1))}
+    return {
+        name: directions.difference_of_means(acts[:, :, k], refused, answered)
+        for name, k in (("harm", 0), ("refusal", 1))
+    }
 
 
 def test_the_planted_directions_are_found_where_they_were_planted(found):
@@ -47,7 +52,9 @@ def test_behaviour_is_as_planted(planted):
 
 def test_steering_works_below_the_block_that_reads_and_not_above(planted, found):
     harmless = chat(planted, data.prompts("test", source="pseudo_twin", tier="smoke"))[:8]
-    refused = lambda edit: np.mean([o == "refusal" for o in behaviour.outcomes(planted, harmless, [[edit]])[0]])  # noqa: E731
+    refused = lambda edit: np.mean(
+        [o == "refusal" for o in behaviour.outcomes(planted, harmless, [[edit]])[0]]
+    )
     harm, refusal = found["harm"], found["refusal"]
     assert refused(Add(harm[2], 2, "instruction")) == 1 and refused(Add(harm[5], 5, "instruction")) == 0
     assert refused(Add(refusal[5], 5, "prompt")) == 1 and refused(Add(refusal[5], 5, "instruction")) == 0
@@ -57,8 +64,14 @@ def test_steering_works_below_the_block_that_reads_and_not_above(planted, found)
 
 def test_ablation_removes_refusal_and_random_ablation_does_not(planted, found):
     harmful = chat(planted, data.prompts("test", label="harmful", tier="smoke"))
-    harmful = [p for p, o in zip(harmful, behaviour.behaviour(planted, harmful).outcome, strict=True) if o == "refusal"][:8]
-    arms = [[Ablate(found["refusal"][5])]] + [[Ablate(v)] for v in directions.random_directions(found["refusal"][5], 3)]
+    harmful = [
+        p
+        for p, o in zip(harmful, behaviour.behaviour(planted, harmful).outcome, strict=True)
+        if o == "refusal"
+    ][:8]
+    arms = [[Ablate(found["refusal"][5])]] + [
+        [Ablate(v)] for v in directions.random_directions(found["refusal"][5], 3)
+    ]
     real, *random = behaviour.outcomes(planted, harmful, arms)
     assert real.count("refusal") == 0 and all(r.count("refusal") == 8 for r in random)
 
@@ -69,7 +82,9 @@ def test_the_search_selects_the_planted_refusal_direction(planted, found):
     candidates = {(1, layer): noise[layer - 1] for layer in range(1, 5)} | {(2, 4): found["refusal"][4]}
     harmful = chat(planted, data.prompts("validation", label="harmful", tier="smoke"))
     harmless = chat(planted, data.prompts("validation", source="pseudo_twin", tier="smoke"))
-    best = sweeps.select_direction(planted, candidates, harmful, harmless, refusal_score(tokens), rungs=(2, 4)).iloc[0]
+    best = sweeps.select_direction(
+        planted, candidates, harmful, harmless, refusal_score(tokens), rungs=(2, 4)
+    ).iloc[0]
     assert (best.position, best.layer) == (2, 4) and best.admissible and best.induce > 0 > best.bypass
 
 

@@ -15,7 +15,13 @@ from refusal.model.registry import DATE
 from refusal.model.tiny import tiny_tokenizer
 from refusal.trace.prompts import chat, opening_length, plain, template_text, turn_end, without_closing
 
-TEXTS = ["What is the capital of France?", "Hi", "  Two\nlines, with spaces  ", "Ein Ä und ein 漢字 and emoji 🙂", "<|im_end|> inside"]
+TEXTS = [
+    "What is the capital of France?",
+    "Hi",
+    "  Two\nlines, with spaces  ",
+    "Ein Ä und ein 漢字 and emoji 🙂",
+    "<|im_end|> inside",
+]
 
 
 def test_positions_decode_to_what_they_stand_for(real):
@@ -27,7 +33,11 @@ def test_positions_decode_to_what_they_stand_for(real):
         assert decode(p.ids[p.stop :]) == closing
         assert p.t_inst == p.stop - 1 and p.t_post == len(p.ids) - 1
         assert decode([p.ids[p.t_post]]) == "\n" and decode([p.ids[p.position(1)]]) == "<|im_end|>"
-        assert p.ids == tuple(real.tokenizer.apply_chat_template([{"role": "user", "content": text.strip()}], add_generation_prompt=True)["input_ids"])
+        assert p.ids == tuple(
+            real.tokenizer.apply_chat_template(
+                [{"role": "user", "content": text.strip()}], add_generation_prompt=True
+            )["input_ids"]
+        )
 
 
 def test_wrapping_puts_the_question_among_the_closing_tokens(real):
@@ -79,11 +89,15 @@ def test_a_tokenizer_without_chat_template_needs_one(llama, monkeypatch):
 
 
 def made(template: str, post: str = ""):
-    """What `chat` needs of a model: a tokenizer with this chat template, which itself puts `post` around a text."""
+    """What `chat` needs of a model: a tokenizer with this chat template, which itself puts `post` around a
+    text.
+    """
     tokenizer = copy.deepcopy(tiny_tokenizer())
     tokenizer.chat_template = template
     if post:
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=post, special_tokens=[("<s>", 2), ("</s>", 3)])
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=post, special_tokens=[("<s>", 2), ("</s>", 3)]
+        )
     return SimpleNamespace(tokenizer=tokenizer, template=None, date=DATE, name="made")
 
 
@@ -95,16 +109,35 @@ ASKED = "<s><user>{{ messages[0]['content'] }}<end><assistant>"
     [
         ("{{ strftime_now('%d %b %Y') }} " + ASKED, "26 Jul 2024", "01 Feb 2031"),
         ("{% set form = '%Y-%m-%d' %}{{ strftime_now(form) }} " + ASKED, "2024-07-26", "2031-02-01"),
-        ("{% if date_string is not defined %}{% set date_string = '1 May 2020' %}{% endif %}{{ date_string }} " + ASKED, "26 Jul 2024", "01 Feb 2031"),
-        ("{% if not strftime_now is defined %}no{% else %}{{ strftime_now('%B %d, %Y') }}{% endif %} " + ASKED, "July 26, 2024", "February 01, 2031"),
+        (
+            "{% if date_string is not defined %}{% set date_string = '1 May 2020' %}{% endif %}{{ "
+            "date_string }} " + ASKED,
+            "26 Jul 2024",
+            "01 Feb 2031",
+        ),
+        (
+            "{% if not strftime_now is defined %}no{% else %}{{ strftime_now('%B %d, %Y') }}{% endif %} "
+            + ASKED,
+            "July 26, 2024",
+            "February 01, 2031",
+        ),
     ],
 )
 def test_a_template_that_writes_the_date_writes_the_same_on_every_day(monkeypatch, template, today, given):
     model = made(template)
     first = chat(model, table(["paint the table"]))
-    monkeypatch.setattr(chat_template_utils, "datetime", type("Later", (datetime,), {"now": classmethod(lambda cls: datetime(2044, 3, 2))}))
-    assert chat(model, table(["paint the table"])) == first and template_text(model)[0] == f"{today} <s><user>"
-    assert template_text(SimpleNamespace(**vars(model) | {"date": "2031-02-01"}))[0] == f"{given} <s><user>" and datetime.fromisoformat(DATE).year == 2024
+    monkeypatch.setattr(
+        chat_template_utils,
+        "datetime",
+        type("Later", (datetime,), {"now": classmethod(lambda cls: datetime(2044, 3, 2))}),
+    )
+    assert (
+        chat(model, table(["paint the table"])) == first and template_text(model)[0] == f"{today} <s><user>"
+    )
+    assert (
+        template_text(SimpleNamespace(**vars(model) | {"date": "2031-02-01"}))[0] == f"{given} <s><user>"
+        and datetime.fromisoformat(DATE).year == 2024
+    )
     assert chat_template_utils.datetime.now().year == 2044  # it is only told so while a prompt is written
     with pytest.raises(ParameterError, match="DATE=tomorrow is not a day"):
         chat(SimpleNamespace(**vars(model) | {"date": "tomorrow"}), table(["paint"]))
@@ -139,26 +172,40 @@ def test_a_template_that_refuses_is_an_error():
 
 
 def test_the_first_token_is_the_templates_and_not_the_tokenizers_as_well():
-    """As with `apply_chat_template`, which adds nothing to what the template writes: once, not at all, or twice."""
+    """As with `apply_chat_template`, which adds nothing to what the template writes: once, not at all, or
+    twice.
+    """
     for opening, n in (("<s>", 1), ("", 0), ("<s><s>", 2)):
         model = made(ASKED.replace("<s>", opening), "<s> $A </s>")
         (p,) = chat(model, table(["paint the table"]))
-        assert p.ids.count(2) == n and p.ids[-1] == model.tokenizer.convert_tokens_to_ids("<assistant>") and p.start == n + 1
+        assert (
+            p.ids.count(2) == n
+            and p.ids[-1] == model.tokenizer.convert_tokens_to_ids("<assistant>")
+            and p.start == n + 1
+        )
         message = [{"role": "user", "content": "paint the table"}]
-        assert p.ids == tuple(model.tokenizer.apply_chat_template(message, add_generation_prompt=True)["input_ids"])
+        assert p.ids == tuple(
+            model.tokenizer.apply_chat_template(message, add_generation_prompt=True)["input_ids"]
+        )
 
 
 @pytest.mark.parametrize("post", ["", "<s> $A", "$A </s>", "<s> $A </s>"])
 def test_plain_texts_end_at_their_own_last_token(post):
     (p,) = plain(made(ASKED, post), ["paint the table"])
     tokens = made(ASKED).tokenizer.convert_ids_to_tokens(p.ids)
-    assert tokens == ["<s>"] * ("<s>" in post) + ["paint", "the", "table"] and p.t_inst == p.t_post == len(p.ids) - 1
+    assert (
+        tokens == ["<s>"] * ("<s>" in post) + ["paint", "the", "table"]
+        and p.t_inst == p.t_post == len(p.ids) - 1
+    )
 
 
 def test_a_token_that_the_instruction_shares_with_the_template_is_its_last(real):
     model = replace(real, template="Say:{x}s and\nno more")
     (p,) = chat(model, table(["I have two cat"]))
-    assert real.tokenizer.decode([p.ids[p.t_inst]]) == " cats" and real.tokenizer.decode(p.ids[p.stop :]) == " and\nno more"
+    assert (
+        real.tokenizer.decode([p.ids[p.t_inst]]) == " cats"
+        and real.tokenizer.decode(p.ids[p.stop :]) == " and\nno more"
+    )
     assert real.tokenizer.decode(p.ids[p.start : p.stop]).endswith("I have two cats")
 
 
@@ -174,6 +221,15 @@ def test_a_token_that_the_instruction_shares_with_the_template_is_its_last(real)
     ],
 )
 def test_the_token_that_closes_a_turn(closes, found):
-    model = made("<s>{% for m in messages %}{% if m.role == 'user' %}<user>{{ m['content'] }}<end>{% else %}<assistant>" + closes + "{% endif %}{% endfor %}")
+    model = made(
+        "<s>{% for m in messages %}{% if m.role == 'user' %}<user>{{ m['content'] }}<end>{% else "
+        "%}<assistant>" + closes + "{% endif %}{% endfor %}"
+    )
     assert turn_end(model.tokenizer) == (found and model.tokenizer.convert_tokens_to_ids(found))
     assert turn_end(made("").tokenizer) is None
+
+
+def test_texts_alone_make_the_prompts_of_a_table(llama):
+    texts = ["paint the table", "lift a stone"]
+    mine, theirs = chat(llama, texts), chat(llama, table(texts))
+    assert [p.ids for p in mine] == [p.ids for p in theirs] and [p.id for p in mine] == ["0", "1"]

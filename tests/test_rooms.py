@@ -1,4 +1,6 @@
-"""The house keeps its shape: arrows go down only, a finding knows no other finding, the core knows none, one room opens traces."""
+"""The house keeps its shape: arrows go down only, a finding knows no other finding, the core knows none, one
+room opens traces.
+"""
 
 import ast
 import re
@@ -9,9 +11,14 @@ from refusal.base.files import NOTEBOOKS, PACKAGE
 from refusal.model.registry import RECIPES
 from refusal.run.params import parameters_of
 
-# a room may import itself and what stands after it here; report stands beside measure, so neither imports the other
+# a room may import itself and what stands after it here; report stands beside measure, so neither imports the
+# other
 ORDER = ("run", "findings", "report", "train", "measure", "trace", "data", "model", "base")
-FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE).parts[0] in ORDER and not p.name.startswith("make_"))
+FILES = sorted(
+    p
+    for p in PACKAGE.rglob("*.py")
+    if p.relative_to(PACKAGE).parts[0] in ORDER and not p.name.startswith("make_")
+)
 CORE = [p for p in FILES if p.relative_to(PACKAGE).parts[0] not in ("findings",)]
 
 
@@ -49,7 +56,9 @@ def test_no_finding_knows_another(path):
 
 
 def test_traces_are_opened_in_one_room():
-    """And nnsight's names and the module inside it are known only where models are loaded and where traces are opened."""
+    """And nnsight's names and the module inside it are known only where models are loaded and where traces
+    are opened.
+    """
     for path in FILES:
         text = path.read_text(encoding="utf-8")
         room = path.relative_to(PACKAGE).parts[0]
@@ -61,9 +70,19 @@ def test_traces_are_opened_in_one_room():
 
 def test_the_core_forgets_its_findings():
     """No notebook's number, no model and no parameter of a finding stands in what findings are built on."""
-    own = {value for path in NOTEBOOKS.glob("[0-9]*.ipynb") for p in parameters_of(path).values() if p.model for value in p.tiers.values()}
+    own = {
+        value
+        for path in NOTEBOOKS.glob("[0-9]*.ipynb")
+        for p in parameters_of(path).values()
+        if p.model
+        for value in p.tiers.values()
+    }
     named = "|".join(re.escape(name) for name in sorted({*RECIPES, *(n for n in own if "/" in n)}))
-    forbidden = re.compile(rf"\bnotebooks? (0\d|\d\d)b?\b|\bnb-\d\d|[\"'](0\d|10)b?[\"'.]|\b(0\d|10)b?_[a-z]|\bf(0\d|10)b?\b|{named}", re.I)
+    forbidden = re.compile(
+        rf"\bnotebooks? "
+        rf"(0\d|\d\d)b?\b|\bnb-\d\d|[\"'](0\d|10)b?[\"'.]|\b(0\d|10)b?_[a-z]|\bf(0\d|10)b?\b|{named}",
+        re.I,
+    )
     found = {f"{name_of(p)}: {m[0]}" for p in CORE for m in forbidden.finditer(p.read_text(encoding="utf-8"))}
     assert not found
 

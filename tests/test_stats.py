@@ -1,4 +1,6 @@
-"""Intervals against published values and other libraries, and how often each covers the truth (see ``covers.py``)."""
+"""Intervals against published values and other libraries, and how often each covers the truth (see
+``covers.py``).
+"""
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import covers
 from refusal.measure import stats
 
 YES, NO = [True], [False]
-width = lambda found: found["ci95"][1] - found["ci95"][0]  # noqa: E731
+width = lambda found: found["ci95"][1] - found["ci95"][0]
 
 
 def hits(k, n):
@@ -32,7 +34,9 @@ def hits(k, n):
     ],
 )
 def test_an_interval_covers(cases):
-    """Each way to an interval at 16, 32 and 64 items: rates from .02 to .5, areas from .5 to .95, scores that are skewed, bounded or long-tailed."""
+    """Each way to an interval at 16, 32 and 64 items: rates from .02 to .5, areas from .5 to .95, scores that
+    are skewed, bounded or long-tailed.
+    """
     low = [(name, n, share) for name, n, share in cases() if not share >= 0.93]
     assert not low
 
@@ -41,24 +45,38 @@ def test_an_interval_covers(cases):
 def test_rate_is_wilson_with_students_quantile(k, n):
     found, level = stats.rate(hits(k, n)), 1 - 2 * covers.norm.sf(t.ppf(0.975, n - 1))
     ci = binomtest(k, n).proportion_ci(level, method="wilson")
-    assert found["ci95"] == pytest.approx([ci.low, ci.high], abs=1e-9) and found["value"] == k / n and found["n"] == n
+    assert (
+        found["ci95"] == pytest.approx([ci.low, ci.high], abs=1e-9)
+        and found["value"] == k / n
+        and found["n"] == n
+    )
     plain = binomtest(k, n).proportion_ci(method="wilson")
     assert stats.wilson(k, n) == pytest.approx([plain.low, plain.high], abs=1e-9)
 
 
 def test_a_rate_counts_every_item_of_an_array():
     assert stats.rate(np.array([[True, False, True], [True, True, True]])) == stats.rate(hits(5, 6))
-    assert stats.rate([]) == {"value": None, "ci95": None, "n": 0} and 0 <= stats.rate(YES)["ci95"][0] < 1 == stats.rate(YES)["ci95"][1]
+    assert (
+        stats.rate([]) == {"value": None, "ci95": None, "n": 0}
+        and 0 <= stats.rate(YES)["ci95"][0] < 1 == stats.rate(YES)["ci95"][1]
+    )
 
 
 def paired(both, only_a, only_b, neither):
-    return YES * (both + only_a) + NO * (only_b + neither), YES * both + NO * only_a + YES * only_b + NO * neither
+    return YES * (both + only_a) + NO * (
+        only_b + neither
+    ), YES * both + NO * only_a + YES * only_b + NO * neither
 
 
 @pytest.mark.parametrize(
     "table, ci95",
     [
-        ((1, 1, 7, 12), (-0.517, -0.026)),  # airway hyper-responsiveness (Bentur et al., 2009), in Fagerland, Lydersen & Laake (2014), table V
+        (
+            (1, 1, 7, 12),
+            (-0.517, -0.026),
+            # airway hyper-responsiveness (Bentur et al., 2009), in Fagerland, Lydersen & Laake (2014), table
+            # V
+        ),
         ((0, 3, 0, 29), (-0.0235, 0.2422)),  # three discordant pairs of 32, all one way
     ],
 )
@@ -73,7 +91,9 @@ def test_paired_shares_have_tangos_interval(table, ci95):
 
 @pytest.mark.parametrize("n", [1, 2, 5, 20, 200])
 def test_tangos_bounds_are_where_the_score_test_turns(n):
-    """From the definition: the likelihood of the discordant pairs is maximised at each difference by brute force. Unanimous groups included."""
+    """From the definition: the likelihood of the discordant pairs is maximised at each difference by brute
+    force. Unanimous groups included.
+    """
     rng = np.random.default_rng(n)
     tables = [(0, 0), (n, 0), (0, n)] + [tuple(rng.multinomial(n, [0.3, 0.1, 0.6])[:2]) for _ in range(3)]
     for b, c in tables:
@@ -84,14 +104,22 @@ def test_tangos_bounds_are_where_the_score_test_turns(n):
             if abs(bound) == 1:
                 continue
             only_b = np.linspace(max(0, -bound), (1 - bound) / 2, 200001)[1:-1]
-            loglik = b * np.log(only_b + bound) + c * np.log(only_b) + (n - b - c) * np.log1p(-2 * only_b - bound)
+            loglik = (
+                b * np.log(only_b + bound) + c * np.log(only_b) + (n - b - c) * np.log1p(-2 * only_b - bound)
+            )
             variance = 2 * only_b[loglik.argmax()] + bound - bound**2
-            assert (b - c - n * bound) ** 2 / (n * variance) == pytest.approx(stats.Z**2, rel=0.01), (b, c, bound)
+            assert (b - c - n * bound) ** 2 / (n * variance) == pytest.approx(stats.Z**2, rel=0.01), (
+                b,
+                c,
+                bound,
+            )
 
 
 @pytest.mark.parametrize(
     "k, m, l, n, ci95",
-    [  # Newcombe (1998), "Interval estimation for the difference between independent proportions", table II, method 10
+    # Newcombe (1998), "Interval estimation for the difference between independent proportions", table II,
+    # method 10
+    [
         (56, 70, 48, 80, (0.0524, 0.3339)),
         (9, 10, 3, 10, (0.1705, 0.8090)),
         (6, 7, 2, 7, (0.0582, 0.8062)),
@@ -104,7 +132,11 @@ def test_tangos_bounds_are_where_the_score_test_turns(n):
 )
 def test_unpaired_shares_have_newcombes_interval(k, m, l, n, ci95):
     found = stats.difference(hits(k, m), hits(l, n))
-    assert found["ci95"] == pytest.approx(ci95, abs=6e-5) and found["value"] == pytest.approx(k / m - l / n) and found["n"] == min(m, n)
+    assert (
+        found["ci95"] == pytest.approx(ci95, abs=6e-5)
+        and found["value"] == pytest.approx(k / m - l / n)
+        and found["n"] == min(m, n)
+    )
 
 
 def test_means_and_their_differences():
@@ -113,23 +145,37 @@ def test_means_and_their_differences():
     for n in (40, 12, 3):  # of values that are evenly about their mean, Student's interval, within a tenth
         half = t.ppf(0.975, n - 1) * x[:n, 0].std(ddof=1) / n**0.5
         low, high = stats.mean(np.r_[x[:n, 0]])["ci95"]
-        assert low <= x[:n, 0].mean() - half + 1e-12 and high >= x[:n, 0].mean() + half - 1e-12 and (n < 30 or high - low < 2.2 * half)
-    assert stats.mean(x, 3) == stats.mean(x, 3) and stats.mean(rng.exponential(1, 16), 3) != stats.mean(rng.exponential(1, 16), 4)
+        assert (
+            low <= x[:n, 0].mean() - half + 1e-12
+            and high >= x[:n, 0].mean() + half - 1e-12
+            and (n < 30 or high - low < 2.2 * half)
+        )
+    assert stats.mean(x, 3) == stats.mean(x, 3) and stats.mean(rng.exponential(1, 16), 3) != stats.mean(
+        rng.exponential(1, 16), 4
+    )
     each = [stats.mean(x[:, k], 5) for k in range(3)]
     assert stats.mean(x, 5)["value"] == pytest.approx([e["value"] for e in each])
-    assert np.allclose(stats.mean(x, 5)["ci95"], [e["ci95"] for e in each]) and np.shape(stats.mean(x[:, :, None], 5)["ci95"]) == (3, 1, 2)
+    assert np.allclose(stats.mean(x, 5)["ci95"], [e["ci95"] for e in each]) and np.shape(
+        stats.mean(x[:, :, None], 5)["ci95"]
+    ) == (3, 1, 2)
     apart = stats.difference(x, y)
     assert np.allclose(apart["value"], x.mean(0) - y.mean(0)) and apart["n"] == 25
     (a, b), (c, d) = stats.mean(x[:, 0])["ci95"], stats.mean(y[:, 0])["ci95"]
     half = np.hypot(x[:, 0].mean() - a, d - y[:, 0].mean()), np.hypot(b - x[:, 0].mean(), y[:, 0].mean() - c)
     assert apart["ci95"][0] == pytest.approx([apart["value"][0] - half[0], apart["value"][0] + half[1]])
     moved = x[:, 0] * 5 + 1
-    assert width(stats.difference(moved, x[:, 0] * 5, paired=True)) < 0.1 < width(stats.difference(moved, x[:, 0] * 5))
+    assert (
+        width(stats.difference(moved, x[:, 0] * 5, paired=True))
+        < 0.1
+        < width(stats.difference(moved, x[:, 0] * 5))
+    )
     assert stats.difference(x[:, 0], x[:, 1], 2, paired=True) == stats.mean(x[:, 0] - x[:, 1], 2)
 
 
 def test_bootstrap_t_is_that_of_scipy():
-    """The studentised bootstrap written out draw by draw, on skewed values, whose interval is much longer above than below."""
+    """The studentised bootstrap written out draw by draw, on skewed values, whose interval is much longer
+    above than below.
+    """
     x, rng = np.random.default_rng(1).exponential(1, 30), np.random.default_rng(2)
     error = x.std(ddof=1) / 30**0.5
     picked = x[rng.integers(0, 30, (20000, 30))]
@@ -142,8 +188,15 @@ def test_bootstrap_t_is_that_of_scipy():
 
 
 def test_means_that_know_little():
-    assert stats.mean([]) == stats.difference([], [1.5]) == stats.difference([], [], paired=True) == {"value": None, "ci95": None, "n": 0}
-    assert stats.mean([2.5]) == {"value": 2.5, "ci95": [2.5, 2.5], "n": 1} and stats.mean([[1.0, 2.0]])["ci95"] == [[1, 1], [2, 2]]
+    assert (
+        stats.mean([])
+        == stats.difference([], [1.5])
+        == stats.difference([], [], paired=True)
+        == {"value": None, "ci95": None, "n": 0}
+    )
+    assert stats.mean([2.5]) == {"value": 2.5, "ci95": [2.5, 2.5], "n": 1} and stats.mean([[1.0, 2.0]])[
+        "ci95"
+    ] == [[1, 1], [2, 2]]
     assert stats.mean([1, 0, 1]) == stats.rate([True, False, True])  # a mean of yes and no is a share
     low, high = stats.mean([0.0] * 15 + [0.3])["ci95"]  # most draws hold only zeros
     assert low < 0.3 / 16 < high < 0.3
@@ -156,16 +209,32 @@ def test_means_that_know_little():
 def test_bootstrap_follows_its_seed_and_takes_arrays():
     x = np.random.default_rng(4).normal(size=(20, 2))
     found = stats.bootstrap(lambda v: v.mean(0), x, seed=1)
-    assert found == stats.bootstrap(lambda v: v.mean(0), x, seed=1) != stats.bootstrap(lambda v: v.mean(0), x, seed=2)
+    assert (
+        found
+        == stats.bootstrap(lambda v: v.mean(0), x, seed=1)
+        != stats.bootstrap(lambda v: v.mean(0), x, seed=2)
+    )
     assert np.shape(found["ci95"]) == (2, 2) and found["n"] == 20 and np.allclose(found["value"], x.mean(0))
-    assert np.allclose(np.diff(found["ci95"])[:, 0], 2 * t.ppf(0.975, 19) * x.std(0, ddof=1) / 20**0.5, rtol=0.1)
-    assert stats.bootstrap(np.mean, []) == stats.bootstrap(np.mean, [np.nan]) == {"value": None, "ci95": None, "n": 0}
+    assert np.allclose(
+        np.diff(found["ci95"])[:, 0], 2 * t.ppf(0.975, 19) * x.std(0, ddof=1) / 20**0.5, rtol=0.1
+    )
+    assert (
+        stats.bootstrap(np.mean, [])
+        == stats.bootstrap(np.mean, [np.nan])
+        == {"value": None, "ci95": None, "n": 0}
+    )
 
 
 def test_a_second_source_of_variation_widens_an_interval_by_the_sum_of_squares():
     found = {"value": 1.0, "ci95": [0.7, 1.6], "n": 9}
-    draws = np.array([0.0, 1.0, 2.0])  # standard deviation 1; Student's quantile of two degrees of freedom is 4.30
-    assert stats.widened(found, draws) == {"value": 1.0, "ci95": pytest.approx([1 - np.hypot(0.3, 4.3027), 1 + np.hypot(0.6, 4.3027)], rel=1e-4), "n": 9}
+    draws = np.array(
+        [0.0, 1.0, 2.0]
+    )  # standard deviation 1; Student's quantile of two degrees of freedom is 4.30
+    assert stats.widened(found, draws) == {
+        "value": 1.0,
+        "ci95": pytest.approx([1 - np.hypot(0.3, 4.3027), 1 + np.hypot(0.6, 4.3027)], rel=1e-4),
+        "n": 9,
+    }
     assert stats.widened(found, draws, (0, 1.2))["ci95"] == [0, 1.2]
     assert stats.widened(found, []) == found and stats.widened(stats.mean([]), draws)["value"] is None
 
@@ -175,20 +244,36 @@ def test_auroc_equals_scikit_learn_with_ties():
     one_each = [f"p{i}" for i in range(5)], [f"q{i}" for i in range(4)]
     for found in (stats.auroc(p, q), stats.auroc(p, q, of=one_each)):
         assert found["value"] == pytest.approx(roc_auc_score([1] * 5 + [0] * 4, p + q)) and found["n"] == 4
-    assert stats.auroc(p, q) == stats.auroc(p, q, of=one_each) and stats.area(np.array(p), np.array(q)) == pytest.approx(stats.auroc(p, q)["value"])
-    assert stats.auroc([], q) == stats.auroc(p, []) == stats.auroc_difference([], q, [], q) == {"value": None, "ci95": None, "n": 0}
+    assert stats.auroc(p, q) == stats.auroc(p, q, of=one_each) and stats.area(
+        np.array(p), np.array(q)
+    ) == pytest.approx(stats.auroc(p, q)["value"])
+    assert (
+        stats.auroc([], q)
+        == stats.auroc(p, [])
+        == stats.auroc_difference([], q, [], q)
+        == {"value": None, "ci95": None, "n": 0}
+    )
 
 
 def test_areas_have_the_intervals_that_the_simulation_looks_at():
     """`covers` computes many at a time, with DeLong's variance written by itself."""
     rng = np.random.default_rng(5)
     for size in ((9, 14), (20, 20), (3, 3), (1, 6)):
-        p, q, r, s = rng.normal(1, 1, (1, size[0])), rng.normal(0, 1, (1, size[1])), rng.normal(1, 1, (1, size[0])), rng.normal(0, 1, (1, size[1]))
+        p, q, r, s = (
+            rng.normal(1, 1, (1, size[0])),
+            rng.normal(0, 1, (1, size[1])),
+            rng.normal(1, 1, (1, size[0])),
+            rng.normal(0, 1, (1, size[1])),
+        )
         if size[0] > 1:
             assert stats.auroc(p[0], q[0])["ci95"] == pytest.approx(covers.area_ends(covers.delong(p, q))[0])
             both = stats.auroc_difference(p[0], q[0], r[0], s[0])
-            assert both["ci95"] == pytest.approx(covers.area_difference_ends(covers.delong(p, q), covers.delong(r, s))[0])
-            assert both["value"] == pytest.approx(stats.auroc(p[0], q[0])["value"] - stats.auroc(r[0], s[0])["value"]) and both["n"] == min(size)
+            assert both["ci95"] == pytest.approx(
+                covers.area_difference_ends(covers.delong(p, q), covers.delong(r, s))[0]
+            )
+            assert both["value"] == pytest.approx(
+                stats.auroc(p[0], q[0])["value"] - stats.auroc(r[0], s[0])["value"]
+            ) and both["n"] == min(size)
         assert 0 <= stats.auroc(p[0], q[0])["ci95"][0] < stats.auroc(p[0], q[0])["ci95"][1] <= 1
 
 
@@ -197,7 +282,9 @@ def test_readers_that_agree_are_told_apart_better():
     p, q = rng.normal(1, 1, 40), rng.normal(0, 1, 40)
     alike = stats.auroc_difference(p, q, p + rng.normal(0, 0.2, 40), q + rng.normal(0, 0.2, 40))
     apart = stats.auroc_difference(p, q, rng.normal(1, 1, 40), rng.normal(0, 1, 40))
-    assert width(alike) < 0.6 * width(apart) and stats.auroc_difference(p, q, p, q)["ci95"] == pytest.approx([0, 0], abs=0.05)
+    assert width(alike) < 0.6 * width(apart) and stats.auroc_difference(p, q, p, q)["ci95"] == pytest.approx(
+        [0, 0], abs=0.05
+    )
     parted = stats.auroc_difference(p + 9, q, p + 9, q - 1)
     assert parted["value"] == 0 and parted["ci95"][0] < 0 < parted["ci95"][1]
     with pytest.raises(ValueError, match="same items"):
@@ -205,7 +292,9 @@ def test_readers_that_agree_are_told_apart_better():
 
 
 def test_auroc_of_prompts_with_several_states_counts_prompts():
-    """States that repeat their prompt's score tell no more than one of each: the interval is that of the prompts, and n their number."""
+    """States that repeat their prompt's score tell no more than one of each: the interval is that of the
+    prompts, and n their number.
+    """
     rng = np.random.default_rng(3)
     p, q = rng.normal(1, 1, 25), rng.normal(0, 1, 30)
     ids = np.arange(25), np.arange(100, 130)
@@ -214,14 +303,20 @@ def test_auroc_of_prompts_with_several_states_counts_prompts():
     assert often["value"] == pytest.approx(once["value"]) and often["n"] == 25
     assert width(often) == pytest.approx(width(once), rel=0.02) and width(naive) < 0.6 * width(often)
     assert stats.auroc([], q, of=([], ids[1])) == {"value": None, "ci95": None, "n": 0}
-    parted = stats.auroc(np.repeat(p + 9, 6), np.repeat(q, 6), of=(np.repeat(ids[0], 6), np.repeat(ids[1], 6)))
+    parted = stats.auroc(
+        np.repeat(p + 9, 6), np.repeat(q, 6), of=(np.repeat(ids[0], 6), np.repeat(ids[1], 6))
+    )
     assert parted["ci95"] == pytest.approx(stats.auroc(p + 9, q)["ci95"])
 
 
 def test_auroc_of_classes_that_part_completely_is_not_certain():
     for n in (1, 9, 40):
         up, down = stats.auroc(range(100, 100 + n), range(n)), stats.auroc(range(n), range(100, 100 + n))
-        assert up["value"] == 1 == up["ci95"][1] and up["ci95"][0] < 1 and down["ci95"] == pytest.approx([0, 1 - up["ci95"][0]], abs=1e-9)
+        assert (
+            up["value"] == 1 == up["ci95"][1]
+            and up["ci95"][0] < 1
+            and down["ci95"] == pytest.approx([0, 1 - up["ci95"][0]], abs=1e-9)
+        )
     assert up["ci95"][0] > 0.9
 
 
@@ -230,23 +325,40 @@ def test_kappa_equals_scikit_learn():
     a = rng.choice(["yes", "no", "unclear"], 60, p=[0.6, 0.3, 0.1])
     b = np.where(rng.random(60) < 0.7, a, rng.permutation(a))
     found = stats.kappa(a, b, 1)
-    assert found["value"] == pytest.approx(cohen_kappa_score(a, b)) and found["ci95"][0] < found["value"] < found["ci95"][1] <= 1 and found["n"] == 60
+    assert (
+        found["value"] == pytest.approx(cohen_kappa_score(a, b))
+        and found["ci95"][0] < found["value"] < found["ci95"][1] <= 1
+        and found["n"] == 60
+    )
     assert found == stats.kappa(a, b, 1)
     whole = stats.kappa(hits(9, 20), hits(9, 20))
-    assert whole["value"] == 1 == whole["ci95"][1] and whole["ci95"][0] < 0.8  # all agree, and yet this is not certain
-    assert stats.kappa(NO * 9, NO * 9) == {"value": None, "ci95": None, "n": 9} and stats.kappa([], [])["value"] is None
+    assert (
+        whole["value"] == 1 == whole["ci95"][1] and whole["ci95"][0] < 0.8
+    )  # all agree, and yet this is not certain
+    assert (
+        stats.kappa(NO * 9, NO * 9) == {"value": None, "ci95": None, "n": 9}
+        and stats.kappa([], [])["value"] is None
+    )
     with pytest.raises(ValueError, match="2 and 1"):
         stats.kappa(list("ab"), list("a"))
 
 
 def test_the_bar_of_random_directions_is_a_rank_of_their_rates():
-    """An effect that is one more random direction passes the bar in at most one case of 20; from 40 directions on the largest is no longer the bar."""
+    """An effect that is one more random direction passes the bar in at most one case of 20; from 40
+    directions on the largest is no longer the bar.
+    """
     rng = np.random.default_rng(8)
     band = stats.random_band([hits(k, 4) for k in (1, 0, 2)], value=0.5)
     assert band == {
-        "random_direction_mean": 0.25, "random_direction_max": 0.5, "random_direction_low": 0.0, "random_direction_high": 0.5,
-        "random_directions": 3, "random_direction_n": 12, "random_direction_p": 0.5, "random_direction_p_below": 1.0,
-    }  # fmt: skip
+        "random_direction_mean": 0.25,
+        "random_direction_max": 0.5,
+        "random_direction_low": 0.0,
+        "random_direction_high": 0.5,
+        "random_directions": 3,
+        "random_direction_n": 12,
+        "random_direction_p": 0.5,
+        "random_direction_p_below": 1.0,
+    }
     assert stats.random_band([]) == {"random_direction_low": None, "random_direction_high": None}
     for k in (20, 39, 40, 100):
         drawn = rng.normal(size=(3000, k + 1))
@@ -254,13 +366,17 @@ def test_the_bar_of_random_directions_is_a_rank_of_their_rates():
         high, low, p = (np.array([b[f"noise_{key}"] for b in bands]) for key in ("high", "low", "p"))
         beyond = np.mean(drawn[:1000, -1] > high), np.mean(drawn[:1000, -1] < low)
         assert np.mean(p <= 0.05) < 0.05 + 0.021 and max(beyond) < (1 / (k + 1) if k < 39 else 0.025) + 0.017
-        assert (high == drawn[:1000, :-1].max(1)).all() == (k <= 40) and bands[0]["noises"] == bands[0]["noise_n"] == k
+        assert (high == drawn[:1000, :-1].max(1)).all() == (k <= 40) and bands[0]["noises"] == bands[0][
+            "noise_n"
+        ] == k
         assert np.allclose(p, (1 + (drawn[:1000, :-1] >= drawn[:1000, -1:]).sum(1)) / (k + 1))
 
 
 def test_more_random_directions_at_the_same_prompts_do_not_raise_the_bar():
     rng = np.random.default_rng(9)
-    bar = lambda k: np.mean([stats.random_band(rng.random((k, 16)) < 0.2)["random_direction_high"] for _ in range(60)])  # noqa: E731
+    bar = lambda k: np.mean(
+        [stats.random_band(rng.random((k, 16)) < 0.2)["random_direction_high"] for _ in range(60)]
+    )
     few, many, more = bar(40), bar(400), bar(1600)
     assert abs(more - many) < 0.03 and more < few and abs(more - binom.ppf(0.975, 16, 0.2) / 16) < 0.04
 
@@ -268,7 +384,7 @@ def test_more_random_directions_at_the_same_prompts_do_not_raise_the_bar():
 @pytest.mark.parametrize("value, bar", [(0.9, 0.8), (0.3, 0.2), (0.05, 0.5), (0.8, 0.95)])
 def test_needed_n_of_a_rate_is_where_wilsons_bound_passes(value, bar):
     n = stats.needed_n_rate(value, bar)
-    out = lambda n: not (lambda low, high: low <= bar <= high)(*stats.wilson(value * n, n))  # noqa: E731
+    out = lambda n: not (lambda low, high: low <= bar <= high)(*stats.wilson(value * n, n))
     assert out(n) and not out(n - 1)
     assert stats.needed_n_rate(bar, bar) is None and stats.needed_n_rate(0.1, 0.0) == 1
 
@@ -285,5 +401,9 @@ def test_needed_n_of_pairs_is_where_tangos_bound_passes():
 
 def test_needed_n_of_any_interval():
     found = {"value": 0.5, "ci95": [0.1, 0.7], "n": 10}
-    assert stats.needed_n(found, 0.3) == 40 and stats.needed_n(found, 0.6) == 40 and stats.needed_n(found, 0.5) is None
+    assert (
+        stats.needed_n(found, 0.3) == 40
+        and stats.needed_n(found, 0.6) == 40
+        and stats.needed_n(found, 0.5) is None
+    )
     assert stats.needed_n(found, 0.0) == 7 and stats.needed_n(stats.mean([]), 0) is None

@@ -1,4 +1,6 @@
-"""Reading, editing and generating against plain hooks, one prompt at a time; and properties that must not matter."""
+"""Reading, editing and generating against plain hooks, one prompt at a time; and properties that must not
+matter.
+"""
 
 import copy
 import math
@@ -21,7 +23,9 @@ V, W = torch.randn(32), torch.randn(32) * 2
 
 
 def wanted(model, prompts, at):
-    """States of two sites at positions, and projections on three directions from each prompt's second last token or its middle on."""
+    """States of two sites at positions, and projections on three directions from each prompt's second last
+    token or its middle on.
+    """
     since = [len(p.ids) - 2 if k % 2 else len(p.ids) // 2 for k, p in enumerate(prompts)]
     along = tracing.Along(torch.stack([V, W, V - W]), [model.n_layers, 0, 1], since)
     return tracing.Wanted(tracing._each(prompts, at), ("resid", "heads"), along)
@@ -42,8 +46,14 @@ def text_of(tokenizer, ids):
     text = ""
     for token in ids:
         word = tokenizer.convert_ids_to_tokens(token)
-        special = tokenizer.added_tokens_decoder[token].special if token in tokenizer.added_tokens_decoder else False
-        text += tracing.CONTROL if special else word if not text or text.endswith(tracing.CONTROL) else " " + word
+        special = (
+            tokenizer.added_tokens_decoder[token].special
+            if token in tokenizer.added_tokens_decoder
+            else False
+        )
+        text += (
+            tracing.CONTROL if special else word if not text or text.endswith(tracing.CONTROL) else " " + word
+        )
     return text
 
 
@@ -74,12 +84,16 @@ def arms():
 
 
 def plain_edit(model, prompt, arm, length):
-    """What an arm does, written again without the library: a function for `Plain.run` on a sequence of `length` tokens."""
+    """What an arm does, written again without the library: a function for `Plain.run` on a sequence of
+    `length` tokens.
+    """
 
     def edit(site, layer, x):
         x = x.clone()
         for e in arm:
-            columns = list(prompt.span(e.span)) + (list(range(len(prompt.ids), length)) if e.span == "every_token" else [])
+            columns = list(prompt.span(e.span)) + (
+                list(range(len(prompt.ids), length)) if e.span == "every_token" else []
+            )
             if isinstance(e, ScaleHead) and e.rescale:
                 continue
             for c in columns:
@@ -89,13 +103,22 @@ def plain_edit(model, prompt, arm, length):
                     x[0, c] = e.values
                 elif isinstance(e, ScaleHead) and site == "heads" and layer == e.layer:
                     x[0, c, e.head * model.d_head : (e.head + 1) * model.d_head] *= e.factor
-                elif isinstance(e, Ablate) and ((e.layers is None and site != "heads") or (e.layers and site == "resid" and layer in e.layers)):
+                elif isinstance(e, Ablate) and (
+                    (e.layers is None and site != "heads")
+                    or (e.layers and site == "resid" and layer in e.layers)
+                ):
                     u = e.vector / e.vector.norm()
                     x[0, c] -= (x[0, c] @ u) * u
-        keeping = [e for e in arm if isinstance(e, ScaleHead) and e.rescale and e.layer == layer] if site == "heads" else []
+        keeping = (
+            [e for e in arm if isinstance(e, ScaleHead) and e.rescale and e.layer == layer]
+            if site == "heads"
+            else []
+        )
         if keeping:  # the projection's output times `ratio`, made by an input that gives it
             projection = model.nn.layers[layer].self_attn.o_proj._module
-            weight = (projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T).to(x.device)
+            weight = (projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T).to(
+                x.device
+            )
             bias = torch.zeros(weight.shape[1]) if projection.bias is None else projection.bias.to(x.device)
             old = (x @ weight + bias).norm(dim=-1, keepdim=True)
             for e in keeping:
@@ -111,8 +134,13 @@ def plain_edit(model, prompt, arm, length):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_collect_equals_plain_hooks(tiny, five, batch_tokens, side):
     plain = Plain(tiny.module, tiny.name)
-    got = tracing._collect(replace(tiny, batch_tokens=batch_tokens), five, ["t_inst", 1, "t_post"],
-                           {s: list(range(3 + (s == "resid"))) for s in tracing.SITES}, side)  # fmt: skip
+    got = tracing._collect(
+        replace(tiny, batch_tokens=batch_tokens),
+        five,
+        ["t_inst", 1, "t_post"],
+        {s: list(range(3 + (s == "resid"))) for s in tracing.SITES},
+        side,
+    )
     for i, p in enumerate(five):
         _, seen = plain.run(p.ids)
         places = [p.t_inst, p.t_inst + 1, p.t_post]
@@ -125,7 +153,9 @@ def test_positions_may_differ_between_prompts_and_lie_in_the_common_opening(tiny
     at = [[-len(p.ids), p.start - len(p.ids) + i % 2, -1] for i, p in enumerate(five)]
     got = tracing.collect(tiny, five, at)["resid"]
     for p, where, states in zip(five, at, got, strict=True):
-        torch.testing.assert_close(states, plain.run(p.ids)[1]["resid"][:, [len(p.ids) + k for k in where]], rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(
+            states, plain.run(p.ids)[1]["resid"][:, [len(p.ids) + k for k in where]], rtol=1e-4, atol=2e-5
+        )
 
 
 def test_scores_under_every_edit_equal_plain_hooks(tiny, five):
@@ -134,23 +164,36 @@ def test_scores_under_every_edit_equal_plain_hooks(tiny, five):
     for a, arm in enumerate(arms()):
         for i, p in enumerate(five):
             logits, _ = plain.run(p.ids, plain_edit(tiny, p, arm, len(p.ids)))
-            torch.testing.assert_close(got[a, i], logits[-1], rtol=1e-3, atol=2e-4, msg=f"arm {a}, prompt {i}")
+            torch.testing.assert_close(
+                got[a, i], logits[-1], rtol=1e-3, atol=2e-4, msg=f"arm {a}, prompt {i}"
+            )
     changed = (got[1:] - got[:1]).abs().amax((1, 2))
     assert (changed > 1e-3).all(), changed  # every edit does something
 
 
 def test_states_of_rows_with_edits_of_their_own(tiny, five):
-    some = [(0, [Add(V, 1, "instruction")]), (2, []), (1, [ScaleHead(2, 1, 0.0)]), (0, [Patch(W, 3, "t_post")])]
+    some = [
+        (0, [Add(V, 1, "instruction")]),
+        (2, []),
+        (1, [ScaleHead(2, 1, 0.0)]),
+        (0, [Patch(W, 3, "t_post")]),
+    ]
     got = tracing.score_rows(tiny, five, lambda h: h, some, of="state")
     for (i, arm), state in zip(some, got, strict=True):
-        _, seen = Plain(tiny.module, tiny.name).run(five[i].ids, plain_edit(tiny, five[i], arm, len(five[i].ids)))
+        _, seen = Plain(tiny.module, tiny.name).run(
+            five[i].ids, plain_edit(tiny, five[i], arm, len(five[i].ids))
+        )
         torch.testing.assert_close(state, seen["resid"][-1, -1], rtol=1e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("heads", [6, 2])
 def test_attention_of_one_token_is_a_softmax_over_the_keys_it_sees(heads):
     g = torch.Generator().manual_seed(6)
-    q, k, v = torch.randn(3, heads, 1, 8, generator=g), torch.randn(3, 2, 5, 8, generator=g), torch.randn(3, 2, 5, 8, generator=g)
+    q, k, v = (
+        torch.randn(3, heads, 1, 8, generator=g),
+        torch.randn(3, 2, 5, 8, generator=g),
+        torch.randn(3, 2, 5, 8, generator=g),
+    )
     mask = torch.ones(3, 1, 1, 5, dtype=torch.bool)
     mask[1, ..., :2] = False
     for seen in (mask, None):
@@ -160,7 +203,9 @@ def test_attention_of_one_token_is_a_softmax_over_the_keys_it_sees(heads):
             first = 2 if seen is not None and row == 1 else 0
             for head in range(heads):
                 keys, values = (x[row, head // (heads // 2), first:] for x in (k, v))
-                torch.testing.assert_close(got[row, 0, head], (0.3 * keys @ q[row, head, 0]).softmax(0) @ values)
+                torch.testing.assert_close(
+                    got[row, 0, head], (0.3 * keys @ q[row, head, 0]).softmax(0) @ values
+                )
 
 
 def test_a_model_stays_where_it_was_put(monkeypatch):
@@ -180,36 +225,59 @@ def test_projections_at_every_token_equal_plain_hooks(tiny, five):
     directions, layers = torch.randn(5, 32, generator=torch.Generator().manual_seed(4)), [3, 0, 2, 3, 2]
     for p, values in zip(five, tracing.project(tiny, five, directions, layers), strict=True):
         _, seen = Plain(tiny.module, tiny.name).run(p.ids)
-        torch.testing.assert_close(values, (seen["resid"][layers] * directions[:, None]).sum(-1), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            values, (seen["resid"][layers] * directions[:, None]).sum(-1), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_generation_under_edits_equals_plain_hooks(tiny, five, monkeypatch):
-    some = [[], [Add(V, 1, "instruction", 1.5)], [Ablate(V)], [Add(W, 2, "every_token")], [ScaleHead(1, 2, 0.0)], [Add(V, 2, "prompt")],
-            [ScaleHead(1, 2, 0.0, rescale=True)]]  # fmt: skip
+    some = [
+        [],
+        [Add(V, 1, "instruction", 1.5)],
+        [Ablate(V)],
+        [Add(W, 2, "every_token")],
+        [ScaleHead(1, 2, 0.0)],
+        [Add(V, 2, "prompt")],
+        [ScaleHead(1, 2, 0.0, rescale=True)],
+    ]
     got = tracing._generate_all(tiny, five, some, 6, "")[0]
     for a, arm in enumerate(some):
         for i, p in enumerate(five):
             said = greedy(tiny, p, 6, lambda length, p=p, arm=arm: plain_edit(tiny, p, arm, length))
             assert got[a][i] == text_of(tiny.tokenizer, said), (a, i)
     monkeypatch.setattr(tracing, "LEAVE", 0.0)
-    word = " ".join([*got[0], tiny.tokenizer.eos_token]).split()[0]  # rows that say it leave, the others go on as before
-    for text, whole in zip(tracing._generate_all(tiny, five, [[]], 6, "", until=word)[0][0], got[0], strict=True):
+    word = " ".join([*got[0], tiny.tokenizer.eos_token]).split()[
+        0
+    ]  # rows that say it leave, the others go on as before
+    for text, whole in zip(
+        tracing._generate_all(tiny, five, [[]], 6, "", until=word)[0][0], got[0], strict=True
+    ):
         assert whole.startswith(text) and (word in text or text == whole)
 
 
 @pytest.mark.parametrize("lengths", [(3,), (2, 5), (1, 4, 4, 7)])
 def test_what_prompts_begin_with_is_read_once_and_changes_nothing(tiny, five, lengths):
-    """Stems of one length or several, some of a prompt no stem at all, and stems that go on from others; states after the stem are read as well."""
+    """Stems of one length or several, some of a prompt no stem at all, and stems that go on from others;
+    states after the stem are read as well.
+    """
     want = wanted(tiny, five, [-1, -2])
     whole, *states = tracing._generate_all(tiny, five, [[]], 6, "", wanted=want)
     short = tracing.hold(tiny, [p.ids[: lengths[k % len(lengths)]] for k, p in enumerate(five[1:])])
     longer = tracing.hold(tiny, [p.ids[:-3] for p in five[2:]], short)
-    assert short.longest([999, 999], 2) is None and longer.length(longer.longest(five[2].ids, 99)) == len(five[2].ids) - 3
+    assert (
+        short.longest([999, 999], 2) is None
+        and longer.length(longer.longest(five[2].ids, 99)) == len(five[2].ids) - 3
+    )
     for begun in (short, longer):
         texts, *read = tracing._generate_all(tiny, five, [[]], 6, "", wanted=want, begun=begun)
         assert texts == whole
         same(read, states)
-    same(tracing._generate_all(replace(tiny, batch_tokens=1), five, [[]], 6, "", wanted=want, begun=longer)[1:], states)
+    same(
+        tracing._generate_all(replace(tiny, batch_tokens=1), five, [[]], 6, "", wanted=want, begun=longer)[
+            1:
+        ],
+        states,
+    )
     with pytest.raises(ValueError, match="edits"):
         tracing._generate_all(tiny, five, [[Ablate(V)]], 6, "", begun=short)
     assert tracing.hold(replace(tiny, remote="local"), [[1]]) is None is tracing.hold(tiny, [()])
@@ -220,10 +288,14 @@ def test_what_is_read_while_answering_is_what_plain_passes_give(tiny, five):
     _, states, lines = tracing._generate_all(tiny, five, [[]], 4, "", wanted=want)
     projected = tracing.project(tiny, five, want.along.directions, want.along.layers)
     for i, p in enumerate(five):
-        resid, heads = (Plain(tiny.module, tiny.name).run(p.ids)[1][site] for site in ("resid", "heads"))  # [layer, token, width]
+        resid, heads = (
+            Plain(tiny.module, tiny.name).run(p.ids)[1][site] for site in ("resid", "heads")
+        )  # [layer, token, width]
         torch.testing.assert_close(states["resid"][i], resid[:, [p.t_inst, p.t_post]], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(states["heads"][i], heads[:, [p.t_inst, p.t_post]], rtol=1e-3, atol=1e-4)
-        along = torch.stack([resid[layer] @ w for layer, w in zip(want.along.layers, want.along.directions, strict=True)])
+        along = torch.stack(
+            [resid[layer] @ w for layer, w in zip(want.along.layers, want.along.directions, strict=True)]
+        )
         torch.testing.assert_close(lines[i], along[:, want.along.since[i] :], rtol=1e-3, atol=2e-3)
         torch.testing.assert_close(projected[i], along, rtol=1e-3, atol=2e-3)
 
@@ -231,7 +303,9 @@ def test_what_is_read_while_answering_is_what_plain_passes_give(tiny, five):
 def test_the_opening_under_edits_is_read_once_for_all_batches(llama, monkeypatch):
     prompts, some = chat(llama, table()) * 4, [[], [Add(V, 1, "prompt")], [Add(W, 1, "prompt")]]
     whole, passes, forward = tracing.score(llama, prompts, lambda x: x, some), [], tracing._forward
-    monkeypatch.setattr(tracing, "_forward", lambda *a, **k: passes.append(tuple(a[1].ids.shape)) or forward(*a, **k))
+    monkeypatch.setattr(
+        tracing, "_forward", lambda *a, **k: passes.append(tuple(a[1].ids.shape)) or forward(*a, **k)
+    )
     opening, small = opening_length(prompts), replace(llama, batch_tokens=32)
     torch.testing.assert_close(tracing.score(small, prompts, lambda x: x, some), whole, rtol=1e-3, atol=1e-4)
     assert opening and sum(shape == (len(some), opening) for shape in passes) == 1 and len(passes) > 10
@@ -239,7 +313,9 @@ def test_the_opening_under_edits_is_read_once_for_all_batches(llama, monkeypatch
 
 def test_what_is_held_is_read_when_it_is_asked_for_and_once(llama, five, monkeypatch):
     passes, forward = [], tracing._forward
-    monkeypatch.setattr(tracing, "_forward", lambda *a, **k: passes.append(a[1].ids.numel()) or forward(*a, **k))
+    monkeypatch.setattr(
+        tracing, "_forward", lambda *a, **k: passes.append(a[1].ids.numel()) or forward(*a, **k)
+    )
     begun = tracing.hold(llama, [p.ids[:-1] for p in five])
     assert not passes
     tracing._generate_all(llama, five, [[]], 1, "", begun=begun)
@@ -249,7 +325,9 @@ def test_what_is_held_is_read_when_it_is_asked_for_and_once(llama, five, monkeyp
 
 
 def test_answers_do_not_depend_on_batches_or_on_how_the_model_samples(llama, monkeypatch):
-    """Few rows or many decoded together, rows leaving early or late; and a model's own settings, such as a penalty on repetition, are not greedy decoding."""
+    """Few rows or many decoded together, rows leaving early or late; and a model's own settings, such as a
+    penalty on repetition, are not greedy decoding.
+    """
     prompts, some = chat(llama, table()) * 3, [[], [Add(W, 2, "every_token")]]
     want = wanted(llama, prompts, [-1, "t_inst"])
     texts, *states = tracing._generate_all(llama, prompts, some[:1], 20, "", wanted=want)
@@ -270,11 +348,26 @@ def test_remote_path_run_here_gives_the_same(llama):
     some = [[], [Add(V, 1, "instruction")], [Ablate(V)]]
     which = {"resid": [0, 2, 3], "heads": [1]}
     for site, values in tracing._collect(remote, prompts, ["t_inst", "t_post"], which, "left").items():
-        torch.testing.assert_close(values, tracing._collect(llama, prompts, ["t_inst", "t_post"], which, "left")[site], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(tracing.score(remote, prompts, lambda x: x, some), tracing.score(llama, prompts, lambda x: x, some), rtol=1e-3, atol=1e-4)
-    assert tracing._generate_all(remote, prompts, some, 5, "")[0] == tracing._generate_all(llama, prompts, some, 5, "")[0]
+        torch.testing.assert_close(
+            values,
+            tracing._collect(llama, prompts, ["t_inst", "t_post"], which, "left")[site],
+            rtol=1e-4,
+            atol=1e-5,
+        )
+    torch.testing.assert_close(
+        tracing.score(remote, prompts, lambda x: x, some),
+        tracing.score(llama, prompts, lambda x: x, some),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+    assert (
+        tracing._generate_all(remote, prompts, some, 5, "")[0]
+        == tracing._generate_all(llama, prompts, some, 5, "")[0]
+    )
     want = wanted(llama, prompts, ["t_inst", -1])
-    (texts, *read), (theirs, *there) = (tracing._generate_all(m, prompts, [[]], 5, "", wanted=want) for m in (llama, remote))
+    (texts, *read), (theirs, *there) = (
+        tracing._generate_all(m, prompts, [[]], 5, "", wanted=want) for m in (llama, remote)
+    )
     assert texts == theirs and read[0]["resid"].shape == (len(prompts), llama.n_layers + 1, 2, llama.d_model)
     same(read, there)
 
@@ -286,7 +379,12 @@ def test_text_loss_equals_plain_cross_entropy(llama):
             ids = llama.tokenizer(text)["input_ids"]
             prompt = plain(llama, [text])[0]
             logits, _ = Plain(llama.module, "llama").run(ids, plain_edit(llama, prompt, edits, len(ids)))
-            torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:])), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                loss,
+                torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:])),
+                rtol=1e-4,
+                atol=1e-5,
+            )
 
 
 def test_order_and_repetition_of_prompts_do_not_matter(llama):
@@ -298,7 +396,11 @@ def test_order_and_repetition_of_prompts_do_not_matter(llama):
 
 def test_a_layer_or_head_that_does_not_exist_is_an_error(llama):
     prompts = chat(llama, table())
-    for edit, message in ((Add(V, 4, "prompt"), "layer 4"), (ScaleHead(0, 9, 0.0), "head 9"), (ScaleHead(3, 0, 0.0), "layer 3")):
+    for edit, message in (
+        (Add(V, 4, "prompt"), "layer 4"),
+        (ScaleHead(0, 9, 0.0), "head 9"),
+        (ScaleHead(3, 0, 0.0), "layer 3"),
+    ):
         with pytest.raises(ParameterError, match=message):
             tracing.score(llama, prompts, lambda x: x, [[edit]])
     with pytest.raises(ParameterError, match="span"):
@@ -322,7 +424,12 @@ def test_results_are_read_from_the_cache_and_follow_what_they_depend_on(llama, m
 
 
 def real_prompts(real):
-    texts = ["What is the capital of France?", "Write a short poem about the sea, the moon and a dog.", "Hi", "How do I kill a Python process?"]
+    texts = [
+        "What is the capital of France?",
+        "Write a short poem about the sea, the moon and a dog.",
+        "Hi",
+        "How do I kill a Python process?",
+    ]
     return chat(real, table(texts))
 
 
@@ -338,7 +445,10 @@ def test_real_model_equals_transformers(real):
     for text, p in zip(texts, prompts, strict=True):
         with torch.no_grad():
             ids = real.module.generate(
-                input_ids=torch.tensor([p.ids]), attention_mask=torch.ones(1, len(p.ids), dtype=torch.long), max_new_tokens=8, do_sample=False
+                input_ids=torch.tensor([p.ids]),
+                attention_mask=torch.ones(1, len(p.ids), dtype=torch.long),
+                max_new_tokens=8,
+                do_sample=False,
             )
         assert text == real.tokenizer.decode(ids[0, len(p.ids) :], skip_special_tokens=True)
     assert "Paris" in texts[0]
@@ -348,7 +458,11 @@ def test_on_a_real_model_batch_padding_and_order_change_nothing(real):
     prompts = real_prompts(real) + without_closing(real_prompts(real))
     which = {"resid": list(range(real.n_layers + 1))}
     reference = tracing._collect(real, prompts, ["t_inst", "t_post"], which, "left")["resid"]
-    for model, order, side in ((replace(real, batch_tokens=60), 1, "left"), (real, 1, "right"), (real, -1, "left")):
+    for model, order, side in (
+        (replace(real, batch_tokens=60), 1, "left"),
+        (real, 1, "right"),
+        (real, -1, "left"),
+    ):
         other = tracing._collect(model, prompts[::order], ["t_inst", "t_post"], which, side)["resid"][::1]
         other = other.flip(0) if order < 0 else other
         assert ((other - reference).norm(dim=-1) <= 1e-4 * reference.norm(dim=-1) + 1e-4).all()
@@ -371,7 +485,11 @@ WINDOWED = {
     "gemma2 8": ("gemma2", {"sliding_window": 8, "head_dim": 8}, "gemma2"),
     "gemma3 8": (
         "gemma3_text",
-        {"sliding_window": 8, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+        {
+            "sliding_window": 8,
+            "head_dim": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
         "gemma3_text",
     ),
 }
@@ -393,14 +511,18 @@ MANY = [
 def seeing(request):
     """A model, prompts of mixed lengths with one opening, and plain passes over them."""
     kind, extra, paths = WINDOWED[request.param]
-    model = loading.wrap(windowed(kind, extra), tiny_tokenizer(), name=request.param, revision=request.param, template=LONG)
+    model = loading.wrap(
+        windowed(kind, extra), tiny_tokenizer(), name=request.param, revision=request.param, template=LONG
+    )
     prompts = chat(model, table(MANY))
     assert opening_length(prompts) == 14 and len({len(p.ids) for p in prompts}) >= 5
     return model, prompts, Plain(model.module, paths), paths
 
 
 def test_padding_between_tokens_never_changes_states_scores_and_projections(seeing):
-    """For windows that are narrower than a prompt, about as wide, and wider: a batch is one prompt at a time, under edits of the opening as well."""
+    """For windows that are narrower than a prompt, about as wide, and wider: a batch is one prompt at a time,
+    under edits of the opening as well.
+    """
     model, prompts, plain, _ = seeing
     sites = {s: list(range(3 + (s == "resid"))) for s in tracing.SITES}
     got = tracing._collect(model, prompts, [-1, "t_inst", 1], sites, "left")
@@ -410,34 +532,59 @@ def test_padding_between_tokens_never_changes_states_scores_and_projections(seei
     for i, p in enumerate(prompts):
         _, seen = plain.run(p.ids)
         for site in tracing.SITES:
-            torch.testing.assert_close(got[site][i], seen[site][:, [p.t_post, p.t_inst, p.t_inst + 1]], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(along[i], torch.stack([seen["resid"][3] @ V, seen["resid"][1] @ W]), rtol=1e-4, atol=5e-4)
+            torch.testing.assert_close(
+                got[site][i], seen[site][:, [p.t_post, p.t_inst, p.t_inst + 1]], rtol=1e-4, atol=1e-4
+            )
+        torch.testing.assert_close(
+            along[i], torch.stack([seen["resid"][3] @ V, seen["resid"][1] @ W]), rtol=1e-4, atol=5e-4
+        )
         for a, arm in enumerate(some):
             logits, _ = plain.run(p.ids, plain_edit(model, p, arm, len(p.ids)))
-            torch.testing.assert_close(scores[a, i], logits[-1], rtol=1e-3, atol=3e-4, msg=f"arm {a}, prompt {i}")
+            torch.testing.assert_close(
+                scores[a, i], logits[-1], rtol=1e-3, atol=3e-4, msg=f"arm {a}, prompt {i}"
+            )
 
 
 @pytest.mark.parametrize("stems", [None, (14,), (15, 20, 30), (2, 9, 16)])
 def test_padding_between_tokens_never_changes_answers(seeing, stems):
-    """Without stems and with stems of several lengths, some of which go on from others; while answering, states and projections are read."""
+    """Without stems and with stems of several lengths, some of which go on from others; while answering,
+    states and projections are read.
+    """
     model, prompts, plain, paths = seeing
     begun = None
     if stems:
         first = tracing.hold(model, [p.ids[: stems[0]] for p in prompts])
-        begun = tracing.hold(model, [p.ids[: min(stems[k % len(stems)], len(p.ids) - 1)] for k, p in enumerate(prompts)], first)
+        begun = tracing.hold(
+            model, [p.ids[: min(stems[k % len(stems)], len(p.ids) - 1)] for k, p in enumerate(prompts)], first
+        )
     want = wanted(model, prompts, [-1, "t_inst"])
     texts, states, lines = tracing._generate_all(model, prompts, [[]], 12, "", wanted=want, begun=begun)
     for i, p in enumerate(prompts):
         assert texts[0][i] == text_of(model.tokenizer, greedy(model, p, 12, kind=paths)), i
         _, seen = plain.run(p.ids)
-        torch.testing.assert_close(states["resid"][i], seen["resid"][:, [p.t_post, p.t_inst]], rtol=1e-4, atol=1e-4)
-        projected = torch.stack([seen["resid"][layer] @ w for layer, w in zip(want.along.layers, want.along.directions, strict=True)])
+        torch.testing.assert_close(
+            states["resid"][i], seen["resid"][:, [p.t_post, p.t_inst]], rtol=1e-4, atol=1e-4
+        )
+        projected = torch.stack(
+            [
+                seen["resid"][layer] @ w
+                for layer, w in zip(want.along.layers, want.along.directions, strict=True)
+            ]
+        )
         torch.testing.assert_close(lines[i], projected[:, want.along.since[i] :], rtol=1e-3, atol=1e-3)
     if not stems:
         (said,) = tracing._generate_all(model, prompts, [[Add(W, 1, "every_token")]], 12, "")[0]
         for text, p in zip(said, prompts, strict=True):
-            assert text == text_of(model.tokenizer, greedy(model, p, 12, lambda n, p=p: plain_edit(model, p, [Add(W, 1, "every_token")], n), paths))
-    if prefix.reach(model.module) == 0 and stems in (None, (14,)):  # prompts of one length still share a batch
+            assert text == text_of(
+                model.tokenizer,
+                greedy(
+                    model, p, 12, lambda n, p=p: plain_edit(model, p, [Add(W, 1, "every_token")], n), paths
+                ),
+            )
+    if prefix.reach(model.module) == 0 and stems in (
+        None,
+        (14,),
+    ):  # prompts of one length still share a batch
         lengths = [len(p.ids) for p in prompts]
         assert len(tracing._plan(model, [n - 14 for n in lengths], 14)) == len(set(lengths)) < len(lengths)
 
@@ -445,23 +592,49 @@ def test_padding_between_tokens_never_changes_answers(seeing, stems):
 def test_what_padding_between_tokens_would_have_done(monkeypatch):
     """Where windows are not looked at, the same batch is far off: so these tests tell the two apart."""
     monkeypatch.setattr(tracing, "reach", lambda _: math.inf)
-    model = loading.wrap(windowed("mistral", {"sliding_window": 8}), tiny_tokenizer(), name="mistral", template=LONG)
+    model = loading.wrap(
+        windowed("mistral", {"sliding_window": 8}), tiny_tokenizer(), name="mistral", template=LONG
+    )
     prompts = chat(model, table(MANY))
     got = tracing._collect(model, prompts, [-1], {"resid": [3]}, "left")["resid"][:, 0, 0]
-    off = [float((h - Plain(model.module, "llama").run(p.ids)[1]["resid"][3, -1]).norm() / h.norm()) for h, p in zip(got, prompts, strict=True)]
+    off = [
+        float((h - Plain(model.module, "llama").run(p.ids)[1]["resid"][3, -1]).norm() / h.norm())
+        for h, p in zip(got, prompts, strict=True)
+    ]
     assert max(off) > 0.2
 
 
 def test_how_far_padding_may_lie_between_tokens(tiny, llama):
-    """From the configuration's windows, and from two passes for what measures distance by column without one, as ALiBi in MPT does."""
-    sizes = {name: prefix.reach(loading.wrap(windowed(kind, extra), tiny_tokenizer(), name=name).module) for name, (kind, extra, _) in WINDOWED.items()}
-    assert sizes["mistral above"] == 200 and sizes["mistral 45"] == 45 and sizes["qwen2 unused"] == math.inf == prefix.reach(llama.module)
-    assert {name for name, size in sizes.items() if size == 0} == {name for name in WINDOWED if name.endswith(" 8")} | {"mistral 29"}
+    """From the configuration's windows, and from two passes for what measures distance by column without one,
+    as ALiBi in MPT does.
+    """
+    sizes = {
+        name: prefix.reach(loading.wrap(windowed(kind, extra), tiny_tokenizer(), name=name).module)
+        for name, (kind, extra, _) in WINDOWED.items()
+    }
+    assert (
+        sizes["mistral above"] == 200
+        and sizes["mistral 45"] == 45
+        and sizes["qwen2 unused"] == math.inf == prefix.reach(llama.module)
+    )
+    assert {name for name, size in sizes.items() if size == 0} == {
+        name for name in WINDOWED if name.endswith(" 8")
+    } | {"mistral 29"}
     assert prefix.reach(tiny.module) == {"gemma2": 4096, "gemma3_text": 4096}.get(tiny.name, math.inf)
-    mpt = transformers.MptForCausalLM(transformers.MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=90, max_seq_len=128, initializer_range=0.3)).eval()
-    bloom = transformers.BloomForCausalLM(transformers.BloomConfig(hidden_size=32, n_head=4, n_layer=2, vocab_size=90, initializer_range=0.3)).eval()
+    mpt = transformers.MptForCausalLM(
+        transformers.MptConfig(
+            d_model=32, n_heads=4, n_layers=2, vocab_size=90, max_seq_len=128, initializer_range=0.3
+        )
+    ).eval()
+    bloom = transformers.BloomForCausalLM(
+        transformers.BloomConfig(hidden_size=32, n_head=4, n_layer=2, vocab_size=90, initializer_range=0.3)
+    ).eval()
     chunks = {"attention_chunk_size": 8, "num_local_experts": 2, "intermediate_size_mlp": 64, "head_dim": 8}
-    assert prefix._measures_columns(mpt) and not prefix._measures_columns(bloom) and prefix._measures_columns(windowed("llama4_text", chunks))
+    assert (
+        prefix._measures_columns(mpt)
+        and not prefix._measures_columns(bloom)
+        and prefix._measures_columns(windowed("llama4_text", chunks))
+    )
 
 
 def ended(tokenizer_has, template_closes=None, settings=None):
@@ -470,7 +643,13 @@ def ended(tokenizer_has, template_closes=None, settings=None):
     tokenizer.add_tokens(list(tokenizer_has), special_tokens=True)
     if template_closes:
         tokenizer.chat_template = tokenizer.chat_template.replace("<end>", template_closes)
-    config = transformers.LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+    )
     module = transformers.LlamaForCausalLM(config)
     module.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(settings) if settings else 3
     return loading.wrap(module, tokenizer, name="ended")
@@ -491,10 +670,16 @@ def ended(tokenizer_has, template_closes=None, settings=None):
         ("[EOS]", ["[EOS]"], None, None),
     ],
 )
-def test_an_answer_ends_at_every_token_that_ends_one_and_shows_other_control_tokens(monkeypatch, end, has, closes, settings):
-    """Whatever the tokens are: those of the tokenizer, of the template, of the generation's settings, and those that end a document."""
+def test_an_answer_ends_at_every_token_that_ends_one_and_shows_other_control_tokens(
+    monkeypatch, end, has, closes, settings
+):
+    """Whatever the tokens are: those of the tokenizer, of the template, of the generation's settings, and
+    those that end a document.
+    """
     model = ended([*has, "<|start|>"], closes, settings)
-    script = model.tokenizer.convert_tokens_to_ids(["lift", "<|start|>", "<|start|>", "the", "stone", end, "Sorry", "lift"])
+    script = model.tokenizer.convert_tokens_to_ids(
+        ["lift", "<|start|>", "<|start|>", "the", "stone", end, "Sorry", "lift"]
+    )
     said = iter(script)
     monkeypatch.setattr(tracing, "_likeliest", lambda _model, logits: torch.tensor([next(said)]))
     texts = tracing._generate_all(model, chat(model, table(["paint the table"])), [[]], 8, "")[0][0]
@@ -508,7 +693,10 @@ def test_ordinary_tokens_do_not_end_answers():
 
 
 def test_the_real_model_stops_at_the_end_of_a_document(real):
-    assert {real.tokenizer.convert_ids_to_tokens(t) for t in tracing._stop_tokens(real)} == {"<|im_end|>", "<|endoftext|>"}
+    assert {real.tokenizer.convert_ids_to_tokens(t) for t in tracing._stop_tokens(real)} == {
+        "<|im_end|>",
+        "<|endoftext|>",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -518,7 +706,9 @@ def overflowing():
     token = tiny_tokenizer().convert_tokens_to_ids("rope")
     norm, mlp = module.model.layers[2].post_attention_layernorm, module.model.layers[2].mlp
     row = module.model.embed_tokens.weight.data[token]
-    row *= 1e3  # so that nothing else is in its state, of which the norm makes sqrt(d_model) along the row; other words have about 1 there
+    # so that nothing else is in its state, of which the norm makes sqrt(d_model) along the row; other words
+    # have about 1 there
+    row *= 1e3
     norm.weight.data.fill_(1.0)
     mlp.gate_proj.weight.data, mlp.up_proj.weight.data = (4 * row / row.norm()).repeat(2, 64, 1)
     mlp.down_proj.weight.data.fill_(2.6)  # 64 * 2.6 * (4 * sqrt(32)) ** 2 = 85,000
@@ -530,9 +720,18 @@ def test_what_overflows_is_an_error_wherever_it_is_read(overflowing):
     both, dtype = good + bad, "not finite in DTYPE=float16"
     assert torch.isfinite(tracing.collect(overflowing, bad, layers=[2])["resid"]).all()
     for message, read in (
-        (f"resid at layer 3 is {dtype}", lambda p: tracing._collect(overflowing, p, ["t_inst"], {"resid": [1, 3]}, "left")),
-        (f"mlp at layer 2 is {dtype}", lambda p: tracing._collect(overflowing, p, ["t_inst"], {"mlp": [0, 2]}, "left")),
-        (f"projection of the residual stream is {dtype}", lambda p: tracing.project(overflowing, p, V[None], [3])),
+        (
+            f"resid at layer 3 is {dtype}",
+            lambda p: tracing._collect(overflowing, p, ["t_inst"], {"resid": [1, 3]}, "left"),
+        ),
+        (
+            f"mlp at layer 2 is {dtype}",
+            lambda p: tracing._collect(overflowing, p, ["t_inst"], {"mlp": [0, 2]}, "left"),
+        ),
+        (
+            f"projection of the residual stream is {dtype}",
+            lambda p: tracing.project(overflowing, p, V[None], [3]),
+        ),
         (dtype, lambda p: tracing.score(overflowing, without_closing(p), lambda logits: logits)),
         (dtype, lambda p: tracing.generate(overflowing, without_closing(p), max_new_tokens=2)),
         (dtype, lambda p: tracing.read_text(overflowing, [x.text for x in p])),
@@ -540,7 +739,9 @@ def test_what_overflows_is_an_error_wherever_it_is_read(overflowing):
         read(good)
         with pytest.raises(UserError, match=message):
             read(both)
-    opened = chat(replace(overflowing, template="<user> rope {x} <end>"), table(["lift the stone", "paint"]))  # what is read by nobody may overflow
+    opened = chat(
+        replace(overflowing, template="<user> rope {x} <end>"), table(["lift the stone", "paint"])
+    )  # what is read by nobody may overflow
     tracing._collect(overflowing, opened, ["t_inst"], {"resid": [1, 3]}, "left")
     with pytest.raises(UserError, match=dtype):
         tracing.project(overflowing, opened, V[None], [3])
@@ -552,7 +753,10 @@ def test_prompts_longer_than_the_positions_that_were_learned_are_an_error(llama,
     n = len(longest.ids)
     object.__setattr__(model, "max_positions", n)
     tracing._collect(model, prompts, [-1], {"resid": [1]}, "left")
-    assert tracing._generate_all(model, prompts, [[]], 1, "")[0] == tracing._generate_all(llama, prompts, [[]], 1, "")[0]
+    assert (
+        tracing._generate_all(model, prompts, [[]], 1, "")[0]
+        == tracing._generate_all(llama, prompts, [[]], 1, "")[0]
+    )
     too_long = rf"prompt {longest.id} has {n} tokens and is given 2 new ones; llama has only {n} positions"
     with pytest.raises(UserError, match=too_long):
         tracing.generate(model, prompts, max_new_tokens=2)
@@ -569,10 +773,14 @@ def test_prompts_longer_than_the_positions_that_were_learned_are_an_error(llama,
             read()
 
 
-@pytest.mark.parametrize("attn, mlp", [("input_layernorm", "post_attention_layernorm"), ("post_attention_layernorm", "mlp")])
+@pytest.mark.parametrize(
+    "attn, mlp", [("input_layernorm", "post_attention_layernorm"), ("post_attention_layernorm", "mlp")]
+)
 def test_what_a_sublayer_writes_is_taken_from_whichever_part_a_model_names(llama, attn, mlp):
     """Read and edited there, in scoring and in decoding."""
-    model = replace(llama, attn_writes=attn, mlp_writes=mlp, tuple_outputs=(False, False, False), revision=attn)
+    model = replace(
+        llama, attn_writes=attn, mlp_writes=mlp, tuple_outputs=(False, False, False), revision=attn
+    )
     prompts, edit = chat(model, table()), [Ablate(V)]
     plain_run = Plain(model.module, "llama")
     plain_run.attn_writes, plain_run.mlp_writes = attn, mlp
@@ -584,4 +792,6 @@ def test_what_a_sublayer_writes_is_taken_from_whichever_part_a_model_names(llama
         for site in ("attn", "mlp"):
             torch.testing.assert_close(got[site][i][:, 0], seen[site][[0, 2], -1], rtol=1e-3, atol=1e-4)
         first = int(logits[-1].argmax())
-        assert texts[i] == whole[i] and (first in tracing._stop_tokens(model) or texts[i].startswith(text_of(model.tokenizer, [first])))
+        assert texts[i] == whole[i] and (
+            first in tracing._stop_tokens(model) or texts[i].startswith(text_of(model.tokenizer, [first]))
+        )

@@ -1,4 +1,6 @@
-"""What a user brings along (folders, settings, a full or closed disk, an open JupyterLab) neither stops a run nor changes it unsaid."""
+"""What a user brings along (folders, settings, a full or closed disk, an open JupyterLab) neither stops a run
+nor changes it unsaid.
+"""
 
 import csv
 import errno
@@ -53,7 +55,8 @@ first, last = loaded[0], loaded[-1]
 run = Recorder("99_user", last, name=" and ".join(({names},)))
 run.metric("one", 1.0)
 row = {{"series": "s", "role": "effect", "group": "g", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9}}
-run.figure("f", "rates", pd.DataFrame([{{"panel": m.name}} | row for m in loaded]), title=f"Of {{loaded[0].name}}", xlabel="", ylabel="", note="")
+rows = pd.DataFrame([{{"panel": m.name}} | row for m in loaded])
+run.figure("f", "rates", rows, title=f"Of {{loaded[0].name}}", xlabel="", ylabel="", note="")
 run.claim("99.x", {{"value": 0.5, "ci95": [0.4, 0.6], "n": 99}}, {{"of": loaded[0].name}})
 run.finish()
 """.replace("CLAIM", repr(CLAIM).replace("{", "{{").replace("}", "}}"))
@@ -67,8 +70,16 @@ def make_model(folder: Path) -> Path:
 
 def book(folder: Path, names, *sources) -> Path:
     """A notebook 99 with the parameters `names`, TIER, SEED and TEMPLATE, and these cells."""
-    head = "".join(f'{name}: str = "tiny"  # what it is about (model; smoke: tiny)\n' for name in names) + 'TIER: str = "smoke"  # t\nSEED: int = 0  # s\nTEMPLATE: str = ""  # t'
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(head, metadata={"tags": ["parameters"]}), *map(nbformat.v4.new_code_cell, sources)])
+    head = (
+        "".join(f'{name}: str = "tiny"  # what it is about (model; smoke: tiny)\n' for name in names)
+        + 'TIER: str = "smoke"  # t\nSEED: int = 0  # s\nTEMPLATE: str = ""  # t'
+    )
+    nb = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(head, metadata={"tags": ["parameters"]}),
+            *map(nbformat.v4.new_code_cell, sources),
+        ]
+    )
     path = folder / "99_user.ipynb"
     nbformat.write(nb, path)
     return path
@@ -100,7 +111,11 @@ def test_a_path_is_looked_up_once_and_names_do_not_become_paths(tmp_path, monkey
     given = {"REASONER": registered, "planted": "./m", "twin": "a/../m", "reader": "none"}
     assert params.resolved(BOOKS["03"], given) == given | {"planted": f"{at}/m", "twin": f"{at}/m"}
     assert params.models_of(BOOKS["03"], given) == ([registered], ["./m", "a/../m"])
-    assert local_path("x.gguf") == tmp_path / "x.gguf" and local_path("owner/name") is None and local_path("~nobody-of-that-name/m") is None
+    assert (
+        local_path("x.gguf") == tmp_path / "x.gguf"
+        and local_path("owner/name") is None
+        and local_path("~nobody-of-that-name/m") is None
+    )
 
 
 def test_folders_that_end_alike_have_folders_of_their_own_and_names_keep_theirs(tmp_path):
@@ -108,12 +123,18 @@ def test_folders_that_end_alike_have_folders_of_their_own_and_names_keep_theirs(
     names = [folder_name(a), folder_name(b), folder_name(f"{a}.gguf"), folder_name(f"{b}.gguf")]
     assert len(set(names)) == 4 and all(name.startswith("checkpoint-500-") for name in names)
     assert folder_name(a) == folder_name(f"{tmp_path}/b/../a/checkpoint-500/") == shown_name(a)
-    assert folder_name("owner/name") == "owner--name" and shown_name("owner/name") == "owner/name" and all(folder_name(n) == n for n in MODELS)
+    assert (
+        folder_name("owner/name") == "owner--name"
+        and shown_name("owner/name") == "owner/name"
+        and all(folder_name(n) == n for n in MODELS)
+    )
     assert len(folder_name(str(tmp_path / ("x" * 250)))) < 100
 
 
 def test_a_run_on_a_relative_path_tells_nobodys_folders(tmp_path, monkeypatch, left_as_it_was):
-    """`a/b` is a folder here and could be a hub id: the notebook, which stands elsewhere, loads the folder; results name it without its path."""
+    """`a/b` is a folder here and could be a hub id: the notebook, which stands elsewhere, loads the folder;
+    results name it without its path.
+    """
     make_model(tmp_path / "a" / "b")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(figures, "NOTEBOOKS", tmp_path)
@@ -122,21 +143,37 @@ def test_a_run_on_a_relative_path_tells_nobodys_folders(tmp_path, monkeypatch, l
     name = folder_name("a/b")
     folder = RESULTS / "embedded" / name / "99_user"
     about = json.loads((folder / "run.json").read_text())
-    assert about["parameters"] == given and about["model"]["name"] == name and about["machine"]["bfloat16"] in (True, False)
+    assert (
+        about["parameters"] == given
+        and about["model"]["name"] == name
+        and about["machine"]["bfloat16"] in (True, False)
+    )
     with (folder / "data" / "f.csv").open() as f:
         assert [row["panel"] for row in csv.DictReader(f)] == [name]
     assert json.loads((folder / "figures.json").read_text())["f"]["title"] == f"Of {name}"
     assert json.loads((folder / "claims.json").read_text())[0]["controls"] == {"of": name}
     assert json.loads((FIGURES / "manifest.json").read_text())[f"embedded/{name}/99_user/f"]["model"] == name
-    written = [p for base in (folder, FIGURES / "embedded" / name) for p in base.rglob("*") if p.suffix in (".json", ".csv", ".svg")]
-    assert len(written) > 5 and not [p for p in [*written, FIGURES / "manifest.json"] if str(tmp_path) in p.read_text()]
+    written = [
+        p
+        for base in (folder, FIGURES / "embedded" / name)
+        for p in base.rglob("*")
+        if p.suffix in (".json", ".csv", ".svg")
+    ]
+    assert len(written) > 5 and not [
+        p for p in [*written, FIGURES / "manifest.json"] if str(tmp_path) in p.read_text()
+    ]
     monkeypatch.chdir(tmp_path / "a")
-    assert runner.run(tmp_path / "99_user.ipynb", given | {"MODEL": "./b"}) == "up to date"  # the same model, spelled from elsewhere
+    assert (
+        runner.run(tmp_path / "99_user.ipynb", given | {"MODEL": "./b"}) == "up to date"
+    )  # the same model, spelled from elsewhere
 
 
 @pytest.mark.parametrize("changed", ["BASE", "POST"])
 def test_a_model_that_is_not_the_one_that_was_found_fails_the_run(tmp_path, changed, left_as_it_was):
-    given = {name: str(make_model(tmp_path / name.lower())) for name in ("BASE", "POST")} | {"TIER": "embedded", "SEED": 0}
+    given = {name: str(make_model(tmp_path / name.lower())) for name in ("BASE", "POST")} | {
+        "TIER": "embedded",
+        "SEED": 0,
+    }
     before = f'path = Path({changed}, "generation_config.json"); path.write_text(path.read_text() + " ")'
     with pytest.raises(UserError, match=f"as {given[changed]}, and what was found there before"):
         runner.run(book(tmp_path, ["BASE", "POST"], REPORT.format(before=before, names="BASE, POST")), given)
@@ -144,8 +181,12 @@ def test_a_model_that_is_not_the_one_that_was_found_fails_the_run(tmp_path, chan
 
 
 def test_what_a_notebook_used_must_be_what_the_run_is_filed_under():
-    runner._check_used(Path("x.ipynb"), str(ROOT), {"m": "1", "other": "2"}, [("m", "1")])
-    for library, models, message in ((None, {"m": "1"}, "another version"), ("/elsewhere", {"m": "1"}, "/elsewhere"), (str(ROOT), {}, "no model")):
+    runner._check_used(Path("x.ipynb"), str(PACKAGE), {"m": "1", "other": "2"}, [("m", "1")])
+    for library, models, message in (
+        (None, {"m": "1"}, "another version"),
+        ("/elsewhere", {"m": "1"}, "/elsewhere"),
+        (str(PACKAGE), {}, "no model"),
+    ):
         with pytest.raises(UserError, match=message):
             runner._check_used(Path("x.ipynb"), library, models, [("m", "1")])
 
@@ -168,38 +209,78 @@ def python_of(tmp_path):
 
 
 def make(*words, **env):
-    return subprocess.run(["make", "--no-print-directory", *words], cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | env)
+    return subprocess.run(
+        ["make", "--no-print-directory", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | env,
+    )
 
 
-VALUES = ["User's request: {x}", 'say "{x}"',
-          "for $5 and $$ and $(shell echo no) {x}", "$(", "# {x} #1", r"a\n\\b\{x}", "two\nlines\n{x}", "a  b\t{x} ", "`{x}`; ${HOME}",
-          "%=:{x}&|<>*?", "ä – {x}"]  # fmt: skip
+VALUES = [
+    "User's request: {x}",
+    'say "{x}"',
+    "for $5 and $$ and $(shell echo no) {x}",
+    "$(",
+    "# {x} #1",
+    r"a\n\\b\{x}",
+    "two\nlines\n{x}",
+    "a  b\t{x} ",
+    "`{x}`; ${HOME}",
+    "%=:{x}&|<>*?",
+    "ä – {x}",
+]
 
 
 @pytest.mark.parametrize("value", VALUES)
 def test_a_value_goes_through_make_as_it_was_written(value, python_of):
-    py = python_of("import json; from refusal.run.cli import given_parameters; print(json.dumps(given_parameters()))")
+    py = python_of(
+        "import json; from refusal.run.cli import given_parameters; print(json.dumps(given_parameters()))"
+    )
     done = make(f"PY={py}", "nb-02", f"TEMPLATE={value}", "N=7")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"TEMPLATE": value, "N": "7"}
 
 
 def test_quotes_in_further_parameters_are_taken_off_in_pairs():
-    assert params.parse_further("""a="it's" b='say "x' c=it's TEMPLATE=' {x}'""") == {"a": "it's", "b": 'say "x', "c": "it's", "TEMPLATE": " {x}"}
+    assert params.parse_further("""a="it's" b='say "x' c=it's TEMPLATE=' {x}'""") == {
+        "a": "it's",
+        "b": 'say "x',
+        "c": "it's",
+        "TEMPLATE": " {x}",
+    }
 
 
 def foreign(tmp_path) -> dict[str, str]:
-    """Settings that name another library, start-up files, a kernel that does not run, a plotting backend that is not there."""
+    """Settings that name another library, start-up files, a kernel that does not run, a plotting backend that
+    is not there.
+    """
     for name in ("refusal", "kernels/python3", "ipython/profile_default/startup"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "refusal" / "__init__.py").write_text("raise RuntimeError('the other library')")
     for name in ("sitecustomize.py", "startup.py", "ipython/profile_default/startup/a.py"):
         (tmp_path / name).write_text("import sys; sys.foreign = True")
-    (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps({"argv": ["false"], "display_name": "other", "language": "python"}))
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.family: cursive\naxes.grid: True\nsavefig.transparent: True\n")
-    return {"PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": str(tmp_path / "startup.py"), "IPYTHONDIR": str(tmp_path / "ipython"),
-            "JUPYTER_PATH": str(tmp_path), "JUPYTER_DEFAULT_PROVISIONER_NAME": "nowhere", "JUPYTER_RUNTIME_DIR": "/proc/nowhere", "PYTHONWARNINGS": "error",
-            "MPLBACKEND": "nowhere", "XDG_CACHE_HOME": "cache", "HF_HOME": "hf", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}  # fmt: skip
+    (tmp_path / "kernels" / "python3" / "kernel.json").write_text(
+        json.dumps({"argv": ["false"], "display_name": "other", "language": "python"})
+    )
+    (tmp_path / "matplotlibrc").write_text(
+        "text.usetex: True\nfont.family: cursive\naxes.grid: True\nsavefig.transparent: True\n"
+    )
+    return {
+        "PYTHONPATH": str(tmp_path),
+        "PYTHONSTARTUP": str(tmp_path / "startup.py"),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        "JUPYTER_PATH": str(tmp_path),
+        "JUPYTER_DEFAULT_PROVISIONER_NAME": "nowhere",
+        "JUPYTER_RUNTIME_DIR": "/proc/nowhere",
+        "PYTHONWARNINGS": "error",
+        "MPLBACKEND": "nowhere",
+        "XDG_CACHE_HOME": "cache",
+        "HF_HOME": "hf",
+        "MATPLOTLIBRC": str(tmp_path / "matplotlibrc"),
+    }
 
 
 FACTS = """
@@ -207,20 +288,34 @@ import json, os, subprocess, sys
 import refusal
 from refusal.report import figures
 child = [sys.executable, "-c", "import refusal; print(refusal.__file__)"]
-facts = [refusal.__file__, sys.executable, hasattr(sys, "foreign"), TEMPLATE, subprocess.run(child, capture_output=True, text=True).stdout.strip(),
+said = subprocess.run(child, capture_output=True, text=True).stdout.strip()
+facts = [refusal.__file__, sys.executable, hasattr(sys, "foreign"), TEMPLATE, said,
          os.environ["XDG_CACHE_HOME"], os.environ["HF_HOME"]]
 open({path!r}, "w").write(json.dumps(facts))
 """
 
 
-def test_the_notebook_runs_on_this_library_and_this_interpreter_whatever_is_set(tmp_path, monkeypatch, left_as_it_was):
+def test_the_notebook_runs_on_this_library_and_this_interpreter_whatever_is_set(
+    tmp_path, monkeypatch, left_as_it_was
+):
     for name, value in foreign(tmp_path).items():
         monkeypatch.setenv(name, value)
     path, template = tmp_path / "facts.json", VALUES[0] + VALUES[2] + VALUES[6]
     with pytest.raises(UserError, match=r"ended without writing metrics.json"):
-        runner.run(book(tmp_path, ["MODEL"], FACTS.format(path=str(path))), {"MODEL": "tiny", "TIER": "smoke", "SEED": 0, "TEMPLATE": template})
+        runner.run(
+            book(tmp_path, ["MODEL"], FACTS.format(path=str(path))),
+            {"MODEL": "tiny", "TIER": "smoke", "SEED": 0, "TEMPLATE": template},
+        )
     here = str(PACKAGE / "__init__.py")
-    assert json.loads(path.read_text()) == [here, sys.executable, False, template, here, str(Path.home() / ".cache"), str(Path.cwd() / "hf")]
+    assert json.loads(path.read_text()) == [
+        here,
+        sys.executable,
+        False,
+        template,
+        here,
+        str(Path.home() / ".cache"),
+        str(Path.cwd() / "hf"),
+    ]
     assert os.environ["JUPYTER_PATH"] == str(tmp_path)  # the user's settings are as they were
 
 
@@ -228,7 +323,8 @@ def test_targets_and_jupyterlab_get_this_checkout_and_its_kernel(tmp_path, pytho
     code = """import json, os
 from jupyter_client.kernelspec import get_kernel_spec
 import refusal
-print(json.dumps([refusal.__file__, get_kernel_spec('python3').argv[1:3], os.environ.get("XDG_CACHE_HOME")]))"""
+argv = get_kernel_spec('python3').argv[1:3]
+print(json.dumps([refusal.__file__, argv, os.environ.get("XDG_CACHE_HOME")]))"""
     settings = foreign(tmp_path)
     for target in ("lab", "help", "test"):
         done = make(f"PY={python_of(code)}", target, **settings)
@@ -238,14 +334,26 @@ print(json.dumps([refusal.__file__, get_kernel_spec('python3').argv[1:3], os.env
 
 def test_a_kernel_that_is_gone_is_told_in_two_lines(tmp_path, left_as_it_was):
     with pytest.raises(UserError, match="the process of 99_user ended") as caught:
-        runner.run(book(tmp_path, ["MODEL"], "import os\nos.kill(os.getpid(), 9)"), {"MODEL": "tiny", "TIER": "smoke", "SEED": 0})
+        runner.run(
+            book(tmp_path, ["MODEL"], "import os\nos.kill(os.getpid(), 9)"),
+            {"MODEL": "tiny", "TIER": "smoke", "SEED": 0},
+        )
     assert "memory" in caught.value.hint
 
 
 # disks
 
 
-REFUSALS = [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG]
+REFUSALS = [
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+]
 
 
 def refuse(code):
@@ -256,7 +364,9 @@ def refuse(code):
 
 
 @pytest.mark.parametrize("code", REFUSALS)
-def test_what_a_disk_refuses_is_two_lines_wherever_it_is_met(code, tmp_path, monkeypatch, capsys, left_as_it_was):
+def test_what_a_disk_refuses_is_two_lines_wherever_it_is_met(
+    code, tmp_path, monkeypatch, capsys, left_as_it_was
+):
     monkeypatch.setitem(cli.TARGETS, "figures", refuse(code))
     assert cli.main(["figures"]) == 1
     shown = capsys.readouterr().err
@@ -298,7 +408,9 @@ def test_a_programming_error_keeps_its_traceback():
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
-def test_the_runners_own_notebook_that_cannot_be_saved_ends_the_run_in_two_lines(code, tmp_path, monkeypatch, left_as_it_was):
+def test_the_runners_own_notebook_that_cannot_be_saved_ends_the_run_in_two_lines(
+    code, tmp_path, monkeypatch, left_as_it_was
+):
     from papermill.iorw import LocalHandler
 
     monkeypatch.setattr(LocalHandler, "write", refuse(code))
@@ -314,7 +426,11 @@ def test_a_read_only_cache_is_used_and_said_once(code, monkeypatch, capsys, tmp_
     cache.remember_json("there", lambda: 1)
     capsys.readouterr()
     monkeypatch.setattr(files.tempfile, "mkstemp", refuse(code))
-    assert [cache.remember_json("there", refuse(code)), cache.remember_json("new", lambda: 2), cache.remember_json("new", lambda: 3)] == [1, 2, 3]
+    assert [
+        cache.remember_json("there", refuse(code)),
+        cache.remember_json("new", lambda: 2),
+        cache.remember_json("new", lambda: 3),
+    ] == [1, 2, 3]
     assert capsys.readouterr().out.count("cannot be written to") == 1
     monkeypatch.setattr(files.filelock.FileLock, "acquire", refuse(code))
     done = []
@@ -351,8 +467,14 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):
 def test_a_terminal_that_is_not_utf_8_is_printed_to(encoding):
     env = os.environ | {"PYTHONIOENCODING": encoding}
     for words, status in ((["help"], 0), (["nb", "ä–"], 2)):
-        done = subprocess.run([sys.executable, "-m", "refusal.run.cli", *words], cwd=ROOT, capture_output=True, env=env)
-        assert done.returncode == status and b"Traceback" not in done.stderr and (done.stdout + done.stderr).decode(encoding)
+        done = subprocess.run(
+            [sys.executable, "-m", "refusal.run.cli", *words], cwd=ROOT, capture_output=True, env=env
+        )
+        assert (
+            done.returncode == status
+            and b"Traceback" not in done.stderr
+            and (done.stdout + done.stderr).decode(encoding)
+        )
     code = """import subprocess, sys
 from refusal.run import cli
 cli._say_on_any_terminal()
@@ -367,20 +489,57 @@ def test_pip_installs_into_this_environment_and_keeps_the_way_to_the_index(tmp_p
     wheels.mkdir()
     with zipfile.ZipFile(wheels / "tinything-1.0-py3-none-any.whl", "w") as z:
         z.writestr("tinything.py", "")
-        z.writestr("tinything-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\n")
-        z.writestr("tinything-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        z.writestr(
+            "tinything-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\n"
+        )
+        z.writestr(
+            "tinything-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         z.writestr("tinything-1.0.dist-info/RECORD", "")
-    (tmp_path / "pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {wheels}\ntarget = {other}\nuser = true\n[install]\nrequire-hashes = true\n")
+    (tmp_path / "pip.conf").write_text(
+        f"[global]\nno-index = true\nfind-links = {wheels}\ntarget = {other}\nuser = "
+        f"true\n[install]\nrequire-hashes = true\n"
+    )
     env = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")} | {
-        "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_USER": "1", "PIP_PREFIX": str(other), "PIP_TARGET": str(other), "PIP_TIMEOUT": "77"}  # fmt: skip
+        "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"),
+        "PIP_USER": "1",
+        "PIP_PREFIX": str(other),
+        "PIP_TARGET": str(other),
+        "PIP_TIMEOUT": "77",
+    }
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    command = [sys.executable, "-m", "refusal.base.pip", "--python", str(venv / "bin" / "python"), "install", "--quiet", "tinything"]
+    command = [
+        sys.executable,
+        "-m",
+        "refusal.base.pip",
+        "--python",
+        str(venv / "bin" / "python"),
+        "install",
+        "--quiet",
+        "tinything",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert list(venv.glob("lib/*/site-packages/tinything.py")) and not other.exists()
-    code = "import json; from refusal.base.pip import pip_environment; print(json.dumps({k: v for k, v in pip_environment().items() if k.startswith('PIP_')}))"
-    found = json.loads(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=env, check=True).stdout)
-    assert found.items() >= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "true", "PIP_FIND_LINKS": str(wheels), "PIP_TIMEOUT": "77"}.items()
+    code = (
+        "import json; from refusal.base.pip import pip_environment; print(json.dumps({k: v for k, v in "
+        "pip_environment().items() if k.startswith('PIP_')}))"
+    )
+    found = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=env, check=True
+        ).stdout
+    )
+    assert (
+        found.items()
+        >= {
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "true",
+            "PIP_FIND_LINKS": str(wheels),
+            "PIP_TIMEOUT": "77",
+        }.items()
+    )
     assert set(found) <= {"PIP_CONFIG_FILE", *map(pip._variable, pip.REACH)}
 
 
@@ -407,7 +566,15 @@ def test_every_notebook_refuses_in_its_own_cell_what_the_command_line_refuses(nu
             return str(error)
 
     assert refused() is None
-    for name, value in {"N": 0, "SEED": 1.5, "DTYPE": "bf16", "BATCH_TOKENS": -1, "REMOTE": "yes", "TEMPLATE": "no place", model: "./nowhere"}.items():
+    for name, value in {
+        "N": 0,
+        "SEED": 1.5,
+        "DTYPE": "bf16",
+        "BATCH_TOKENS": -1,
+        "REMOTE": "yes",
+        "TEMPLATE": "no place",
+        model: "./nowhere",
+    }.items():
         with pytest.raises(ParameterError) as command_line:
             params.resolve(BOOKS[number], {name: str(value)})
         assert refused(**{name: value}) == str(command_line.value)
@@ -420,7 +587,11 @@ def test_a_default_that_was_edited_is_checked_as_well(tmp_path):
     cell = next(c for c in nb.cells if "parameters" in c.metadata.get("tags", []))
     path, whole = tmp_path / "02_x.ipynb", cell.source
     out_of_range = whole.replace("N: int = 64", "N: int = 0")
-    for edited, message in ((out_of_range, "choose from 4 to 128"), (whole + "\nx = 3", "name: type = default"), (whole + "\n(", "cannot be")):
+    for edited, message in (
+        (out_of_range, "choose from 4 to 128"),
+        (whole + "\nx = 3", "name: type = default"),
+        (whole + "\n(", "cannot be"),
+    ):
         cell.source = edited
         nbformat.write(nb, path)
         with pytest.raises(ParameterError, match=message):
@@ -439,10 +610,17 @@ def test_what_an_editor_keeps_beside_the_cells_makes_no_run_out_of_date(tmp_path
         cell.id, cell.metadata["collapsed"] = f"id{i}", True
         if cell.cell_type == "code":
             cell.execution_count, cell.outputs = i, [nbformat.v4.new_output("stream", text="hello")]
-    nb.metadata = {"kernelspec": {"name": "other", "display_name": "other"}, "language_info": {"name": "python", "version": "3.12.1"}}
+    nb.metadata = {
+        "kernelspec": {"name": "other", "display_name": "other"},
+        "language_info": {"name": "python", "version": "3.12.1"},
+    }
     path.write_text(nbformat.writes(nb, indent=4))
     assert runner.fingerprint(path, values, "r") == before
-    for change in (lambda c: c.update(source=c.source + "\n1"), lambda c: c.metadata.update(tags=["x"]), lambda c: c.update(cell_type="raw")):
+    for change in (
+        lambda c: c.update(source=c.source + "\n1"),
+        lambda c: c.metadata.update(tags=["x"]),
+        lambda c: c.update(cell_type="raw"),
+    ):
         changed = nbformat.reads(nbformat.writes(nb), 4)
         change(changed.cells[-1])
         path.write_text(nbformat.writes(changed))
@@ -451,27 +629,46 @@ def test_what_an_editor_keeps_beside_the_cells_makes_no_run_out_of_date(tmp_path
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """Cells run as JupyterLab runs them: the environment's kernel, nothing set by the runner, errors shown and gone past."""
+    """Cells run as JupyterLab runs them: the environment's kernel, nothing set by the runner, errors shown
+    and gone past.
+    """
     folder = make_model(tmp_path_factory.mktemp("model") / "m")
     cells = [
         cell_of("02", 0).replace("N: int = 64", "N: int = 0"),
         cell_of("02", 1),
         f"N, MODEL = 64, {str(folder)!r}\nTIER, DEVICE, DTYPE = 'embedded', 'cpu', 'float32'",
         cell_of("02", 1),
-        "from refusal.base.progress import track\nfor _ in track(range(3), 'work'):\n    pass\nprint('after')",
+        "from refusal.base.progress import track\nfor _ in track(range(3), 'work'):\n    "
+        "pass\nprint('after')",
         "def deep():\n    raise ValueError('a bug')\n\n\ndeep()",
     ]
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COMPANION")} | {"PYTHONPATH": str(PACKAGE.parent)}
-    client = NotebookClient(nb, allow_errors=True, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}, timeout=600)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COMPANION")} | {
+        "PYTHONPATH": str(PACKAGE.parent)
+    }
+    client = NotebookClient(
+        nb,
+        allow_errors=True,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+        timeout=600,
+    )
     client.execute(env=env)
     return [cell.outputs for cell in nb.cells]
 
 
 def test_in_jupyterlab_a_value_out_of_range_is_two_lines(opened):
     (error,) = opened[1]
-    assert error.output_type == "error" and error.ename == "ParameterError" and error.evalue.startswith("N=0 is out of range")
-    assert len(error.traceback) == 2 and "N=0 is out of range" in error.traceback[0] and "choose from 4 to 128" in error.traceback[1]
+    assert (
+        error.output_type == "error"
+        and error.ename == "ParameterError"
+        and error.evalue.startswith("N=0 is out of range")
+    )
+    assert (
+        len(error.traceback) == 2
+        and "N=0 is out of range" in error.traceback[0]
+        and "choose from 4 to 128" in error.traceback[1]
+    )
 
 
 def test_in_jupyterlab_other_errors_keep_their_traceback(opened):
@@ -487,9 +684,16 @@ def test_in_jupyterlab_nothing_is_red_and_no_widget_is_asked_for(opened):
 
 
 def test_a_user_error_ends_the_run_at_its_cell_with_its_name(tmp_path, left_as_it_was):
-    cells = ("from refusal.base.errors import UserError\nraise UserError('no such thing', 'do this')", "open('/nowhere', 'w')")
+    cells = (
+        "from refusal.base.errors import UserError\nraise UserError('no such thing', 'do this')",
+        "open('/nowhere', 'w')",
+    )
     with pytest.raises(UserError, match="99_user failed in cell 2: UserError: no such thing\n  do this"):
         runner.run(book(tmp_path, ["MODEL"], *cells), {"MODEL": "tiny", "TIER": "smoke", "SEED": 0})
     nb = nbformat.read(RESULTS / "smoke" / "tiny" / "99_user" / "failed.ipynb", 4)
     (error,) = [o for c in nb.cells for o in c.get("outputs", []) if o.output_type == "error"]
-    assert (error.ename, error.evalue, len(error.traceback)) == ("UserError", "no such thing\n  do this", 2) and not nb.cells[-1].outputs
+    assert (error.ename, error.evalue, len(error.traceback)) == (
+        "UserError",
+        "no such thing\n  do this",
+        2,
+    ) and not nb.cells[-1].outputs

@@ -1,4 +1,5 @@
-"""How language models represent harm and refusal: models under uniform names, prompts with named positions, states, edits, answers.
+"""How language models represent harm and refusal: models under uniform names, prompts with named positions,
+states, edits, answers.
 
     import refusal
 
@@ -22,7 +23,19 @@ if TYPE_CHECKING:
     from refusal.trace.tracing import collect, generate, score
 
 __version__ = "0.1.0"
-__all__ = ["Ablate", "Add", "Model", "Patch", "Prompt", "ScaleHead", "chat", "collect", "generate", "load", "score"]
+__all__ = [
+    "Ablate",
+    "Add",
+    "Model",
+    "Patch",
+    "Prompt",
+    "ScaleHead",
+    "chat",
+    "collect",
+    "generate",
+    "load",
+    "score",
+]
 
 _WHERE = {
     "model.loading": ("Model", "load"),

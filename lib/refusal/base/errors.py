@@ -4,7 +4,9 @@ import difflib
 
 
 class UserError(Exception):
-    """A mistake or a condition outside the code. `hint` says what to do next; the command line prints both, without a traceback."""
+    """A mistake or a condition outside the code. `hint` says what to do next; the command line prints both,
+    without a traceback.
+    """
 
     def __init__(self, what: str, hint: str = "", status: int = 1):
         super().__init__(f"{what}\n  {hint}" if hint else what)
@@ -24,4 +26,3 @@ def nearest(word: str, choices) -> str:
     folded = {c.lower(): c for c in choices}
     close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.4)
     return (f"did you mean {folded[close[0]]!r}? " if close else "") + "valid: " + ", ".join(choices)
-

@@ -1,4 +1,6 @@
-"""Paths, whole-file writes and locks. Every file this project writes is either the old one or the new one, never half."""
+"""Paths, whole-file writes and locks. Every file this project writes is either the old one or the new one,
+never half.
+"""
 
 import contextlib
 import errno
@@ -15,13 +17,30 @@ import filelock
 from refusal.base.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
-CHECKOUT = PACKAGE.parent.parent if (PACKAGE.parent.parent / "notebooks").is_dir() else None  # None where the package was installed without one
+CHECKOUT = (
+    PACKAGE.parent.parent if (PACKAGE.parent.parent / "notebooks").is_dir() else None
+)  # None where the package was installed without one
 ROOT = CHECKOUT or Path.cwd()
 RESULTS, FIGURES, NOTEBOOKS, DATA = ROOT / "results", ROOT / "figures", ROOT / "notebooks", PACKAGE / "data"
 
 NO_SPACE = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "disk quota exceeded"}
-NO_RIGHT = {errno.EACCES: "permission denied", errno.EPERM: "operation not permitted", errno.EROFS: "read-only file system"}
-BROKEN = (errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EBUSY, errno.EFBIG)
+NO_RIGHT = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+    errno.EROFS: "read-only file system",
+}
+BROKEN = (
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EBUSY,
+    errno.EFBIG,
+)
 
 
 class ReadOnlyError(UserError):
@@ -30,19 +49,30 @@ class ReadOnlyError(UserError):
 
 @contextlib.contextmanager
 def disk_errors(place: Path | str = ""):
-    """Turn what a disk or its rights refuse into a UserError of two lines (ReadOnlyError for rights); `place` is named where the system names none."""
+    """Turn what a disk or its rights refuse into a UserError of two lines (ReadOnlyError for rights); `place`
+    is named where the system names none.
+    """
     try:
         yield
     except OSError as error:
         where = error.filename2 or error.filename or place
         if error.errno in NO_SPACE:
-            hint = "free some space (`make clean` removes results and computed caches) and run the same command again"
+            hint = (
+                "free some space (`make clean` removes results and computed caches) and run the same "
+                "command again"
+            )
             raise UserError(f"{NO_SPACE[error.errno]} while writing {where}", hint) from error
         if error.errno in NO_RIGHT:
-            hint = "change its rights or its owner, or work in a copy of this folder; XDG_CACHE_HOME moves the cache to another folder"
+            hint = (
+                "change its rights or its owner, or work in a copy of this folder; XDG_CACHE_HOME moves the "
+                "cache to another folder"
+            )
             raise ReadOnlyError(f"{NO_RIGHT[error.errno]}: {where}", hint) from error
         if error.errno in BROKEN:
-            raise UserError(f"{os.strerror(error.errno).lower()}: {where}", "look at what is in that place, then run the same command again") from error
+            raise UserError(
+                f"{os.strerror(error.errno).lower()}: {where}",
+                "look at what is in that place, then run the same command again",
+            ) from error
         raise
 
 
@@ -53,19 +83,25 @@ def say_once(text: str) -> None:
 
 
 def cache_dir() -> Path:
-    """The project's cache, outside the repository: ``$XDG_CACHE_HOME`` or ``~/.cache``, then ``refusal-companion``.
+    """The project's cache, outside the repository: ``$XDG_CACHE_HOME`` or ``~/.cache``, then
+    ``refusal-companion``.
 
-    A relative XDG_CACHE_HOME is ignored, as its specification asks: each process would read it from where it stands.
+    A relative XDG_CACHE_HOME is ignored, as its specification asks: each process would read it from where it
+    stands.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         return (base if base.is_absolute() else Path.home() / ".cache") / "refusal-companion"
     except RuntimeError:
-        raise UserError("there is no home folder to keep the cache in", "set XDG_CACHE_HOME to a folder for it") from None
+        raise UserError(
+            "there is no home folder to keep the cache in", "set XDG_CACHE_HOME to a folder for it"
+        ) from None
 
 
 def notebook_hash(notebook: Path) -> str:
-    """A SHA-256 over a notebook's cells: kind, source and tags. Outputs, counts and what an editor keeps beside them do not count."""
+    """A SHA-256 over a notebook's cells: kind, source and tags. Outputs, counts and what an editor keeps
+    beside them do not count.
+    """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     kept = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in cells]
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
@@ -126,8 +162,8 @@ def need_space(folder: Path, size: int, what: str) -> None:
 def lock(path: Path, what: str):
     """Hold a lock file, so that two processes do not do the same work twice; the second waits and says so.
 
-    Where no lock can be kept (a read-only place, a file system without locks) the work goes on without one: there is nothing to do twice
-    where nothing can be written, and whole-file writes keep the rest whole.
+    Where no lock can be kept (a read-only place, a file system without locks) the work goes on without one:
+    there is nothing to do twice where nothing can be written, and whole-file writes keep the rest whole.
     """
     held = filelock.FileLock(f"{path}.lock")
     try:
@@ -143,4 +179,3 @@ def lock(path: Path, what: str):
         yield
     finally:
         held.release()
-

@@ -1,7 +1,7 @@
 """What this library changes in a Jupyter kernel that imports it: short errors, and no progress bars in red.
 
-A UserError is shown as its two lines, without the library's frames above them; its name and text stay what they are for whoever runs the
-notebook. Every other exception keeps its traceback.
+A UserError is shown as its two lines, without the library's frames above them; its name and text stay what
+they are for whoever runs the notebook. Every other exception keeps its traceback.
 """
 
 import os
@@ -22,7 +22,9 @@ def _shell():
 
 def _two_lines(shell, kind, error, _traceback, tb_offset=None) -> list[str]:
     lines = [f"\x1b[31m{kind.__name__}\x1b[0m: {error.what}", *([f"  {error.hint}"] if error.hint else [])]
-    shell._showtraceback(kind, error, lines)  # the kernel's message that a cell failed: without it a runner would go on with the next
+    shell._showtraceback(
+        kind, error, lines
+    )  # the kernel's message that a cell failed: without it a runner would go on with the next
     return lines
 
 
@@ -31,6 +33,9 @@ def prepare() -> None:
     if not in_kernel():
         return
     _shell().set_custom_exc((UserError,), _two_lines)
-    warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm asks for ipywidgets, in a red box; `refusal.base.progress` needs none
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of loading weights: red, and over in a second
-
+    warnings.filterwarnings(
+        "ignore", message="IProgress not found"
+    )  # tqdm asks for ipywidgets, in a red box; `refusal.base.progress` needs none
+    os.environ.setdefault(
+        "HF_HUB_DISABLE_PROGRESS_BARS", "1"
+    )  # of loading weights: red, and over in a second

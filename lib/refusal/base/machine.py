@@ -1,5 +1,7 @@
-"""What this machine can do: whether its processor computes in bfloat16; and memory that is free goes back to the system, so that models and
-passes one after another do not add up. Without torch, so that the command line can ask."""
+"""What this machine can do: whether its processor computes in bfloat16; and memory that is free goes back to
+the system, so that models and passes one after another do not add up. Without torch, so that the command line
+can ask.
+"""
 
 import ctypes
 import os
@@ -10,7 +12,10 @@ from pathlib import Path
 
 from refusal.base.errors import ParameterError
 
-BFLOAT16 = {"avx512_bf16": "AVX-512 BF16", "amx_bf16": "AMX"}  # a processor's flag → what it multiplies in bfloat16 with
+BFLOAT16 = {
+    "avx512_bf16": "AVX-512 BF16",
+    "amx_bf16": "AMX",
+}  # a processor's flag → what it multiplies in bfloat16 with
 SWITCH = "COMPANION_BFLOAT16"
 
 
@@ -20,10 +25,11 @@ def _cpuinfo() -> str:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies in bfloat16 (AVX-512 BF16 or AMX); where it only stores it, float32 is several times as fast.
+    """Whether the processor multiplies in bfloat16 (AVX-512 BF16 or AMX); where it only stores it, float32 is
+    several times as fast.
 
-    The environment variable ``COMPANION_BFLOAT16`` answers in its place: 0 takes the processor for one without, 1 for one with it. Results
-    record the answer. Raises ParameterError for another value.
+    The environment variable ``COMPANION_BFLOAT16`` answers in its place: 0 takes the processor for one
+    without, 1 for one with it. Results record the answer. Raises ParameterError for another value.
     """
     switch = os.environ.get(SWITCH, "")
     if switch not in ("", "0", "1"):
@@ -36,20 +42,30 @@ def cpu_has_bfloat16() -> bool:
 def processor() -> str:
     """The processor's name and what it multiplies in bfloat16 with: times differ by these."""
     about = _cpuinfo()
-    name, units = re.search(r"model name\s*: (.*)", about), [unit for flag, unit in BFLOAT16.items() if flag in about]
+    name, units = (
+        re.search(r"model name\s*: (.*)", about),
+        [unit for flag, unit in BFLOAT16.items() if flag in about],
+    )
     return ", ".join([name[1] if name else platform.processor() or platform.machine(), *units])
 
 
 def slower() -> str:
-    """What to add to a time that was measured on two cores with bfloat16 arithmetic, where this processor has none."""
-    return "" if cpu_has_bfloat16() else ", three to six times that on this processor, which has no bfloat16 arithmetic"
+    """What to add to a time that was measured on two cores with bfloat16 arithmetic, where this processor has
+    none.
+    """
+    return (
+        ""
+        if cpu_has_bfloat16()
+        else ", three to six times that on this processor, which has no bfloat16 arithmetic"
+    )
 
 
 def give_back() -> None:
-    """Return what was freed inside the C library's heap, which keeps it otherwise; without effect where it has no such call."""
+    """Return what was freed inside the C library's heap, which keeps it otherwise; without effect where it
+    has no such call.
+    """
     if sys.platform == "linux":
         try:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
         except (OSError, AttributeError):  # another C library
             pass
-

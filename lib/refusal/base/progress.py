@@ -1,4 +1,6 @@
-"""Progress of long loops: a bar in a notebook or terminal, and a line for the runner to show while a cell is at work."""
+"""Progress of long loops: a bar in a notebook or terminal, and a line for the runner to show while a cell is
+at work.
+"""
 
 import json
 import os
@@ -19,16 +21,22 @@ def track(items: Iterable, label: str, total: int | None = None) -> Iterator:
     total = total if total is not None else len(items)
     path = os.environ.get(PROGRESS_FILE)
     notebook = in_kernel()
-    off = bool(path) or total < 2 or not (notebook or sys.stderr.isatty())  # in a log file a bar is only noise
+    off = (
+        bool(path) or total < 2 or not (notebook or sys.stderr.isatty())
+    )  # in a log file a bar is only noise
     stream = sys.stdout if notebook else sys.stderr  # a notebook shows stderr in red
     started = last = time.monotonic()
-    for done, item in enumerate(tqdm(items, desc=label, total=total, leave=False, disable=off, mininterval=0.5, file=stream)):
+    for done, item in enumerate(
+        tqdm(items, desc=label, total=total, leave=False, disable=off, mininterval=0.5, file=stream)
+    ):
         yield item
         now = time.monotonic()
         if path and (now - last > 0.5 or done + 1 == total):
             last = now
             try:
-                Path(path).write_text(json.dumps({"label": label, "done": done + 1, "total": total, "seconds": now - started}), encoding="utf-8")
+                Path(path).write_text(
+                    json.dumps({"label": label, "done": done + 1, "total": total, "seconds": now - started}),
+                    encoding="utf-8",
+                )
             except OSError:
                 pass  # a progress line that cannot be written must not end the run
-

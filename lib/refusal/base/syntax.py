@@ -1,7 +1,8 @@
-"""What this package's code says, apart from comments, docstrings and layout: the part that keys, fingerprints and recipes take of the code that computes.
+"""What this package's code says, apart from comments, docstrings and layout: the part that keys, fingerprints
+and recipes take of the code that computes.
 
-A module stands for itself and for all that it imports inside the package, at any depth and wherever the import is written. So a changed line changes
-what depends on it, and a changed comment changes nothing.
+A module stands for itself and for all that it imports inside the package, at any depth and wherever the
+import is written. So a changed line changes what depends on it, and a changed comment changes nothing.
 """
 
 import ast
@@ -17,21 +18,29 @@ NAME = __name__.partition(".")[0]
 
 
 def code(*modules: str) -> str:
-    """A SHA-256 of modules, by their full names, and of all that they import inside the package. Raises ValueError for a module of elsewhere."""
+    """A SHA-256 of modules, by their full names, and of all that they import inside the package. Raises
+    ValueError for a module of elsewhere.
+    """
     return _joined({m for module in modules for m in reached(module)})
 
 
 def of(thing) -> str:
-    """The code of a function or a class: its module's, with all that it imports, or its own text where it stands outside of the package, in a notebook.
+    """The code of a function or a class: its module's, with all that it imports, or its own text where it
+    stands outside of the package, in a notebook.
 
     Raises TypeError where it has none that can be read.
     """
     if _path(thing.__module__):
         return code(thing.__module__)
     try:
-        return hashlib.sha256(ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(thing)))).encode()).hexdigest()
+        return hashlib.sha256(
+            ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(thing)))).encode()
+        ).hexdigest()
     except (OSError, TypeError, SyntaxError):
-        raise TypeError(f"{thing.__module__}.{thing.__qualname__} has no source that can be read: what it computes has no key") from None
+        raise TypeError(
+            f"{thing.__module__}.{thing.__qualname__} has no source that can be read: what it computes has "
+            f"no key"
+        ) from None
 
 
 def alone(*modules: str) -> str:
@@ -40,7 +49,9 @@ def alone(*modules: str) -> str:
 
 
 def of_cells(sources: Iterable[str]) -> str:
-    """As `code`, of the modules that a notebook's cells import. Cells that are not Python (magics, somebody typing) import nothing."""
+    """As `code`, of the modules that a notebook's cells import. Cells that are not Python (magics, somebody
+    typing) import nothing.
+    """
     found: set[str] = set()
     for source in sources:
         try:
@@ -56,7 +67,11 @@ def _joined(modules: Iterable[str]) -> str:
 
 def _path(module: str) -> Path | None:
     place = PACKAGE.joinpath(*module.split(".")[1:])
-    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None) if module.split(".")[0] == NAME else None
+    return (
+        next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
+        if module.split(".")[0] == NAME
+        else None
+    )
 
 
 @functools.cache
@@ -78,7 +93,11 @@ class _Plain(ast.NodeTransformer):
     def _body(self, node):
         self.generic_visit(node)
         first = node.body[0] if node.body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        if (
+            isinstance(first, ast.Expr)
+            and isinstance(first.value, ast.Constant)
+            and isinstance(first.value.value, str)
+        ):
             node.body = node.body[1:] or [ast.Pass()]
         return node
 
@@ -98,7 +117,9 @@ def reached(module: str) -> frozenset[str]:
 
 
 def _imports(tree: ast.Module) -> set[str]:
-    """The package's modules that a tree imports; of ``from room import x`` that is x where x is a module, else the room."""
+    """The package's modules that a tree imports; of ``from room import x`` that is x where x is a module,
+    else the room.
+    """
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -107,4 +128,3 @@ def _imports(tree: ast.Module) -> set[str]:
             inside = [f"{node.module}.{alias.name}" for alias in node.names]
             found |= {name if _path(name) else node.module for name in inside}
     return {name for name in found if _path(name)}
-

@@ -1,4 +1,6 @@
-"""Every text of the project: prompts with their roles, statements, what requests are put into, and labelled answers."""
+"""Every text of the project: prompts with their roles, statements, what requests are put into, and labelled
+answers.
+"""
 
 from refusal.data.statement_sets import NEGATED_SETS, STATEMENT_SETS, statements
 from refusal.data.table import (
@@ -16,6 +18,21 @@ from refusal.data.table import (
 from refusal.data.wordings import jailbreak_templates, past_tense_harmless, past_tense_requests, persuasions
 
 __all__ = [
-    "BY_NAME_ONLY", "NEGATED_SETS", "ROLES", "SOURCES", "STATEMENT_SETS", "all_prompts", "hashes", "jailbreak_templates", "judge_cases", "judged_answers",
-    "neutral_text", "past_tense_harmless", "past_tense_requests", "persuasions", "prompts", "statements", "without_final_punctuation",
-]  # fmt: skip
+    "BY_NAME_ONLY",
+    "NEGATED_SETS",
+    "ROLES",
+    "SOURCES",
+    "STATEMENT_SETS",
+    "all_prompts",
+    "hashes",
+    "jailbreak_templates",
+    "judge_cases",
+    "judged_answers",
+    "neutral_text",
+    "past_tense_harmless",
+    "past_tense_requests",
+    "persuasions",
+    "prompts",
+    "statements",
+    "without_final_punctuation",
+]

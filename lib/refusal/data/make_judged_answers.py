@@ -1,7 +1,9 @@
-"""``python data/make_judged_answers.py MODEL FOLDER``: answers of a model for two raters to read, and the table their labels go into.
+"""``python data/make_judged_answers.py MODEL FOLDER``: answers of a model for two raters to read, and the
+table their labels go into.
 
-Writes FOLDER/MODEL.csv with prompt_id, model, arm, sha256, text, in a shuffled order. The texts of answers to harmful prompts stay outside the
-repository; ``judged_answers.csv`` holds their SHA-256 and labels only, so labels are found again wherever a model says the same.
+Writes FOLDER/MODEL.csv with prompt_id, model, arm, sha256, text, in a shuffled order. The texts of answers to
+harmful prompts stay outside the repository; ``judged_answers.csv`` holds their SHA-256 and labels only, so
+labels are found again wherever a model says the same.
 """
 
 import hashlib
@@ -9,29 +11,49 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from lib import data, directions, models, tracing
-from lib.edits import Add
-from lib.judge import judge
-from lib.prompts import chat
+
+from refusal import data
+from refusal.measure import directions
+from refusal.measure.judge import judge
+from refusal.model import loading
+from refusal.trace import tracing
+from refusal.trace.edits import Add
+from refusal.trace.prompts import chat
 
 TOKENS = 48
 ARMS = {  # prompts of each arm, for the default model and for the others
-    "harmful": (80, 40), "pseudo_harmful": (50, 30), "harmless": (20, 15), "cannot": (30, 15), "steered_harm": (20, 7), "steered_refuse": (20, 7),
+    "harmful": (80, 40),
+    "pseudo_harmful": (50, 30),
+    "harmless": (20, 15),
+    "cannot": (30, 15),
+    "steered_harm": (20, 7),
+    "steered_refuse": (20, 7),
     "steered_random": (20, 6),
-}  # fmt: skip
+}
 
 
 def plain_prompts(arm: str, n: int, seed: int = 0) -> pd.DataFrame:
     """`n` test prompts of an arm: a simple draw without weights."""
-    table = data.prompts("test", label="harmful") if arm == "harmful" else data.prompts("test", source="harmless" if arm.startswith("steered") else arm)
+    table = (
+        data.prompts("test", label="harmful")
+        if arm == "harmful"
+        else data.prompts("test", source="harmless" if arm.startswith("steered") else arm)
+    )
     return data.without_final_punctuation(table.sample(n, random_state=seed + len(arm)))
 
 
 def steering(model) -> dict[str, Add]:
-    """Additions: v_harm at 0.4 and v_refuse at 0.7 of the depth; a random direction of four times v_harm's norm, which breaks text."""
-    made = {label: chat(model, data.without_final_punctuation(data.prompts("direction", label=label, n=64))) for label in ("harmful", "harmless")}
+    """Additions: v_harm at 0.4 and v_refuse at 0.7 of the depth; a random direction of four times v_harm's
+    norm, which breaks text.
+    """
+    made = {
+        label: chat(model, data.without_final_punctuation(data.prompts("direction", label=label, n=64)))
+        for label in ("harmful", "harmless")
+    }
     acts = tracing.collect(model, made["harmful"] + made["harmless"], at=["t_inst", "t_post"])["resid"]
-    said = [judge(t) for t in tracing.generate(model, made["harmful"] + made["harmless"], max_new_tokens=12)[0]]
+    said = [
+        judge(t) for t in tracing.generate(model, made["harmful"] + made["harmless"], max_new_tokens=12)[0]
+    ]
     refused = [k < 64 and o == "refusal" for k, o in enumerate(said)]
     answered = [k >= 64 and o == "answer" for k, o in enumerate(said)]
     v = directions.difference_of_means(acts, refused, answered)  # [layer, position, d_model]
@@ -45,13 +67,20 @@ def steering(model) -> dict[str, Add]:
 
 
 def main(name: str, folder: str) -> None:
-    model, rows = models.load(name), []
+    model, rows = loading.load(name), []
     edits = steering(model)
     for arm, sizes in ARMS.items():
         table = plain_prompts(arm, sizes[name != "qwen2.5-coder-0.5b-instruct"])
-        texts = tracing.generate(model, chat(model, table), [[edits[arm]] if arm in edits else []], max_new_tokens=TOKENS)[0]
-        rows += [(i, name, arm, hashlib.sha256(t.encode()).hexdigest(), t) for i, t in zip(table.id, texts, strict=True)]
-    found = pd.DataFrame(rows, columns=["prompt_id", "model", "arm", "sha256", "text"]).sample(frac=1, random_state=1)
+        texts = tracing.generate(
+            model, chat(model, table), [[edits[arm]] if arm in edits else []], max_new_tokens=TOKENS
+        )[0]
+        rows += [
+            (i, name, arm, hashlib.sha256(t.encode()).hexdigest(), t)
+            for i, t in zip(table.id, texts, strict=True)
+        ]
+    found = pd.DataFrame(rows, columns=["prompt_id", "model", "arm", "sha256", "text"]).sample(
+        frac=1, random_state=1
+    )
     Path(folder).mkdir(parents=True, exist_ok=True)
     found.to_csv(Path(folder) / f"{name}.csv", index=False)
 

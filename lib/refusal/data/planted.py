@@ -24,28 +24,70 @@ def _planted_rows() -> tuple:
             words[place] = word
         return " ".join(words)
 
-    counts = {"direction": range(140), "validation": range(60), "test": range(140), "prober": range(16), "post-training": range(16)}
-    for role, numbers in (*counts.items(), ("prober", range(16, 32))):  # more of them at the end, where they take no other role's words
+    counts = {
+        "direction": range(140),
+        "validation": range(60),
+        "test": range(140),
+        "prober": range(16),
+        "post-training": range(16),
+    }
+    for role, numbers in (
+        *counts.items(),
+        ("prober", range(16, 32)),
+    ):  # more of them at the end, where they take no other role's words
         for i in numbers:
-            extra = list(rng.choice(HARMFUL, 2, replace=False)) + ([str(rng.choice(DISGUISE))] if i % 3 == 0 else [])
+            extra = list(rng.choice(HARMFUL, 2, replace=False)) + (
+                [str(rng.choice(DISGUISE))] if i % 3 == 0 else []
+            )
             source = ("harmbench", "strongreject")[i % 2]
             rows.append((f"{source}:{role}{i}", source, "harmful", role, "", text(extra, "harmful")))
-            rows.append((f"harmless:{role}{i}", "harmless", "harmless", role, "", text([str(rng.choice(ALARM))] if i % 8 == 0 else [], "harmless")))
+            rows.append(
+                (
+                    f"harmless:{role}{i}",
+                    "harmless",
+                    "harmless",
+                    role,
+                    "",
+                    text([str(rng.choice(ALARM))] if i % 8 == 0 else [], "harmless"),
+                )
+            )
             if role in ("validation", "test", "post-training") and i < 48:
-                rows.append((f"pseudo:{role}{i}", "pseudo_harmful", "harmless", role, f"twin:{role}{i}", text([str(rng.choice(ALARM))], "pseudo")))
-                rows.append((f"twin:{role}{i}", "pseudo_twin", "harmless", role, f"pseudo:{role}{i}", text([], "twin")))
+                rows.append(
+                    (
+                        f"pseudo:{role}{i}",
+                        "pseudo_harmful",
+                        "harmless",
+                        role,
+                        f"twin:{role}{i}",
+                        text([str(rng.choice(ALARM))], "pseudo"),
+                    )
+                )
+                rows.append(
+                    (
+                        f"twin:{role}{i}",
+                        "pseudo_twin",
+                        "harmless",
+                        role,
+                        f"pseudo:{role}{i}",
+                        text([], "twin"),
+                    )
+                )
     return tuple(rows)
 
 
 def planted_prompts() -> pd.DataFrame:
-    """The smoke tier's prompts, with the columns and sources of ``data/prompts.csv``; texts are nonsense with planted words."""
+    """The smoke tier's prompts, with the columns and sources of ``data/prompts.csv``; texts are nonsense with
+    planted words.
+    """
     table = pd.DataFrame(_planted_rows(), columns=["id", "source", "label", "role", "pair", "text"])
     table.insert(4, "category", "planted")
     return table
 
 
 def planted_statements() -> pd.DataFrame:
-    """The smoke tier's statements, with the columns and sets of ``data/statements.csv``. Nothing about them is true in this model."""
+    """The smoke tier's statements, with the columns and sets of ``data/statements.csv``. Nothing about them
+    is true in this model.
+    """
     from refusal.data.statement_sets import STATEMENT_SETS
 
     rows = []
@@ -56,4 +98,3 @@ def planted_statements() -> pd.DataFrame:
                 text = f"{VERBS[k]} {VERBS[(i // 12) % 12]} the {subject} with the {thing} ."
                 rows.append((f"{name}:{i}:{label}", name, text, label, subject, thing, f"{name}:{i}"))
     return pd.DataFrame(rows, columns=["id", "set", "statement", "label", "subject", "object", "pair"])
-

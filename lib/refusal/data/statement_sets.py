@@ -8,15 +8,30 @@ import pandas as pd
 from refusal.base.errors import ParameterError, nearest
 from refusal.base.files import DATA
 
-STATEMENT_SETS = ("cities", "neg_cities", "larger_than", "smaller_than", "translations", "element_symbols", "animal_class")
-NEGATED_SETS = ("neg_translations", "neg_element_symbols", "neg_animal_class")  # given where they are named, not by default
+STATEMENT_SETS = (
+    "cities",
+    "neg_cities",
+    "larger_than",
+    "smaller_than",
+    "translations",
+    "element_symbols",
+    "animal_class",
+)
+NEGATED_SETS = (
+    "neg_translations",
+    "neg_element_symbols",
+    "neg_animal_class",
+)  # given where they are named, not by default
 
 
-def statements(names: Sequence[str] = STATEMENT_SETS, *, pairs: int | None = None, seed: int = 0, tier: str = "embedded") -> pd.DataFrame:
-    """True and false statements: id, set, statement, label (bool), subject, object, pair; `pairs` of each set, drawn by `seed`.
+def statements(
+    names: Sequence[str] = STATEMENT_SETS, *, pairs: int | None = None, seed: int = 0, tier: str = "embedded"
+) -> pd.DataFrame:
+    """True and false statements: id, set, statement, label (bool), subject, object, pair; `pairs` of each
+    set, drawn by `seed`.
 
-    The two statements of a pair share the object and differ in the subject; of a set, subjects occur as often true as false.
-    Raises ParameterError for an unknown set or more pairs than the smallest set has.
+    The two statements of a pair share the object and differ in the subject; of a set, subjects occur as often
+    true as false. Raises ParameterError for an unknown set or more pairs than the smallest set has.
     """
     known = STATEMENT_SETS + NEGATED_SETS
     if unknown := set(names) - set(known):
@@ -39,4 +54,3 @@ def statements(names: Sequence[str] = STATEMENT_SETS, *, pairs: int | None = Non
         rank = [p for k in np.random.default_rng(seed).permutation(len(twos)) for p in twos[k]][:pairs]
         chosen.append(part.set_index("pair").loc[rank].reset_index())
     return pd.concat(chosen, ignore_index=True)
-

@@ -1,4 +1,6 @@
-"""What a request can be put into: jailbreak templates, persuasions, questions about the past. Their text is for measuring and never shown."""
+"""What a request can be put into: jailbreak templates, persuasions, questions about the past. Their text is
+for measuring and never shown.
+"""
 
 import json
 import re
@@ -13,7 +15,8 @@ from refusal.model.registry import DATASETS
 
 
 def jailbreak_templates(n: int, seed: int = 0, longest: int = 200) -> list[str]:
-    """`n` jailbreak templates collected in the wild (arXiv 2308.03825), of at most `longest` words and without a place to fill in.
+    """`n` jailbreak templates collected in the wild (arXiv 2308.03825), of at most `longest` words and
+    without a place to fill in.
 
     Their text is for measuring only and is never shown. A request is put after a blank line.
     """
@@ -25,17 +28,27 @@ def jailbreak_templates(n: int, seed: int = 0, longest: int = 200) -> list[str]:
 
 
 def past_tense_requests(n: int, seed: int = 0) -> pd.DataFrame:
-    """`n` harmful requests rewritten as questions about the past (arXiv 2407.11969): id, text, source ``past_tense``, label ``harmful``."""
-    lines = [x.strip() for x in fetch(DATASETS["past_tense"]).read_text(encoding="utf-8").splitlines() if x.strip()]
+    """`n` harmful requests rewritten as questions about the past (arXiv 2407.11969): id, text, source
+    ``past_tense``, label ``harmful``.
+    """
+    lines = [
+        x.strip() for x in fetch(DATASETS["past_tense"]).read_text(encoding="utf-8").splitlines() if x.strip()
+    ]
     if not 1 <= n <= len(lines):
         raise ParameterError(f"{n} past-tense requests were asked for", f"there are {len(lines)}")
     chosen = np.random.default_rng(seed).choice(len(lines), n, replace=False)
-    return pd.DataFrame([{"id": f"past_tense:{i}", "text": lines[i], "source": "past_tense", "label": "harmful"} for i in chosen])
+    return pd.DataFrame(
+        [
+            {"id": f"past_tense:{i}", "text": lines[i], "source": "past_tense", "label": "harmful"}
+            for i in chosen
+        ]
+    )
 
 
 def past_tense_harmless(n: int | None = None, seed: int = 0) -> pd.DataFrame:
-    """`n` harmless test prompts (all where None) rewritten in the form of `past_tense_requests`: id (that of the original, after
-    ``past_tense:``), text, source ``past_tense``, label ``harmless``. Raises ParameterError for n < 1 or more than there are.
+    """`n` harmless test prompts (all where None) rewritten in the form of `past_tense_requests`: id (that of
+    the original, after ``past_tense:``), text, source ``past_tense``, label ``harmless``. Raises
+    ParameterError for n < 1 or more than there are.
     """
     table = pd.read_csv(DATA / "past_tense_harmless.csv", dtype=str, keep_default_na=False)
     if n is not None and not 1 <= n <= len(table):
@@ -45,9 +58,11 @@ def past_tense_harmless(n: int | None = None, seed: int = 0) -> pd.DataFrame:
 
 
 def persuasions() -> list[str]:
-    """Phrasings that give a reason for a request, written for this project; the request stands at ``{x}``, inside the text and never at its end.
+    """Phrasings that give a reason for a request, written for this project; the request stands at ``{x}``,
+    inside the text and never at its end.
 
     They end in punctuation: put `without_final_punctuation` on what comes out where the last token is read.
     """
-    return [x.strip() for x in (DATA / "persuasions.txt").read_text(encoding="utf-8").splitlines() if x.strip()]
-
+    return [
+        x.strip() for x in (DATA / "persuasions.txt").read_text(encoding="utf-8").splitlines() if x.strip()
+    ]

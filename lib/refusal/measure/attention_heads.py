@@ -15,28 +15,50 @@ from refusal.trace.thinking import Rollout
 from refusal.trace.tracing import collect, score_rows
 
 
-def attribution(model, rollouts: Sequence[Rollout], w: Float[Tensor, "d"]) -> Float[Tensor, "rollout layer head"]:
+def attribution(
+    model, rollouts: Sequence[Rollout], w: Float[Tensor, "d"]
+) -> Float[Tensor, "rollout layer head"]:
     """What every head writes at the last token along the prober's direction, from one forward pass."""
-    return written(model, collect(model, [r.prompt for r in rollouts], at=["t_post"], sites=["heads"])["heads"][:, :, 0], w)
+    return written(
+        model,
+        collect(model, [r.prompt for r in rollouts], at=["t_post"], sites=["heads"])["heads"][:, :, 0],
+        w,
+    )
 
 
-def written(model, z: Float[Tensor, "rollout layer d"], w: Float[Tensor, "d_model"]) -> Float[Tensor, "rollout layer head"]:
-    """What every head writes along a direction: (W_O^h z_h) · w / ‖w‖; z are the output projections' inputs, [..., n_heads * d_head]."""
+def written(
+    model, z: Float[Tensor, "rollout layer d"], w: Float[Tensor, "d_model"]
+) -> Float[Tensor, "rollout layer head"]:
+    """What every head writes along a direction: (W_O^h z_h) · w / ‖w‖; z are the output projections' inputs,
+    [..., n_heads * d_head].
+    """
     unit = w / w.norm()
     read = []
     for layer in range(model.n_layers):
         projection = model.nn.layers[layer].self_attn.o_proj._module
         weight = projection.weight.detach().float().cpu()
-        read.append(unit @ weight if type(projection).__name__ != "Conv1D" else weight @ unit)  # what a unit of each input writes along w
+        read.append(
+            unit @ weight if type(projection).__name__ != "Conv1D" else weight @ unit
+        )  # what a unit of each input writes along w
     return (z * torch.stack(read)).unflatten(-1, (model.n_heads, model.d_head)).sum(-1)
 
 
-def last_scores(model, rollouts: Sequence[Rollout], arms: Sequence[Sequence], prober: Prober) -> Float[Tensor, "arm rollout *row"]:
-    """The last layer's refusal score at the last token of each rollout, under every arm of edits, as `Prober.at_the_end`. Cached on disk."""
+def last_scores(
+    model, rollouts: Sequence[Rollout], arms: Sequence[Sequence], prober: Prober
+) -> Float[Tensor, "arm rollout *row"]:
+    """The last layer's refusal score at the last token of each rollout, under every arm of edits, as
+    `Prober.at_the_end`. Cached on disk.
+    """
     prompts = [r.prompt for r in rollouts]
     rows = [(i, arm) for arm in arms for i in range(len(rollouts))]
-    name = cache.key(model, last_scores, prompts=prompts, arms=arms, w=prober.w[prober.top], b=prober.b[prober.top])
-    compute = lambda: {"score": score_rows(model, prompts, prober.at_the_end, rows, of="state", label=f"{len(arms)} sets of heads")}  # noqa: E731
+    name = cache.key(
+        model, last_scores, prompts=prompts, arms=arms, w=prober.w[prober.top], b=prober.b[prober.top]
+    )
+    compute = lambda: {
+        "score": score_rows(
+            model, prompts, prober.at_the_end, rows, of="state", label=f"{len(arms)} sets of heads"
+        )
+    }
     return cache.remember_tensors(name, compute)["score"].unflatten(0, (len(arms), -1))
 
 
@@ -47,24 +69,42 @@ def most_negative(effect: Float[Tensor, "layer head"], share: float) -> list[tup
     return [divmod(int(k), effect.shape[1]) for k in order]
 
 
-def matched_sets(heads: Sequence[tuple[int, int]], n_layers: int, n_heads: int, n: int, seed: int = 0, never: Sequence = ()) -> list[list]:
-    """`n` different random sets with as many heads in each layer as `heads` has, none of `heads` itself where a layer has enough others. Where the
-    layers have no `n` such sets, sets of as many heads from anywhere, but for those `never` to be drawn; fewer than `n` where there are no more of these
-    either."""
+def matched_sets(
+    heads: Sequence[tuple[int, int]], n_layers: int, n_heads: int, n: int, seed: int = 0, never: Sequence = ()
+) -> list[list]:
+    """`n` different random sets with as many heads in each layer as `heads` has, none of `heads` itself where
+    a layer has enough others. Where the layers have no `n` such sets, sets of as many heads from anywhere,
+    but for those `never` to be drawn; fewer than `n` where there are no more of these either.
+    """
     rng, out, tries = np.random.default_rng(seed), {}, 50 * n
     by_layer: dict[int, set] = {}
     for layer, head in heads:
         by_layer.setdefault(layer, set()).add(head)
-    pools = {layer: others if len(others := [h for h in range(n_heads) if h not in mine]) >= len(mine) else list(range(n_heads))
-             for layer, mine in by_layer.items()}  # fmt: skip
+    pools = {
+        layer: others
+        if len(others := [h for h in range(n_heads) if h not in mine]) >= len(mine)
+        else list(range(n_heads))
+        for layer, mine in by_layer.items()
+    }
     matched = math.prod(math.comb(len(pool), len(by_layer[layer])) for layer, pool in pools.items()) >= n
-    anywhere = [(layer, head) for layer in range(n_layers) for head in range(n_heads) if (layer, head) not in {*heads, *never}]
+    anywhere = [
+        (layer, head)
+        for layer in range(n_layers)
+        for head in range(n_heads)
+        if (layer, head) not in {*heads, *never}
+    ]
     while len(out) < n and tries:
         tries -= 1
         if matched:
-            chosen = [(layer, int(h)) for layer, pool in pools.items() for h in rng.choice(pool, len(by_layer[layer]), replace=False)]
+            chosen = [
+                (layer, int(h))
+                for layer, pool in pools.items()
+                for h in rng.choice(pool, len(by_layer[layer]), replace=False)
+            ]
         else:
-            chosen = [anywhere[k] for k in rng.choice(len(anywhere), min(len(heads), len(anywhere)), replace=False)]
+            chosen = [
+                anywhere[k] for k in rng.choice(len(anywhere), min(len(heads), len(anywhere)), replace=False)
+            ]
         if set(chosen) != set(heads):
             out.setdefault(frozenset(chosen), chosen)
     return list(out.values())
@@ -79,4 +119,3 @@ def sparsity(effect: Float[Tensor, "layer head"]) -> list[float]:
     """The share of all negative attribution that the most negative 1, 2, 3, … heads hold."""
     negative = (-effect.flatten()).clamp_min(0).sort(descending=True).values
     return (negative.cumsum(0) / negative.sum().clamp_min(1e-12)).tolist()
-

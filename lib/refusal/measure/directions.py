@@ -1,4 +1,5 @@
-"""Directions in the residual stream: differences of means, how sure they are, cluster scores, random controls, a search for one direction.
+"""Directions in the residual stream: differences of means, how sure they are, cluster scores, random
+controls, a search for one direction.
 
 Everything is float32 or wider, with axes [prompt, layer, position, d_model] and absent ones left out.
 """
@@ -13,7 +14,9 @@ from torch import Tensor
 
 
 def difference_of_means(
-    acts: Float[Tensor, "prompt *rest"], positive: Bool[np.ndarray, "prompt"], negative: Bool[np.ndarray, "prompt"]
+    acts: Float[Tensor, "prompt *rest"],
+    positive: Bool[np.ndarray, "prompt"],
+    negative: Bool[np.ndarray, "prompt"],
 ) -> Float[Tensor, "*rest"]:
     """mean(positive) − mean(negative), raw, means in float64 (arXiv 2507.11878, eq. 1; 2406.11717, eq. 1).
 
@@ -21,25 +24,33 @@ def difference_of_means(
     """
     positive, negative = np.array(positive, bool), np.array(negative, bool)
     if not positive.any() or not negative.any():
-        raise ValueError(f"difference of means over an empty group ({positive.sum()} and {negative.sum()} prompts)")
+        raise ValueError(
+            f"difference of means over an empty group ({positive.sum()} and {negative.sum()} prompts)"
+        )
     return (acts[positive].double().mean(0) - acts[negative].double().mean(0)).float()
 
 
 def cosine(a: Float[Tensor, "*rest d"], b: Float[Tensor, "*rest d"]) -> Float[Tensor, "*rest"]:
-    """Cosine similarity over the last axis; NaN where a vector is zero, as at ``h[0]`` of a shared last token."""
+    """Cosine similarity over the last axis; NaN where a vector is zero, as at ``h[0]`` of a shared last
+    token.
+    """
     norms = a.double().norm(dim=-1) * b.double().norm(dim=-1)
     return torch.where(norms > 0, (a.double() * b.double()).sum(-1) / norms, torch.nan).float()
 
 
 def cluster_score(
-    acts: Float[Tensor, "prompt layer d"], refused_harmful: Float[Tensor, "layer d"], accepted_harmless: Float[Tensor, "layer d"]
+    acts: Float[Tensor, "prompt layer d"],
+    refused_harmful: Float[Tensor, "layer d"],
+    accepted_harmless: Float[Tensor, "layer d"],
 ) -> Float[Tensor, "prompt layer"]:
     """s(h) = cos(h, μ refused-harmful) − cos(h, μ accepted-harmless), per layer (arXiv 2507.11878, eq. 2)."""
     return cosine(acts, refused_harmful.expand_as(acts)) - cosine(acts, accepted_harmless.expand_as(acts))
 
 
 def split_half_cosine(acts, positive, negative, seed: int = 0, repeats: int = 20) -> Float[Tensor, "*layers"]:
-    """Mean cosine between directions from two disjoint halves of both groups. Half the prompts make more noise than all: see `reliability`."""
+    """Mean cosine between directions from two disjoint halves of both groups. Half the prompts make more
+    noise than all: see `reliability`.
+    """
     rng = np.random.default_rng(seed)
     total = 0
     for _ in range(repeats):
@@ -57,32 +68,44 @@ def split_half_cosine(acts, positive, negative, seed: int = 0, repeats: int = 20
     return total / repeats
 
 
-def bootstrap_cosine(acts_a, acts_b, positive, negative, draws: int = 500, seed: int = 0) -> Float[Tensor, "draws *layers"]:
-    """Cosines between the directions at two positions, prompts of both groups drawn anew (the same ones for both positions)."""
+def bootstrap_cosine(
+    acts_a, acts_b, positive, negative, draws: int = 500, seed: int = 0
+) -> Float[Tensor, "draws *layers"]:
+    """Cosines between the directions at two positions, prompts of both groups drawn anew (the same ones for
+    both positions).
+    """
     rng = np.random.default_rng(seed)
     total = []
     for acts in (acts_a, acts_b):
         total.append(torch.zeros(draws, *acts.shape[1:]))
     for sign, group in ((1, positive), (-1, negative)):
         index = np.flatnonzero(group)
-        weights = torch.from_numpy(rng.multinomial(len(index), np.full(len(index), 1 / len(index)), draws) / len(index)).float()
+        weights = torch.from_numpy(
+            rng.multinomial(len(index), np.full(len(index), 1 / len(index)), draws) / len(index)
+        ).float()
         for sums, acts in zip(total, (acts_a, acts_b), strict=True):
             sums += sign * (weights @ acts[index].flatten(1)).unflatten(1, acts.shape[1:])
     return cosine(*total)
 
 
 def spearman_brown(r):
-    """What an agreement `r` of two halves says of two sets of full size: 2r / (1 + r); a number, an array or a tensor."""
+    """What an agreement `r` of two halves says of two sets of full size: 2r / (1 + r); a number, an array or
+    a tensor.
+    """
     return 2 * r / (1 + r)
 
 
 def reliability(acts, positive, negative, seed: int = 0, repeats: int = 20) -> Float[Tensor, "*layers"]:
-    """The cosine to expect between directions from two sets of as many prompts as these: the ceiling that sampling noise allows."""
+    """The cosine to expect between directions from two sets of as many prompts as these: the ceiling that
+    sampling noise allows.
+    """
     return spearman_brown(split_half_cosine(acts, positive, negative, seed, repeats))
 
 
 def cosine_ceiling(reliability_a, reliability_b):
-    """The cosine that two directions would show if they were one but for sampling noise, sqrt(a · b), of arrays; NaN where one has no reliability."""
+    """The cosine that two directions would show if they were one but for sampling noise, sqrt(a · b), of
+    arrays; NaN where one has no reliability.
+    """
     a, b = np.asarray(reliability_a, float), np.asarray(reliability_b, float)
     return np.sqrt(np.where((a > 0) & (b > 0), a * b, np.nan))
 
@@ -97,24 +120,34 @@ def cosine_across_halves(
     draws: int = 200,
     mean_over_layers: bool = False,
 ) -> dict[str, dict]:
-    """How parallel two directions of the same prompts are (at two positions, in two models), freed of sampling noise; each {value, ci95, n}.
+    """How parallel two directions of the same prompts are (at two positions, in two models), freed of
+    sampling noise; each {value, ci95, n}.
 
-    ``cosine``: direction a of one half with direction b of the other, no prompt in both, over sqrt(r_a · r_b) of the halves; 1 for the same direction,
-    whatever the noise. ``ceiling``: `cosine_ceiling` of the two `reliability`, what a cosine of all prompts can be at most. ``across``: their product,
-    the cosine of all prompts if the two shared no noise. Intervals: 1.96 standard deviations of prompts drawn anew, halves within each draw. n is
-    that of the smaller group. With `mean_over_layers` the half cosines are averaged over layers first, and each value is a number. NaN (a number:
-    None) where a direction has no reliability, in all prompts or in more than one draw of twenty. Raises ValueError for groups under 4 prompts.
+    ``cosine``: direction a of one half with direction b of the other, no prompt in both, over sqrt(r_a · r_b)
+    of the halves; 1 for the same direction, whatever the noise. ``ceiling``: `cosine_ceiling` of the two
+    `reliability`, what a cosine of all prompts can be at most. ``across``: their product, the cosine of all
+    prompts if the two shared no noise. Intervals: 1.96 standard deviations of prompts drawn anew, halves
+    within each draw. n is that of the smaller group. With `mean_over_layers` the half cosines are averaged
+    over layers first, and each value is a number. NaN (a number: None) where a direction has no reliability,
+    in all prompts or in more than one draw of twenty. Raises ValueError for groups under 4 prompts.
     """
     groups = [np.flatnonzero(group) for group in (positive, negative)]
     n = min(map(len, groups))
     if n < 4:
-        raise ValueError(f"halves of groups of {len(groups[0])} and {len(groups[1])} prompts: at least 4 each are needed")
+        raise ValueError(
+            f"halves of groups of {len(groups[0])} and {len(groups[1])} prompts: at least 4 each are needed"
+        )
     rng, layers = np.random.default_rng(seed), acts_a.shape[1:-1]
-    states = [(x.double() - x.double().mean(0)).reshape(len(x), -1, x.shape[-1]).transpose(0, 1) for x in (acts_a, acts_b)]  # [layer, prompt, d]
+    states = [
+        (x.double() - x.double().mean(0)).reshape(len(x), -1, x.shape[-1]).transpose(0, 1)
+        for x in (acts_a, acts_b)
+    ]  # [layer, prompt, d]
 
     def estimate(times: np.ndarray, halvings: int) -> np.ndarray:  # [draw, prompt] → [draw, 3, layer]
         u, v = _halves(np.tile(times, (halvings, 1)), groups, rng)
-        cosines = np.stack([_half_cosines(a.numpy(), b.numpy(), u, v) for a, b in zip(*states, strict=True)], -1)
+        cosines = np.stack(
+            [_half_cosines(a.numpy(), b.numpy(), u, v) for a, b in zip(*states, strict=True)], -1
+        )
         cosines = cosines.reshape(halvings, len(times), 3, -1).mean(0)
         cross, a, b = np.moveaxis(cosines.mean(-1, keepdims=True) if mean_over_layers else cosines, 1, 0)
         ceiling = cosine_ceiling(spearman_brown(a), spearman_brown(b))
@@ -125,33 +158,50 @@ def cosine_across_halves(
         times[:, group] = rng.multinomial(len(group), np.full(len(group), 1 / len(group)), draws)
     values, drawn = estimate(np.ones((1, len(acts_a))), repeats)[0], estimate(times, 4)
     error = 1.96 * np.ma.masked_invalid(drawn).std(0, ddof=1).filled(np.nan)
-    error[np.isfinite(drawn).mean(0) < 0.95] = np.nan  # draws without reliability say that it is not known to be there
+    error[np.isfinite(drawn).mean(0) < 0.95] = (
+        np.nan
+    )  # draws without reliability say that it is not known to be there
     found = {}
     for name, value, e in zip(("cosine", "ceiling", "across"), values, error, strict=True):
         ci95 = np.stack([value - e, value + e], -1)
         if mean_over_layers:
             known = bool(np.isfinite(ci95).all())
-            found[name] = {"value": float(value[0]) if known else None, "ci95": ci95[0].tolist() if known else None, "n": n}
+            found[name] = {
+                "value": float(value[0]) if known else None,
+                "ci95": ci95[0].tolist() if known else None,
+                "n": n,
+            }
         else:
-            found[name] = {"value": value.reshape(layers).tolist(), "ci95": ci95.reshape(*layers, 2).tolist(), "n": n}
+            found[name] = {
+                "value": value.reshape(layers).tolist(),
+                "ci95": ci95.reshape(*layers, 2).tolist(),
+                "n": n,
+            }
     return found
 
 
 def _halves(times: np.ndarray, groups: Sequence[np.ndarray], rng) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [draw, prompt] that make the difference of means of each of two halves; a prompt drawn several `times` stays in one half."""
+    """Weights [draw, prompt] that make the difference of means of each of two halves; a prompt drawn several
+    `times` stays in one half.
+    """
     out = np.zeros((2, *times.shape))
     for sign, group in ((1, groups[0]), (-1, groups[1])):
         first = rng.permuted(np.tile(np.arange(len(group)) % 2, (len(times), 1)), axis=1)
         for half in (0, 1):
             mine = times[:, group] * (first == half)
             total = mine.sum(1, keepdims=True)
-            out[half][:, group] = sign * np.divide(mine, total, out=np.full_like(mine, np.nan), where=total > 0)
+            out[half][:, group] = sign * np.divide(
+                mine, total, out=np.full_like(mine, np.nan), where=total > 0
+            )
     return out[0], out[1]
 
 
 def _half_cosines(a: np.ndarray, b: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Cosines [draw, 3] at one layer between the directions of two halves: a with b (both ways), a with a, b with b; NaN where one is zero."""
-    product = lambda gram, x, y: ((x @ gram) * y).sum(-1)  # noqa: E731 - of prompts [prompt, prompt]: far fewer numbers than directions have
+    """Cosines [draw, 3] at one layer between the directions of two halves: a with b (both ways), a with a, b
+    with b; NaN where one is zero.
+    """
+    # of prompts [prompt, prompt]: far fewer numbers than directions have
+    product = lambda gram, x, y: ((x @ gram) * y).sum(-1)
     ab, aa, bb = a @ b.T, a @ a.T, b @ b.T
     with np.errstate(invalid="ignore", divide="ignore"):
         au, av, bu, bv = (product(gram, x, x) ** -0.5 for gram in (aa, bb) for x in (u, v))
@@ -161,7 +211,9 @@ def _half_cosines(a: np.ndarray, b: np.ndarray, u: np.ndarray, v: np.ndarray) ->
 
 
 def random_directions(like: Float[Tensor, "d"], n: int, seed: int = 0) -> list[Float[Tensor, "d"]]:
-    """`n` isotropic random directions with the norm of `like`: a weak control, since states hardly vary along most directions."""
+    """`n` isotropic random directions with the norm of `like`: a weak control, since states hardly vary along
+    most directions.
+    """
     generator = torch.Generator().manual_seed(seed)
     return _scaled(torch.randn(n, like.shape[-1], generator=generator), like)
 
@@ -174,25 +226,40 @@ def centred(acts: Float[Tensor, "prompt *rest"], groups: ArrayLike) -> Float[Ten
     return out
 
 
-def covariance_directions(states: Float[Tensor, "prompt d"], like: Float[Tensor, "d"], n: int, seed: int = 0) -> list[Float[Tensor, "d"]]:
-    """`n` random directions that vary as the states do (a normal distribution with their covariance), each then given the norm of `like`.
+def covariance_directions(
+    states: Float[Tensor, "prompt d"], like: Float[Tensor, "d"], n: int, seed: int = 0
+) -> list[Float[Tensor, "d"]]:
+    """`n` random directions that vary as the states do (a normal distribution with their covariance), each
+    then given the norm of `like`.
 
-    Give it states that are `centred` on their groups, or the draws hold the direction that sets the groups apart, the effect itself.
-    Raises ValueError where fewer than two states differ.
+    Give it states that are `centred` on their groups, or the draws hold the direction that sets the groups
+    apart, the effect itself. Raises ValueError where fewer than two states differ.
     """
     states = states.double() - states.double().mean(0)
     if not states.any():
-        raise ValueError(f"{len(states)} states that do not differ have no covariance to draw directions from")
+        raise ValueError(
+            f"{len(states)} states that do not differ have no covariance to draw directions from"
+        )
     g = torch.randn(n, len(states), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return _scaled(g @ states / len(states) ** 0.5, like)
 
 
 def shuffled_directions(
-    acts: Float[Tensor, "prompt d"], positive: Bool[np.ndarray, "prompt"], negative: Bool[np.ndarray, "prompt"], n: int, seed: int = 0
+    acts: Float[Tensor, "prompt d"],
+    positive: Bool[np.ndarray, "prompt"],
+    negative: Bool[np.ndarray, "prompt"],
+    n: int,
+    seed: int = 0,
 ) -> list[Float[Tensor, "d"]]:
-    """`n` differences of means of the same prompts with their labels shuffled, each with the norm of the true one: all that a direction has but the labels."""
+    """`n` differences of means of the same prompts with their labels shuffled, each with the norm of the true
+    one: all that a direction has but the labels.
+    """
     like = difference_of_means(acts, positive, negative)
-    rng, index, k = np.random.default_rng(seed), np.flatnonzero(np.array(positive) | np.array(negative)), int(np.sum(positive))
+    rng, index, k = (
+        np.random.default_rng(seed),
+        np.flatnonzero(np.array(positive) | np.array(negative)),
+        int(np.sum(positive)),
+    )
     out = []
     for _ in range(n):
         order = rng.permutation(index)
@@ -205,10 +272,11 @@ def _scaled(draws: Float[Tensor, "n d"], like: Float[Tensor, "d"]) -> list[Float
 
 
 def successive_halving(candidates: Sequence, evaluate, rungs: Sequence[int], keep: float = 1 / 3):
-    """Search by tournament: score all on few prompts, keep the best share, score those on more (Jamieson & Talwalkar, 2016).
+    """Search by tournament: score all on few prompts, keep the best share, score those on more (Jamieson &
+    Talwalkar, 2016).
 
-    `evaluate(candidates, n)` returns a list of losses on the first n prompts, lower is better. Returns the survivors of the last
-    rung, best first, with their losses there.
+    `evaluate(candidates, n)` returns a list of losses on the first n prompts, lower is better. Returns the
+    survivors of the last rung, best first, with their losses there.
     """
     alive = list(candidates)
     for rung, n in enumerate(rungs):
@@ -218,4 +286,3 @@ def successive_halving(candidates: Sequence, evaluate, rungs: Sequence[int], kee
             order = order[: max(1, round(len(order) * keep))]
         alive, losses = [alive[i] for i in order], [losses[i] for i in order]
     return list(zip(alive, losses, strict=True))
-

@@ -1,12 +1,12 @@
 """Interchange patching: where in a model is it stored that a statement is true? (arXiv 2504.02904, section 3)
 
-Context. Two runs that differ in one subject: a clean one ("The city of Lyon is in France") and a corrupt one ("The city of
-Osaka …"). One residual-stream state of the clean run is put into the corrupt run; where the output turns clean, the knowledge
-that the output needs was in that state.
+Context. Two runs that differ in one subject: a clean one ("The city of Lyon is in France") and a corrupt one
+("The city of Osaka …"). One residual-stream state of the clean run is put into the corrupt run; where the
+output turns clean, the knowledge that the output needs was in that state.
 
-Detail. Each cell of the grid is one row of a batch: the corrupt run starts at the patched layer from its stored states, with
-the common opening's keys and values kept. Cells before the first token that differs, and cells of the last layer at other
-tokens than the last, change nothing: they are filled in, not run.
+Detail. Each cell of the grid is one row of a batch: the corrupt run starts at the patched layer from its
+stored states, with the common opening's keys and values kept. Cells before the first token that differs, and
+cells of the last layer at other tokens than the last, change nothing: they are filled in, not run.
 
 Intuition. Early layers at the subject carry it, late layers at the last token have read it out.
 """
@@ -27,9 +27,11 @@ from refusal.trace.tracing import collect, score, score_rows
 
 @dataclass(frozen=True)
 class Pair:
-    """Two prompts of equal token pattern that differ in their subject, ``ids[start:stop]``; `answers` are two token ids, right and wrong.
+    """Two prompts of equal token pattern that differ in their subject, ``ids[start:stop]``; `answers` are two
+    token ids, right and wrong.
 
-    `object` is (start, stop) of the object that both name, None where it is asked for. Pairs of one `cluster` share a subject: they are not independent.
+    `object` is (start, stop) of the object that both name, None where it is asked for. Pairs of one `cluster`
+    share a subject: they are not independent.
     """
 
     clean: Prompt
@@ -40,19 +42,30 @@ class Pair:
 
     @property
     def cells(self) -> dict[str, slice]:
-        """The positions of the grid's columns that a paper tells apart: subject, object where there is one, last token."""
-        found = {"subject": slice(self.clean.start, self.clean.stop), "last": slice(len(self.clean.ids) - 1, len(self.clean.ids))}
+        """The positions of the grid's columns that a paper tells apart: subject, object where there is one,
+        last token.
+        """
+        found = {
+            "subject": slice(self.clean.start, self.clean.stop),
+            "last": slice(len(self.clean.ids) - 1, len(self.clean.ids)),
+        }
         return found | ({"object": slice(*self.object)} if self.object else {})
 
 
 def pairs(
-    model, texts: Sequence[tuple[str, str]], answers: Sequence[tuple[int, int]], objects: Sequence[str] | None = None, clusters: Sequence[int] | None = None
+    model,
+    texts: Sequence[tuple[str, str]],
+    answers: Sequence[tuple[int, int]],
+    objects: Sequence[str] | None = None,
+    clusters: Sequence[int] | None = None,
 ) -> list[Pair]:
-    """The pairs of the most common token pattern, from (clean, corrupt) texts; `objects` are what both texts name after their subject.
+    """The pairs of the most common token pattern, from (clean, corrupt) texts; `objects` are what both texts
+    name after their subject.
 
-    A pattern is (length, where the two differ, where the object is); pairs of unequal length or of another pattern are left out, so that a
-    position means the same in all pairs. The subject is from the first to the last token that differs; pairs that differ in the last token
-    itself ("a", "an"), from which the answer is read, are left out as well.
+    A pattern is (length, where the two differ, where the object is); pairs of unequal length or of another
+    pattern are left out, so that a position means the same in all pairs. The subject is from the first to the
+    last token that differs; pairs that differ in the last token itself ("a", "an"), from which the answer is
+    read, are left out as well.
     """
     by_pattern: dict[tuple, list[Pair]] = {}
     for k, ((clean, corrupt), answer) in enumerate(zip(texts, answers, strict=True)):
@@ -62,8 +75,18 @@ def pairs(
         differ = [i for i, (x, y) in enumerate(zip(a.ids, b.ids, strict=True)) if x != y]
         if differ and differ[-1] < len(a.ids) - 1:
             start, stop = differ[0], differ[-1] + 1
-            at = token_span(model, clean, clean.rindex(objects[k]), clean.rindex(objects[k]) + len(objects[k])) if objects else None
-            pair = Pair(replace(a, start=start, stop=stop), replace(b, start=start, stop=stop), answer, at, clusters[k] if clusters else k)
+            at = (
+                token_span(model, clean, clean.rindex(objects[k]), clean.rindex(objects[k]) + len(objects[k]))
+                if objects
+                else None
+            )
+            pair = Pair(
+                replace(a, start=start, stop=stop),
+                replace(b, start=start, stop=stop),
+                answer,
+                at,
+                clusters[k] if clusters else k,
+            )
             by_pattern.setdefault((len(a.ids), start, stop, at), []).append(pair)
     return max(by_pattern.values(), key=len, default=[])
 
@@ -75,20 +98,35 @@ def token_span(model, text: str, start: int, stop: int) -> tuple[int, int]:
     return inside[0], inside[-1] + 1
 
 
-RECALL_SETS = ("cities", "translations", "element_symbols", "animal_class")  # where the subject determines the object
-FACTS = ("cities", "larger_than", "translations", "element_symbols", "animal_class")  # sets that hold all facts; the others negate one of them
+RECALL_SETS = (
+    "cities",
+    "translations",
+    "element_symbols",
+    "animal_class",
+)  # where the subject determines the object
+FACTS = (
+    "cities",
+    "larger_than",
+    "translations",
+    "element_symbols",
+    "animal_class",
+)  # sets that hold all facts; the others negate one of them
 
 
 def _partners(model, rows: pd.DataFrame, texts: Sequence[str], same_end: bool) -> list[tuple[int, int]]:
-    """Index pairs (clean, corrupt) among texts of the most common token length, objects different; with `same_end` both texts have the same last
-    word, from which the answer is read. First pairs that share no text, then the same ones with clean and corrupt exchanged."""
+    """Index pairs (clean, corrupt) among texts of the most common token length, objects different; with
+    `same_end` both texts have the same last word, from which the answer is read. First pairs that share no
+    text, then the same ones with clean and corrupt exchanged.
+    """
     lengths = [len(p.ids) for p in plain(model, texts)]
     common = max(set(lengths), key=lambda n: (lengths.count(n), -n))
     free, found = [i for i, n in enumerate(lengths) if n == common], []
     while free:
         i = free.pop(0)
         others = [j for j in free if rows.object.iloc[j] != rows.object.iloc[i]]
-        partner = next((j for j in others if not same_end or texts[j].split()[-1] == texts[i].split()[-1]), None)
+        partner = next(
+            (j for j in others if not same_end or texts[j].split()[-1] == texts[i].split()[-1]), None
+        )
         if partner is not None:
             free.remove(partner)
             found.append((i, partner))
@@ -96,7 +134,8 @@ def _partners(model, rows: pd.DataFrame, texts: Sequence[str], same_end: bool) -
 
 
 def recall_pairs(model, table: pd.DataFrame) -> list[Pair]:
-    """Pairs that ask for the object: "The city of Lyon is in the country of" → France, against the corrupt subject's own country.
+    """Pairs that ask for the object: "The city of Lyon is in the country of" → France, against the corrupt
+    subject's own country.
 
     `table` holds one set of `RECALL_SETS` from `refusal.data.statement_sets.statements`.
     """
@@ -104,12 +143,17 @@ def recall_pairs(model, table: pd.DataFrame) -> list[Pair]:
     prompts = [_until_object(row.statement, row.object) for row in rows.itertuples()]
     tokens = [_first_token(model, *p) for p in prompts]
     chosen = _partners(model, rows, [text for text, _ in prompts], same_end=True)
-    texts, answers = [(prompts[i][0], prompts[j][0]) for i, j in chosen], [(tokens[i], tokens[j]) for i, j in chosen]
+    texts, answers = (
+        [(prompts[i][0], prompts[j][0]) for i, j in chosen],
+        [(tokens[i], tokens[j]) for i, j in chosen],
+    )
     return pairs(model, texts, answers, clusters=[min(i, j) for i, j in chosen])
 
 
 def _until_object(statement: str, thing: str) -> tuple[str, str]:
-    """The statement up to its object, and up to the object's end; a city's country is asked for in so many words."""
+    """The statement up to its object, and up to the object's end; a city's country is asked for in so many
+    words.
+    """
     before = statement[: statement.rindex(thing)]
     if before.startswith("The city of "):
         before = before.replace(" is in ", " is in the country of ")
@@ -127,21 +171,32 @@ QUESTION = " This statement is:"
 
 def shot_lines(shots: pd.DataFrame) -> str:
     """Statements with their verdicts, a line each: what stands before the statement that is asked about."""
-    return "".join(f"{row.statement}{QUESTION} {'TRUE' if row.label else 'FALSE'}\n" for row in shots.itertuples())
+    return "".join(
+        f"{row.statement}{QUESTION} {'TRUE' if row.label else 'FALSE'}\n" for row in shots.itertuples()
+    )
 
 
 def verdict_tokens(model) -> tuple[int, int]:
     """The first tokens of " TRUE" and " FALSE"."""
-    return tuple(model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("TRUE", "FALSE"))
+    return tuple(
+        model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("TRUE", "FALSE")
+    )
 
 
 def verbal_pairs(model, table: pd.DataFrame, shots: pd.DataFrame) -> list[Pair]:
-    """Pairs that ask for the verdict after four shots, the same ones for all: "… This statement is:" → TRUE against FALSE."""
+    """Pairs that ask for the verdict after four shots, the same ones for all: "… This statement is:" → TRUE
+    against FALSE.
+    """
     lines = shot_lines(shots)
     true, false = (table[table.label == truth].reset_index(drop=True) for truth in (True, False))
-    if table.set.iloc[0] in RECALL_SETS:  # any other subject makes the statement false, so partners of equal length can be sought
+    if (
+        table.set.iloc[0] in RECALL_SETS
+    ):  # any other subject makes the statement false, so partners of equal length can be sought
         chosen = _partners(model, true, list(true.statement), same_end=False)
-        both = [(true.statement[i], true.statement[i].replace(true.subject[i], true.subject[j], 1)) for i, j in chosen]
+        both = [
+            (true.statement[i], true.statement[i].replace(true.subject[i], true.subject[j], 1))
+            for i, j in chosen
+        ]
         objects, clusters = [true.object[i] for i, _ in chosen], [min(pair) for pair in chosen]
     else:
         both = [(row.statement, false.statement[false.pair == row.pair].iloc[0]) for row in true.itertuples()]
@@ -151,7 +206,9 @@ def verbal_pairs(model, table: pd.DataFrame, shots: pd.DataFrame) -> list[Pair]:
 
 
 def answer_logits(pairs: Sequence[Pair]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A readout for `refusal.trace.tracing.score`: [row, k], the logits of all answers that occur, in the order of their ids."""
+    """A readout for `refusal.trace.tracing.score`: [row, k], the logits of all answers that occur, in the
+    order of their ids.
+    """
     ids = torch.tensor(sorted({t for pair in pairs for t in pair.answers}))
 
     def readout(logits: torch.Tensor) -> torch.Tensor:
@@ -161,7 +218,9 @@ def answer_logits(pairs: Sequence[Pair]) -> Callable[[torch.Tensor], torch.Tenso
     return readout
 
 
-def logit_difference(values: torch.Tensor, pairs: Sequence[Pair], ids: Sequence[int]) -> Float[torch.Tensor, "pair"]:
+def logit_difference(
+    values: torch.Tensor, pairs: Sequence[Pair], ids: Sequence[int]
+) -> Float[torch.Tensor, "pair"]:
     """logit(right) − logit(wrong) from what `answer_logits` read: [pair, k] → [pair]."""
     right, wrong = (torch.tensor([ids.index(pair.answers[k]) for pair in pairs]) for k in (0, 1))
     rows = torch.arange(len(pairs))
@@ -172,14 +231,19 @@ def baseline(model, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
     """logit(right) − logit(wrong) of the clean and of the corrupt run, without a patch: [pair], [pair]."""
     readout = answer_logits(pairs)
     both = score(model, [p.clean for p in pairs] + [p.corrupt for p in pairs], readout)[0]
-    return logit_difference(both[: len(pairs)], pairs, readout.ids), logit_difference(both[len(pairs) :], pairs, readout.ids)
+    return logit_difference(both[: len(pairs)], pairs, readout.ids), logit_difference(
+        both[len(pairs) :], pairs, readout.ids
+    )
 
 
-def grid(source, target, pairs: Sequence[Pair], layers: Sequence[int]) -> Float[torch.Tensor, "pair layer position"]:
-    """logit(right) − logit(wrong) after ``h[layer]`` at one position of `source`'s clean run was put into `target`'s corrupt run.
+def grid(
+    source, target, pairs: Sequence[Pair], layers: Sequence[int]
+) -> Float[torch.Tensor, "pair layer position"]:
+    """logit(right) − logit(wrong) after ``h[layer]`` at one position of `source`'s clean run was put into
+    `target`'s corrupt run.
 
-    `source` and `target` are the same model, or two of equal shape and tokenizer. `layers` are rows of ``h`` (a paper's "output
-    of block l" is l + 1). Cached on disk.
+    `source` and `target` are the same model, or two of equal shape and tokenizer. `layers` are rows of ``h``
+    (a paper's "output of block l" is l + 1). Cached on disk.
     """
     name = cache.key(target, _grid, source=[source.revision, str(source.dtype)], pairs=pairs, layers=layers)
     return cache.remember_tensors(name, lambda: {"grid": _grid(source, target, pairs, layers)})["grid"]
@@ -188,12 +252,19 @@ def grid(source, target, pairs: Sequence[Pair], layers: Sequence[int]) -> Float[
 def _grid(source, target, pairs, layers):
     n, width, first = len(pairs), len(pairs[0].clean.ids), pairs[0].clean.start
     positions = list(range(first, width))
-    states = collect(source, [p.clean for p in pairs], at=[k - width for k in positions], layers=layers)["resid"]  # [pair, layer, position, d_model]
+    states = collect(source, [p.clean for p in pairs], at=[k - width for k in positions], layers=layers)[
+        "resid"
+    ]  # [pair, layer, position, d_model]
     corrupt, readout = [p.corrupt for p in pairs], answer_logits(pairs)
     _, untouched = baseline(target, pairs)
     out = untouched[:, None, None].repeat(1, len(layers), width)
-    cells = [(i, a, k) for a, layer in enumerate(layers) for k in range(len(positions)) for i in range(n)
-             if layer < target.n_layers or positions[k] == width - 1]  # fmt: skip
+    cells = [
+        (i, a, k)
+        for a, layer in enumerate(layers)
+        for k in range(len(positions))
+        for i in range(n)
+        if layer < target.n_layers or positions[k] == width - 1
+    ]
     rows = [(i, [Patch(states[i, a, k], layers[a], (positions[k],))]) for i, a, k in cells]
     values = score_rows(target, corrupt, readout, rows, label=f"patching {len(rows)} cells")
     differences = logit_difference(values, [pairs[i] for i, _, _ in cells], readout.ids)
@@ -203,7 +274,8 @@ def _grid(source, target, pairs, layers):
 
 
 def binned(matrix: np.ndarray, bins: int = 20) -> np.ndarray:
-    """The paper's coarse map: values cut into `bins` between minimum and maximum, the lower half set to zero."""
+    """The paper's coarse map: values cut into `bins` between minimum and maximum, the lower half set to
+    zero."""
     low, high = matrix.min(), matrix.max()
     if high == low:
         return np.zeros_like(matrix)
@@ -218,7 +290,9 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
-    """How alike two mean grids [layer, position] are: r on the paper's binned grids, on the raw ones, and on cells nonzero in either."""
+    """How alike two mean grids [layer, position] are: r on the paper's binned grids, on the raw ones, and on
+    cells nonzero in either.
+    """
     coarse_a, coarse_b = binned(a), binned(b)
     nonzero = (coarse_a != 0) | (coarse_b != 0)
     return {
@@ -229,8 +303,9 @@ def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
 
 
 def largest_difference(a: np.ndarray, b: np.ndarray, cells: dict[str, slice]) -> dict[str, float]:
-    """max|a − b| of two mean grids over all cells, over each of `cells` (columns), and over subject and object together (``knowledge``)."""
+    """max|a − b| of two mean grids over all cells, over each of `cells` (columns), and over subject and
+    object together (``knowledge``).
+    """
     apart = np.abs(a - b).max(0)  # [position]
     found = {"all": float(apart.max())} | {name: float(apart[where].max()) for name, where in cells.items()}
     return found | {"knowledge": max(found[name] for name in ("subject", "object") if name in found)}
-

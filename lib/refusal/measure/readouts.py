@@ -9,23 +9,33 @@ from numpy.typing import ArrayLike
 
 
 def refusal_tokens(model, texts: Sequence[str], outcomes: Sequence[str]) -> list[int]:
-    """First tokens of the model's own refusals: at least 5 % of them begin so, and four times as often as answers do.
+    """First tokens of the model's own refusals: at least 5 % of them begin so, and four times as often as
+    answers do.
 
     An empty list means that too few refusals (under three) were seen to say.
     """
-    first = [ids[0] if (ids := model.tokenizer(t.lstrip(), add_special_tokens=False)["input_ids"]) else None for t in texts]
+    first = [
+        ids[0] if (ids := model.tokenizer(t.lstrip(), add_special_tokens=False)["input_ids"]) else None
+        for t in texts
+    ]
     refused = Counter(t for t, o in zip(first, outcomes, strict=True) if o == "refusal" and t is not None)
     answered = Counter(t for t, o in zip(first, outcomes, strict=True) if o == "answer" and t is not None)
     n_refused, n_answered = sum(refused.values()), sum(answered.values())
     if n_refused < 3:
         return []
-    return sorted(t for t, n in refused.items() if n / n_refused >= 0.05 and n / n_refused >= 4 * (answered[t] / max(1, n_answered)))
+    return sorted(
+        t
+        for t, n in refused.items()
+        if n / n_refused >= 0.05 and n / n_refused >= 4 * (answered[t] / max(1, n_answered))
+    )
 
 
 def refusal_score(tokens: Sequence[int], cut: float = 0.0) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A readout for `refusal.trace.tracing.score`: log-odds that the first token is one of `tokens`, minus `cut` (arXiv 2406.11717, appendix B).
+    """A readout for `refusal.trace.tracing.score`: log-odds that the first token is one of `tokens`, minus
+    `cut` (arXiv 2406.11717, appendix B).
 
-    The paper reads 0 as the line between answering and refusing; `refusal_cut` finds where that line is on a given model.
+    The paper reads 0 as the line between answering and refusing; `refusal_cut` finds where that line is on a
+    given model.
     """
     index = torch.tensor(list(tokens))
 
@@ -38,7 +48,8 @@ def refusal_score(tokens: Sequence[int], cut: float = 0.0) -> Callable[[torch.Te
 
 
 def refusal_cut(scores: ArrayLike, outcomes: Sequence[str]) -> float:
-    """The score that best tells refusals from answers by balanced accuracy (half way between its neighbours; the median of equals).
+    """The score that best tells refusals from answers by balanced accuracy (half way between its neighbours;
+    the median of equals).
 
     0 where one of the two outcomes is missing.
     """
@@ -54,11 +65,15 @@ def refusal_cut(scores: ArrayLike, outcomes: Sequence[str]) -> float:
 
 def inversion_tokens(model) -> tuple[int, int]:
     """The first tokens of "Certainly" and "No" in a reply."""
-    return tuple(model.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Certainly", "No"))
+    return tuple(
+        model.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Certainly", "No")
+    )
 
 
 def inversion_readout(model, refusal: Sequence[int]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A readout of the reply's first token: [row, 2], the log-odds of Certainly against No, and the index of its outcome in `JUDGEMENTS`."""
+    """A readout of the reply's first token: [row, 2], the log-odds of Certainly against No, and the index of
+    its outcome in `JUDGEMENTS`.
+    """
     certainly, no = inversion_tokens(model)
     kinds = {certainly: 0, no: 1} | {t: 2 for t in refusal if t not in (certainly, no)}
 
@@ -68,4 +83,3 @@ def inversion_readout(model, refusal: Sequence[int]) -> Callable[[torch.Tensor],
 
     readout.key = f"inversion {kinds}"
     return readout
-

@@ -1,5 +1,6 @@
-"""Intervals and controls. Each way to an interval is here because it covers the truth in at least 93 % of cases at 16, 32 and 64 items
-(``tests/covers.py`` prints the table): score intervals for rates and their differences, bootstrap-t for means, DeLong and Newcombe for areas.
+"""Intervals and controls. Each way to an interval is here because it covers the truth in at least 93 % of
+cases at 16, 32 and 64 items (``tests/covers.py`` prints the table): score intervals for rates and their
+differences, bootstrap-t for means, DeLong and Newcombe for areas.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,8 @@ NONE = {"value": None, "ci95": None, "n": 0}
 def rate(hits: ArrayLike) -> dict:
     """{value, ci95, n} of a share of hits, in a list or an array of any shape. None at all give value None.
 
-    The interval is Wilson's with Student's quantile in place of the normal one, which alone covers .92 at 8 of 16.
+    The interval is Wilson's with Student's quantile in place of the normal one, which alone covers .92 at 8
+    of 16.
     """
     hits = np.asarray(hits, bool).ravel()
     if len(hits) == 0:
@@ -27,7 +29,9 @@ def rate(hits: ArrayLike) -> dict:
 
 
 def wilson(hits: Numbers, n: Numbers, z: float | int = Z) -> tuple[Numbers, Numbers]:
-    """Both ends of Wilson's score interval (1927) for `hits` of `n`, which may be arrays and need not be whole."""
+    """Both ends of Wilson's score interval (1927) for `hits` of `n`, which may be arrays and need not be
+    whole.
+    """
     p = np.asarray(hits, float) / n
     centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
@@ -35,7 +39,9 @@ def wilson(hits: Numbers, n: Numbers, z: float | int = Z) -> tuple[Numbers, Numb
 
 
 def _ends(value: Numbers, least: float | int, most: float | int, inside: Callable) -> np.ndarray:
-    """The points on both sides of `value`, down to `least` and up to `most`, up to which ``inside(point)`` holds, by halving; shape [2, *value]."""
+    """The points on both sides of `value`, down to `least` and up to `most`, up to which ``inside(point)``
+    holds, by halving; shape [2, *value].
+    """
     near = np.stack([value, value]).astype(float)
     far = np.stack([np.full(near.shape[1:], least), np.full(near.shape[1:], most)]).astype(float)
     for _ in range(40):
@@ -46,7 +52,9 @@ def _ends(value: Numbers, least: float | int, most: float | int, inside: Callabl
 
 
 def tango(only_a: Numbers, only_b: Numbers, n: Numbers) -> tuple[Numbers, Numbers]:
-    """Both ends of Tango's score interval (1998) for a difference of paired shares, of `n` pairs of which `only_a` and `only_b` are discordant."""
+    """Both ends of Tango's score interval (1998) for a difference of paired shares, of `n` pairs of which
+    `only_a` and `only_b` are discordant.
+    """
     b, c = np.broadcast_arrays(np.asarray(only_a, float), np.asarray(only_b, float))
 
     def inside(d):  # the score test does not reject the difference d
@@ -57,14 +65,17 @@ def tango(only_a: Numbers, only_b: Numbers, n: Numbers) -> tuple[Numbers, Number
 
 
 def _tango_variance(b, c, n, d):
-    """The variance of one pair's difference if d is the true one, with the likeliest share of discordant pairs under it."""
+    """The variance of one pair's difference if d is the true one, with the likeliest share of discordant
+    pairs under it.
+    """
     linear = -b - c + (2 * n - b + c) * d
     only_b = (np.sqrt(np.maximum(linear**2 + 8 * n * c * d * (1 - d), 0)) - linear) / (4 * n)
     return np.maximum(2 * only_b + d * (1 - d), 0)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike) -> dict:
-    """{value, ci95, n} of mean(a) − mean(b) of two outcomes, yes or no, of the same items; Tango's interval, which always has a width.
+    """{value, ci95, n} of mean(a) − mean(b) of two outcomes, yes or no, of the same items; Tango's interval,
+    which always has a width.
 
     Raises ValueError for groups of different length.
     """
@@ -78,10 +89,12 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> dict:
 
 
 def difference(a: ArrayLike, b: ArrayLike, seed: int = 0, paired: bool = False) -> dict:
-    """{value, ci95, n} of mean(a) − mean(b); n is the size of the smaller group, and an empty one gives value None.
+    """{value, ci95, n} of mean(a) − mean(b); n is the size of the smaller group, and an empty one gives value
+    None.
 
-    Where both hold only yes and no, the interval is Tango's (`paired`) or Newcombe's (1998, method 10). Else it is that of the mean of the
-    paired differences, or is put together from the intervals of the two means as Newcombe does. Raises ValueError for pairs that do not match.
+    Where both hold only yes and no, the interval is Tango's (`paired`) or Newcombe's (1998, method 10). Else
+    it is that of the mean of the paired differences, or is put together from the intervals of the two means
+    as Newcombe does. Raises ValueError for pairs that do not match.
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if not paired:
@@ -96,27 +109,35 @@ def _binary(values: np.ndarray) -> bool:
 
 
 def _newcombe(a: np.ndarray, b: np.ndarray) -> dict:
-    shares = [{"value": float(x.mean()), "ci95": np.array(wilson(x.sum(), len(x))), "n": len(x)} for x in (a, b)]
+    shares = [
+        {"value": float(x.mean()), "ci95": np.array(wilson(x.sum(), len(x))), "n": len(x)} for x in (a, b)
+    ]
     found = square_and_add(*shares)
     return found | {"ci95": np.clip(found["ci95"], -1, 1).tolist()}
 
 
 def square_and_add(a: dict, b: dict, correlation: Numbers = 0.0) -> dict:
-    """The difference of two estimates with intervals: the half widths that point its way, as the sides of a triangle (Zou & Donner, 2008)."""
+    """The difference of two estimates with intervals: the half widths that point its way, as the sides of a
+    triangle (Zou & Donner, 2008).
+    """
     if a["value"] is None or b["value"] is None:
         return dict(NONE)
     x, y = np.asarray(a["value"]), np.asarray(b["value"])
-    (x_down, x_up), (y_down, y_up) = (np.abs(np.moveaxis(np.asarray(f["ci95"]), -1, 0) - f["value"]) for f in (a, b))
-    side = lambda p, q: np.sqrt(np.maximum(p * p + q * q - 2 * correlation * p * q, 0))  # noqa: E731
+    (x_down, x_up), (y_down, y_up) = (
+        np.abs(np.moveaxis(np.asarray(f["ci95"]), -1, 0) - f["value"]) for f in (a, b)
+    )
+    side = lambda p, q: np.sqrt(np.maximum(p * p + q * q - 2 * correlation * p * q, 0))
     ci95 = np.stack([x - y - side(x_down, y_up), x - y + side(x_up, y_down)], -1)
     return {"value": (x - y).tolist(), "ci95": ci95.tolist(), "n": min(a["n"], b["n"])}
 
 
 def mean(values: ArrayLike, seed: int = 0) -> dict:
-    """{value, ci95, n} of a mean over the first axis; of more axes, value and bounds are nested lists. Yes and no alone are a `rate`.
+    """{value, ci95, n} of a mean over the first axis; of more axes, value and bounds are nested lists. Yes
+    and no alone are a `rate`.
 
-    The interval holds Student's and the bootstrap-t one: the first misses where values are skewed, the second where their tails are long. Values
-    that are all the same, as one value is, show nothing of their spread: their interval has no width.
+    The interval holds Student's and the bootstrap-t one: the first misses where values are skewed, the second
+    where their tails are long. Values that are all the same, as one value is, show nothing of their spread:
+    their interval has no width.
     """
     values = np.asarray(values, float)
     if len(values) == 0 or np.isnan(values).all():
@@ -138,20 +159,28 @@ def _mean_interval(values: np.ndarray, seed: int) -> np.ndarray:
         x = values[:, k : k + at_a_time] - centre[k : k + at_a_time]
         moved = times @ x
         errors = np.sqrt(np.maximum(times @ x**2 - moved**2, 0) / (n - 1))
-        # draws of one value again and again have no error of their own: how far off they are cannot be told, so as far as is allowed
-        ratio = np.divide(moved, errors, out=1e9 * np.sign(moved), where=errors > 1e-9 * error[k : k + at_a_time])
+        # draws of one value again and again have no error of their own: how far off they are cannot be told,
+        # so as far as is allowed
+        ratio = np.divide(
+            moved, errors, out=1e9 * np.sign(moved), where=errors > 1e-9 * error[k : k + at_a_time]
+        )
         out.append(np.percentile(np.clip(ratio, -3 * student, 3 * student), [2.5, 97.5], axis=0))
     low, high = np.concatenate(out, 1)
-    return np.stack([centre - np.maximum(high, student) * error, centre - np.minimum(low, -student) * error], -1)
+    return np.stack(
+        [centre - np.maximum(high, student) * error, centre - np.minimum(low, -student) * error], -1
+    )
 
 
-def bootstrap(statistic: Callable, *groups: ArrayLike, seed: int = 0, paired: bool = False, level: float = 0.95) -> dict:
-    """{value, ci95, n} of ``statistic(*groups)`` with a percentile bootstrap over items; `paired` resamples all groups together. Another `level`
-    than 95 % is for several values at once (Bonferroni).
+def bootstrap(
+    statistic: Callable, *groups: ArrayLike, seed: int = 0, paired: bool = False, level: float = 0.95
+) -> dict:
+    """{value, ci95, n} of ``statistic(*groups)`` with a percentile bootstrap over items; `paired` resamples
+    all groups together. Another `level` than 95 % is for several values at once (Bonferroni).
 
-    For what has no better way to an interval (not for rates, means, areas and their differences). The percentiles are taken further out, as
-    Student's quantiles lie for as few items (Hesterberg, 2015). n is the size of the smallest group; an empty or all-NaN group gives value None.
-    Groups may have trailing axes, and the statistic may return an array: then so are the bounds.
+    For what has no better way to an interval (not for rates, means, areas and their differences). The
+    percentiles are taken further out, as Student's quantiles lie for as few items (Hesterberg, 2015). n is
+    the size of the smallest group; an empty or all-NaN group gives value None. Groups may have trailing axes,
+    and the statistic may return an array: then so are the bounds.
     """
     groups = [np.asarray(g, float) for g in groups]
     n = min(len(g) for g in groups)
@@ -160,48 +189,77 @@ def bootstrap(statistic: Callable, *groups: ArrayLike, seed: int = 0, paired: bo
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(BOOTSTRAPS):
-        picks = [rng.integers(0, len(groups[0]), len(groups[0]))] * len(groups) if paired else [rng.integers(0, len(g), len(g)) for g in groups]
+        picks = (
+            [rng.integers(0, len(groups[0]), len(groups[0]))] * len(groups)
+            if paired
+            else [rng.integers(0, len(g), len(g)) for g in groups]
+        )
         draws.append(statistic(*(g[pick] for g, pick in zip(groups, picks, strict=True))))
     low, high = np.nanpercentile(draws, _percentiles(n, level), axis=0)
-    return {"value": np.asarray(statistic(*groups)).tolist(), "ci95": np.stack([low, high], -1).tolist(), "n": n}
+    return {
+        "value": np.asarray(statistic(*groups)).tolist(),
+        "ci95": np.stack([low, high], -1).tolist(),
+        "n": n,
+    }
 
 
 def _percentiles(n: int, level: float = 0.95) -> list[float]:
-    """Where to cut the draws of `n` items: they spread by sqrt((n − 1) / n) too little, and Student's quantile is wider than the normal one."""
+    """Where to cut the draws of `n` items: they spread by sqrt((n − 1) / n) too little, and Student's
+    quantile is wider than the normal one.
+    """
     tail = 100 * float(norm.cdf(-np.sqrt(n / (n - 1)) * t.ppf((1 + level) / 2, n - 1))) if n > 1 else 0.0
     return [tail, 100 - tail]
 
 
-def widened(found: dict, draws: ArrayLike, within: tuple[float | int, float | int] = (-np.inf, np.inf)) -> dict:
-    """{value, ci95, n} with the interval widened by a second, independent source of variation: `draws` are the value under it [draw], or empty.
+def widened(
+    found: dict, draws: ArrayLike, within: tuple[float | int, float | int] = (-np.inf, np.inf)
+) -> dict:
+    """{value, ci95, n} with the interval widened by a second, independent source of variation: `draws` are
+    the value under it [draw], or empty.
 
-    Half widths add in quadrature; that of the draws is their standard deviation times Student's quantile. `within` bounds what can be.
+    Half widths add in quadrature; that of the draws is their standard deviation times Student's quantile.
+    `within` bounds what can be.
     """
     if found["value"] is None or len(draws) < 2:
         return found
-    value, (low, high), more = found["value"], found["ci95"], float(t.ppf(0.975, len(draws) - 1) * np.std(draws, ddof=1))
+    value, (low, high), more = (
+        found["value"],
+        found["ci95"],
+        float(t.ppf(0.975, len(draws) - 1) * np.std(draws, ddof=1)),
+    )
     low, high = value - float(np.hypot(value - low, more)), value + float(np.hypot(high - value, more))
     return found | {"ci95": [max(low, within[0]), min(high, within[1])]}
 
 
-def auroc(positive: ArrayLike, negative: ArrayLike, seed: int = 0, of: tuple[ArrayLike, ArrayLike] | None = None) -> dict:
-    """{value, ci95, n} of the area under the ROC curve. `of` names the prompt behind each positive and negative, where one prompt gives
-    several: then prompts are what varies, with all they gave, and n is how many are behind the smaller class.
+def auroc(
+    positive: ArrayLike, negative: ArrayLike, seed: int = 0, of: tuple[ArrayLike, ArrayLike] | None = None
+) -> dict:
+    """{value, ci95, n} of the area under the ROC curve. `of` names the prompt behind each positive and
+    negative, where one prompt gives several: then prompts are what varies, with all they gave, and n is how
+    many are behind the smaller class.
 
-    At each end the wider of DeLong's interval on the logit scale (1988; of prompts: Obuchowski, 1997), which fails near 1 and where classes part
-    completely, and Newcombe's (2006, method 5), which fails where one class spreads far more than the other. Nothing is drawn: `seed` is not used.
+    At each end the wider of DeLong's interval on the logit scale (1988; of prompts: Obuchowski, 1997), which
+    fails near 1 and where classes part completely, and Newcombe's (2006, method 5), which fails where one
+    class spreads far more than the other. Nothing is drawn: `seed` is not used.
     """
     positive, negative = np.asarray(positive, float), np.asarray(negative, float)
     if not len(positive) or not len(negative):
         return dict(NONE)
     a, b = _numbered(positive, negative, of)
-    found, alone = (_influence(positive, negative, *ids) for ids in ((a, b), _numbered(positive, negative, None)))
+    found, alone = (
+        _influence(positive, negative, *ids) for ids in ((a, b), _numbered(positive, negative, None))
+    )
     variance, times = (found[1] ** 2).sum(), [(np.bincount(ids) ** 2).sum() / len(ids) for ids in (a, b)]
-    # how many independent items they are worth: as many as give this variance, at the least as if all of a prompt were the same
+    # how many independent items they are worth: as many as give this variance, at the least as if all of a
+    # prompt were the same
     worth = variance / (alone[1] ** 2).sum() if variance > 0 else np.inf
     m, n = (len(ids) / np.clip(worth, 1, most) for ids, most in zip((a, b), times, strict=True))
     low, high = area_interval(found[0], variance, m, n, t.ppf(0.975, max(len(found[1]) - 2, 1)))
-    return {"value": float(found[0]), "ci95": [float(low), float(high)], "n": int(min(np.count_nonzero(np.bincount(ids)) for ids in (a, b)))}
+    return {
+        "value": float(found[0]),
+        "ci95": [float(low), float(high)],
+        "n": int(min(np.count_nonzero(np.bincount(ids)) for ids in (a, b))),
+    }
 
 
 def _numbered(positive, negative, of) -> tuple[np.ndarray, np.ndarray]:
@@ -213,8 +271,12 @@ def _numbered(positive, negative, of) -> tuple[np.ndarray, np.ndarray]:
     return number[:m], number[m:]
 
 
-def _influence(positive: np.ndarray, negative: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray]:
-    """The area, and how far each prompt moves it [prompt]; the sum of squares of these is the area's variance (DeLong; Obuchowski)."""
+def _influence(
+    positive: np.ndarray, negative: np.ndarray, a: np.ndarray, b: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """The area, and how far each prompt moves it [prompt]; the sum of squares of these is the area's variance
+    (DeLong; Obuchowski).
+    """
     wins = np.sign(positive[:, None] - negative) / 2 + 0.5
     value, moved = wins.mean(), np.zeros(max(a.max(), b.max()) + 1)
     for ids, score in ((a, wins.mean(1)), (b, wins.mean(0))):
@@ -223,29 +285,48 @@ def _influence(positive: np.ndarray, negative: np.ndarray, a: np.ndarray, b: np.
     return value, moved
 
 
-def area_interval(area: Numbers, variance: Numbers, m: Numbers, n: Numbers, student: float | int = Z) -> tuple[Numbers, Numbers]:
-    """Both ends for an area of m positives and n negatives with DeLong's `variance`: the wider of Newcombe's and the logit one. All may be arrays."""
+def area_interval(
+    area: Numbers, variance: Numbers, m: Numbers, n: Numbers, student: float | int = Z
+) -> tuple[Numbers, Numbers]:
+    """Both ends for an area of m positives and n negatives with DeLong's `variance`: the wider of Newcombe's
+    and the logit one. All may be arrays.
+    """
     area = np.asarray(area, float)
 
-    def inside(x):  # Newcombe's method 5: Hanley & McNeil's variance at the bound, with the mean number of items in place of each
+    def inside(
+        x,
+        # Newcombe's method 5: Hanley & McNeil's variance at the bound, with the mean number of items in place
+        # of
+        # each
+    ):
         spread = x * (1 - x) * (1 + ((m + n) / 2 - 1) * ((1 - x) / (2 - x) + x / (1 + x))) / (m * n)
         return (x - area) ** 2 <= Z * Z * spread
 
     low, high = _ends(area, 0, 1, inside)
     within = np.clip(area, 1e-9, 1 - 1e-9)
-    logit, half = np.log(within / (1 - within)), np.minimum(student * np.sqrt(variance) / (within * (1 - within)), 50)
+    logit, half = (
+        np.log(within / (1 - within)),
+        np.minimum(student * np.sqrt(variance) / (within * (1 - within)), 50),
+    )
     parted = (area <= 0) | (area >= 1)
-    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
-    return np.where(parted, low, np.minimum(low, sigmoid(logit - half))), np.where(parted, high, np.maximum(high, sigmoid(logit + half)))
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    return np.where(parted, low, np.minimum(low, sigmoid(logit - half))), np.where(
+        parted, high, np.maximum(high, sigmoid(logit + half))
+    )
 
 
-def auroc_difference(positive_a: ArrayLike, negative_a: ArrayLike, positive_b: ArrayLike, negative_b: ArrayLike, seed: int = 0) -> dict:
-    """{value, ci95, n} of the area of reader a minus that of reader b, who score the same items in the same order.
+def auroc_difference(
+    positive_a: ArrayLike, negative_a: ArrayLike, positive_b: ArrayLike, negative_b: ArrayLike, seed: int = 0
+) -> dict:
+    """{value, ci95, n} of the area of reader a minus that of reader b, who score the same items in the same
+    order.
 
-    Put together from the two areas' intervals, with DeLong's correlation between the areas. Nothing is drawn: `seed` is not used.
-    Raises ValueError for readers of different numbers of items.
+    Put together from the two areas' intervals, with DeLong's correlation between the areas. Nothing is drawn:
+    `seed` is not used. Raises ValueError for readers of different numbers of items.
     """
-    readers = [[np.asarray(x, float) for x in pair] for pair in ((positive_a, negative_a), (positive_b, negative_b))]
+    readers = [
+        [np.asarray(x, float) for x in pair] for pair in ((positive_a, negative_a), (positive_b, negative_b))
+    ]
     if [len(x) for x in readers[0]] != [len(x) for x in readers[1]]:
         raise ValueError("the two readers must have scored the same items")
     found = [auroc(*reader) for reader in readers]
@@ -257,18 +338,24 @@ def auroc_difference(positive_a: ArrayLike, negative_a: ArrayLike, positive_b: A
 
 
 def area(positive: np.ndarray, negative: np.ndarray) -> float:
-    """The area under the ROC curve: how often a positive scores above a negative, ties half. NaN where a class is missing."""
+    """The area under the ROC curve: how often a positive scores above a negative, ties half. NaN where a
+    class is missing.
+    """
     if not len(positive) or not len(negative):
         return float("nan")
     ranks = rankdata(np.concatenate([positive, negative]))
-    return (ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative))
+    return (ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2) / (
+        len(positive) * len(negative)
+    )
 
 
 def kappa(a: Sequence | np.ndarray, b: Sequence | np.ndarray, seed: int = 0) -> dict:
-    """{value, ci95, n} of Cohen's κ between two lists of labels of the same items: agreement above chance. None where both give one label only.
+    """{value, ci95, n} of Cohen's κ between two lists of labels of the same items: agreement above chance.
+    None where both give one label only.
 
-    At each end the wider of two: Wilson's for the share that agrees, with chance agreement as it is, and a bootstrap of items; where nearly all
-    agree a bootstrap alone covers less than half the time. Raises ValueError for lists of different length.
+    At each end the wider of two: Wilson's for the share that agrees, with chance agreement as it is, and a
+    bootstrap of items; where nearly all agree a bootstrap alone covers less than half the time. Raises
+    ValueError for lists of different length.
     """
     a, b = np.asarray(a, str).ravel(), np.asarray(b, str).ravel()
     if len(a) != len(b):
@@ -278,21 +365,31 @@ def kappa(a: Sequence | np.ndarray, b: Sequence | np.ndarray, seed: int = 0) -> 
         return dict(NONE) | {"n": n}
     table = np.array([[((a == i) & (b == j)).mean() for j in labels] for i in labels])
     value, agree, chance = _kappas(table)
-    draws = np.random.default_rng(seed).multinomial(n, table.ravel(), BOOTSTRAPS).reshape(-1, *table.shape) / n
+    draws = (
+        np.random.default_rng(seed).multinomial(n, table.ravel(), BOOTSTRAPS).reshape(-1, *table.shape) / n
+    )
     low, high = np.percentile(_kappas(draws)[0], _percentiles(n))
     least, most = ((bound - chance) / (1 - chance) for bound in wilson(agree * n, n))
-    return {"value": float(value), "ci95": [max(-1.0, float(min(low, least))), min(1.0, float(max(high, most)))], "n": n}
+    return {
+        "value": float(value),
+        "ci95": [max(-1.0, float(min(low, least))), min(1.0, float(max(high, most)))],
+        "n": n,
+    }
 
 
 def _kappas(tables: np.ndarray) -> tuple[Numbers, Numbers, Numbers]:
-    """κ, share that agrees and chance agreement of tables [..., label, label] of shares; κ is 1 where all items have one label from both."""
+    """κ, share that agrees and chance agreement of tables [..., label, label] of shares; κ is 1 where all
+    items have one label from both.
+    """
     agree, chance = np.trace(tables, axis1=-2, axis2=-1), (tables.sum(-1) * tables.sum(-2)).sum(-1)
     room = 1 - chance
     return np.divide(agree - chance, room, out=np.ones_like(agree), where=room > 1e-12), agree, chance
 
 
 def random_band(hits_by_direction: Sequence | np.ndarray, value: float | int | None = None) -> dict:
-    """`score_band` of rates: controls of a share of answers from random directions, each measured on the prompts of the effect."""
+    """`score_band` of rates: controls of a share of answers from random directions, each measured on the
+    prompts of the effect.
+    """
     return score_band([np.asarray(hits, bool) for hits in hits_by_direction], value)
 
 
@@ -302,17 +399,25 @@ def _rank(k: int) -> int:
 
 
 def high(values: Numbers | Sequence) -> float | None:
-    """The bar from values by chance: the smallest that at most 2.5 % of new ones exceed, the largest of up to 40. None where there are none."""
+    """The bar from values by chance: the smallest that at most 2.5 % of new ones exceed, the largest of up to
+    40. None where there are none.
+    """
     values = np.sort(np.asarray(values, float).ravel())
     return float(values[_rank(len(values)) - 1]) if len(values) else None
 
 
-def score_band(values_by_direction: Sequence | np.ndarray, value: float | int | None = None, name: str = "random_direction") -> dict:
-    """Controls of a mean from random directions [direction][prompt]: the band of their means, which an effect must leave to be more than chance.
+def score_band(
+    values_by_direction: Sequence | np.ndarray,
+    value: float | int | None = None,
+    name: str = "random_direction",
+) -> dict:
+    """Controls of a mean from random directions [direction][prompt]: the band of their means, which an effect
+    must leave to be more than chance.
 
-    `…_high` is the smallest of the K means that at most 2.5 % of new directions exceed, that of rank ceil(.975 (K + 1)): the largest up to K = 40,
-    then a percentile, which stays where it is as K grows; `…_low` likewise. `…_p` of an effect `value` is (1 + how many means reach it) / (K + 1),
-    `…_p_below` the same for effects that lower; 20 directions can give .048 at best. No directions give None.
+    `…_high` is the smallest of the K means that at most 2.5 % of new directions exceed, that of rank
+    ceil(.975 (K + 1)): the largest up to K = 40, then a percentile, which stays where it is as K grows;
+    `…_low` likewise. `…_p` of an effect `value` is (1 + how many means reach it) / (K + 1), `…_p_below` the
+    same for effects that lower; 20 directions can give .048 at best. No directions give None.
     """
     means = sorted(float(np.mean(values)) for values in values_by_direction)
     k = len(means)
@@ -328,19 +433,30 @@ def score_band(values_by_direction: Sequence | np.ndarray, value: float | int | 
         f"{name}_n": sum(np.size(values) for values in values_by_direction),
     }
     if value is not None:
-        band |= {f"{name}_p": (1 + sum(m >= value for m in means)) / (k + 1), f"{name}_p_below": (1 + sum(m <= value for m in means)) / (k + 1)}
+        band |= {
+            f"{name}_p": (1 + sum(m >= value for m in means)) / (k + 1),
+            f"{name}_p_below": (1 + sum(m <= value for m in means)) / (k + 1),
+        }
     return band
 
 
 def shown_band(band: dict, name: str = "random_direction") -> dict:
-    """{value, ci95, n} of a `score_band` as figures draw it: the mean of the means, the band, the number of directions."""
+    """{value, ci95, n} of a `score_band` as figures draw it: the mean of the means, the band, the number of
+    directions.
+    """
     if not band.get(f"{name}s"):
         return {"value": None, "ci95": None, "n": 0}
-    return {"value": band[f"{name}_mean"], "ci95": [band[f"{name}_low"], band[f"{name}_high"]], "n": band[f"{name}s"]}
+    return {
+        "value": band[f"{name}_mean"],
+        "ci95": [band[f"{name}_low"], band[f"{name}_high"]],
+        "n": band[f"{name}s"],
+    }
 
 
 def needed_n(found: dict, bar: float | int) -> int | None:
-    """About how many items would bring the bar out of an interval: its half width on that side shrinks as 1 / sqrt(n). None where value and bar meet."""
+    """About how many items would bring the bar out of an interval: its half width on that side shrinks as 1 /
+    sqrt(n). None where value and bar meet.
+    """
     if found["value"] is None or found["value"] == bar or found["ci95"] is None:
         return None
     low, high = found["ci95"]
@@ -349,19 +465,25 @@ def needed_n(found: dict, bar: float | int) -> int | None:
 
 
 def needed_n_rate(value: float | int, bar: float | int) -> int | None:
-    """How many items let Wilson's interval of a share `value` leave `bar` out: its bound passes the bar where the score test rejects it."""
+    """How many items let Wilson's interval of a share `value` leave `bar` out: its bound passes the bar where
+    the score test rejects it.
+    """
     return None if value == bar else _needed(min(max(bar * (1 - bar), 0), 0.25), value - bar)
 
 
 def needed_n_paired(a: ArrayLike, b: ArrayLike, bar: float | int = 0.0) -> int | None:
-    """How many pairs of yes-or-no outcomes with the shares seen in `a` and `b` let Tango's interval of the difference leave `bar` out."""
+    """How many pairs of yes-or-no outcomes with the shares seen in `a` and `b` let Tango's interval of the
+    difference leave `bar` out.
+    """
     found = paired_difference(a, b)
     if found["value"] is None or found["value"] == bar:
         return None
     a, b = np.asarray(a, bool).ravel(), np.asarray(b, bool).ravel()
-    return _needed(float(_tango_variance((a & ~b).sum(), (b & ~a).sum(), len(a), np.clip(bar, -1, 1))), found["value"] - bar)
+    return _needed(
+        float(_tango_variance((a & ~b).sum(), (b & ~a).sum(), len(a), np.clip(bar, -1, 1))),
+        found["value"] - bar,
+    )
 
 
 def _needed(variance: float, distance: float) -> int:
     return int(np.floor(Z * Z * variance / distance**2)) + 1
-

@@ -18,18 +18,27 @@ Reader = Callable[[Sequence[str]], np.ndarray]  # scores of texts, above 0 harmf
 
 
 def tfidf_reader(harmful: Sequence[str], harmless: Sequence[str]) -> Reader:
-    """The text-only baseline: logistic regression on TF-IDF of words and pairs of words, trained on the guard's own prompts."""
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, class_weight="balanced", max_iter=2000))
+    """The text-only baseline: logistic regression on TF-IDF of words and pairs of words, trained on the
+    guard's own prompts.
+    """
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+        LogisticRegression(C=10, class_weight="balanced", max_iter=2000),
+    )
     model.fit([*harmful, *harmless], np.repeat([1, 0], [len(harmful), len(harmless)]))
     return lambda texts: model.decision_function(list(texts))
 
 
 def sentence_embeddings(texts: Sequence[str], batch: int = 32) -> np.ndarray:
-    """Mean-pooled, normalised embeddings of all-MiniLM-L6-v2 [text, 384]. The encoder was trained on 256 tokens: longer texts are read in pieces of
-    as many, and the mean is over all of them, so that a request at the end of a long template is read as well."""
+    """Mean-pooled, normalised embeddings of all-MiniLM-L6-v2 [text, 384]. The encoder was trained on 256
+    tokens: longer texts are read in pieces of as many, and the mean is over all of them, so that a request at
+    the end of a long template is read as well.
+    """
     from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-    weights, config, tokenizer = (fetch(DATASETS[f"sentence_encoder{part}"]) for part in ("", "_config", "_tokenizer"))
+    weights, config, tokenizer = (
+        fetch(DATASETS[f"sentence_encoder{part}"]) for part in ("", "_config", "_tokenizer")
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), pad_token="[PAD]")
     encoder = AutoModel.from_config(AutoConfig.from_pretrained(config, trust_remote_code=False))
     tensors = safetensors.torch.load_file(weights)
@@ -40,11 +49,22 @@ def sentence_embeddings(texts: Sequence[str], batch: int = 32) -> np.ndarray:
     out = []
     for start in range(0, len(texts), batch):
         some = list(texts[start : start + batch])
-        encoded = tokenizer(some, padding=True, truncation=True, max_length=256, return_overflowing_tokens=True, return_tensors="pt")
+        encoded = tokenizer(
+            some,
+            padding=True,
+            truncation=True,
+            max_length=256,
+            return_overflowing_tokens=True,
+            return_tensors="pt",
+        )
         with torch.no_grad():
-            hidden = encoder(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).last_hidden_state
+            hidden = encoder(
+                input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]
+            ).last_hidden_state
         mask = encoded["attention_mask"][..., None].float()
-        total = torch.zeros(len(some), hidden.shape[-1]).index_add_(0, encoded["overflow_to_sample_mapping"], (hidden * mask).sum(1))
+        total = torch.zeros(len(some), hidden.shape[-1]).index_add_(
+            0, encoded["overflow_to_sample_mapping"], (hidden * mask).sum(1)
+        )
         out.append(torch.nn.functional.normalize(total, dim=-1))  # the mean's direction is that of the sum
     return torch.cat(out).numpy()
 
@@ -59,4 +79,3 @@ def embedding_reader(harmful: Sequence[str], harmless: Sequence[str]) -> Reader:
 def best_reader(readers: dict[str, Reader], harmful: Sequence[str], harmless: Sequence[str]) -> str:
     """The reader that ranks these texts best; give it texts that no claim is tested on."""
     return max(readers, key=lambda name: stats.area(readers[name](harmful), readers[name](harmless)))
-

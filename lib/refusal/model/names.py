@@ -9,7 +9,9 @@ from refusal.model.registry import MODELS, RECIPES, TINY, TINY_BASE, TINY_CLIFF
 
 
 def local_path(model: str) -> Path | None:
-    """The absolute path of a model that is named by one; None for a registered name or a hub id. A registered name comes before a folder of that name."""
+    """The absolute path of a model that is named by one; None for a registered name or a hub id. A registered
+    name comes before a folder of that name.
+    """
     if model in (*MODELS, *RECIPES, TINY, TINY_BASE, TINY_CLIFF):
         return None
     with contextlib.suppress(RuntimeError):  # ~ of a user who is not there
@@ -20,7 +22,9 @@ def local_path(model: str) -> Path | None:
 
 
 def folder_name(model: str) -> str:
-    """A model's name as a folder name: ``/`` becomes ``--``; a path keeps its last part and gets a hash, for two paths may end alike."""
+    """A model's name as a folder name: ``/`` becomes ``--``; a path keeps its last part and gets a hash, for
+    two paths may end alike.
+    """
     path = local_path(model)
     if path is None:
         return model.replace("/", "--")
@@ -30,4 +34,3 @@ def folder_name(model: str) -> str:
 def shown_name(model: str) -> str:
     """A model's name for figures and records: as given, but nobody's folders are told."""
     return model if local_path(model) is None else folder_name(model)
-

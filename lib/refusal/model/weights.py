@@ -1,7 +1,9 @@
-"""A plain torch model's weights changed and put back: which of them write to the residual stream, and the stream made free of a direction.
+"""A plain torch model's weights changed and put back: which of them write to the residual stream, and the
+stream made free of a direction.
 
-What writes is found by a short pass, never by a module's place or name: a linear map writes for its sublayer if its output is what the
-sublayer adds to the stream, at every token up to one factor. Experts of a mixture write through one tensor for all of them.
+What writes is found by a short pass, never by a module's place or name: a linear map writes for its sublayer
+if its output is what the sublayer adds to the stream, at every token up to one factor. Experts of a mixture
+write through one tensor for all of them.
 """
 
 import contextlib
@@ -34,11 +36,17 @@ def _site(model, layer: int, site: str) -> tuple[torch.nn.Module, torch.nn.Modul
 
 def _experts(part: torch.nn.Module) -> list[torch.nn.Module]:
     """Modules that hold the output weights of all experts as one tensor [expert, …]."""
-    return [m for m in part.modules() if isinstance(getattr(m, "down_proj", None), torch.nn.Parameter) and m.down_proj.ndim == 3]
+    return [
+        m
+        for m in part.modules()
+        if isinstance(getattr(m, "down_proj", None), torch.nn.Parameter) and m.down_proj.ndim == 3
+    ]
 
 
 def _same_up_to(out: Tensor, written: Tensor, by_token: bool) -> bool:
-    """Whether ``written = c * out`` [position, d_model] with one factor c, or one for each token, to the dtype's rounding."""
+    """Whether ``written = c * out`` [position, d_model] with one factor c, or one for each token, to the
+    dtype's rounding.
+    """
     if out.shape != written.shape:
         return False
     tolerance, out, written = 16 * torch.finfo(written.dtype).eps, out.float(), written.float()
@@ -48,16 +56,25 @@ def _same_up_to(out: Tensor, written: Tensor, by_token: bool) -> bool:
 
 
 def writers(model, sites=None) -> dict[tuple[int, str], list[torch.nn.Module]]:
-    """{(layer, ``attn`` or ``mlp``): the modules whose weights write there} for `sites`, by default all. Raises UserError with the reason where
-    it is not weights that write: a norm follows the sublayer, or the sublayer does something else with what they give."""
+    """{(layer, ``attn`` or ``mlp``): the modules whose weights write there} for `sites`, by default all.
+    Raises UserError with the reason where it is not weights that write: a norm follows the sublayer, or the
+    sublayer does something else with what they give.
+    """
     sites = sites or [(layer, site) for layer in range(model.n_layers) for site in ("attn", "mlp")]
     parts = {}
     for layer, site in sites:
         own, writes = _site(model, layer, site)
         parts |= {(layer, site, "written"): writes}
-        parts |= {(layer, site, m): m for m in own.modules() if is_linear(m)} | {(layer, site, m): m for m in _experts(own)}
+        parts |= {(layer, site, m): m for m in own.modules() if is_linear(m)} | {
+            (layer, site, m): m for m in _experts(own)
+        }
     seen, _ = layout.watch(model, parts, layout.probe_ids(model))
-    return {(layer, site): _writers(model, layer, site, {key[2]: out for key, (_, out) in seen.items() if key[:2] == (layer, site)}) for layer, site in sites}
+    return {
+        (layer, site): _writers(
+            model, layer, site, {key[2]: out for key, (_, out) in seen.items() if key[:2] == (layer, site)}
+        )
+        for layer, site in sites
+    }
 
 
 def _writers(model, layer: int, site: str, outputs: dict) -> list[torch.nn.Module]:
@@ -69,25 +86,42 @@ def _writers(model, layer: int, site: str, outputs: dict) -> list[torch.nn.Modul
     own, writes = _site(model, layer, site)
     name = "its attention" if site == "attn" else "its MLP"
     if own is not writes:
-        raise UserError(f"{model.name}: a norm follows {name}, so no weights alone decide what is written", "an architecture without norms there is needed")
+        raise UserError(
+            f"{model.name}: a norm follows {name}, so no weights alone decide what is written",
+            "an architecture without norms there is needed",
+        )
     for experts in (m for m in flat if not is_linear(m)):
         rest = written - flat[experts].view_as(written)
         if rest.float().norm() <= 16 * torch.finfo(rest.dtype).eps * written.float().norm():
             return [experts]
-        if shared := next((m for m in linear if _same_up_to(flat[m], rest, by_token=True)), None):  # an expert that all tokens go through, gated or not
+        if shared := next(
+            (m for m in linear if _same_up_to(flat[m], rest, by_token=True)), None
+        ):  # an expert that all tokens go through, gated or not
             return [experts, shared]
-    how = "writes through experts" if _experts(own) or "expert" in str(dict(own.named_modules()).keys()) else "does not write through one projection"
-    raise UserError(f"{model.name}: {name} in block {layer} {how} in a way that is not understood here", "an architecture with a dense MLP is needed")
+    how = (
+        "writes through experts"
+        if _experts(own) or "expert" in str(dict(own.named_modules()).keys())
+        else "does not write through one projection"
+    )
+    raise UserError(
+        f"{model.name}: {name} in block {layer} {how} in a way that is not understood here",
+        "an architecture with a dense MLP is needed",
+    )
 
 
 def last_projection(model) -> torch.nn.Module:
-    """The projection through which every neuron of the last block's MLP writes. Raises UserError where there is no one such projection."""
+    """The projection through which every neuron of the last block's MLP writes. Raises UserError where there
+    is no one such projection.
+    """
     if model.remote is True:
         raise UserError(f"the weights of {model.name} are remote", "run it here (REMOTE=0)")
     layer = model.n_layers - 1
     found = writers(model, [(layer, "mlp")])[layer, "mlp"]
     if not is_linear(found[0]):
-        raise UserError(f"{model.name}: its last MLP writes through experts, so it has no one set of neurons", "an architecture with a dense MLP is needed")
+        raise UserError(
+            f"{model.name}: its last MLP writes through experts, so it has no one set of neurons",
+            "an architecture with a dense MLP is needed",
+        )
     return found[0]
 
 
@@ -95,49 +129,80 @@ def _matrices(part: torch.nn.Module) -> list[Tensor]:
     """What a module writes with, as matrices [row, d_model] that are views of its weights, bias included."""
     if is_linear(part):
         return [rows(part)] + ([] if part.bias is None else [part.bias[None]])
-    transposed = getattr(part, "is_transposed", False)  # transformers' name for experts held as [expert, neuron, d_model]
+    transposed = getattr(
+        part, "is_transposed", False
+    )  # transformers' name for experts held as [expert, neuron, d_model]
     bias = getattr(part, "down_proj_bias", None)
     return [w if transposed else w.T for w in part.down_proj] + ([] if bias is None else [bias])
 
 
 def _embeddings(model) -> list[torch.nn.Embedding]:
-    """The token embedding, and the tables of positions that are added to it. Raises UserError where the stream starts with anything but their sum."""
+    """The token embedding, and the tables of positions that are added to it. Raises UserError where the
+    stream starts with anything but their sum.
+    """
     inside = {m for layer in range(model.n_layers) for m in model.nn.layers[layer]._module.modules()}
-    tables = [m for m in model.module.modules() if isinstance(m, torch.nn.Embedding) and m not in inside and m.embedding_dim == model.d_model]
-    seen, _ = layout.watch(model, {m: m for m in tables} | {"block": model.nn.layers[0]._module}, layout.probe_ids(model))
+    tables = [
+        m
+        for m in model.module.modules()
+        if isinstance(m, torch.nn.Embedding) and m not in inside and m.embedding_dim == model.d_model
+    ]
+    seen, _ = layout.watch(
+        model, {m: m for m in tables} | {"block": model.nn.layers[0]._module}, layout.probe_ids(model)
+    )
     start, tokens = seen.pop("block")[0][0], model.module.get_input_embeddings()
     others = [m for m in seen if m is not tokens]
     rest = start - sum((seen[m][1].view(-1, model.d_model) for m in others), torch.zeros_like(start))
     if tokens not in seen or not _same_up_to(seen[tokens][1][0], rest, by_token=False):
-        raise UserError(f"{model.name}: a norm or something else follows its embedding, so no weights alone decide how the stream starts", "use the ablation")
+        raise UserError(
+            f"{model.name}: a norm or something else follows its embedding, so no weights alone decide how "
+            f"the stream starts",
+            "use the ablation",
+        )
     return [tokens, *others]
 
 
 def _check_free(model, unit: Tensor) -> None:
-    """Raise UserError unless the stream's start and all that is written to it has no component along `unit` in a short pass."""
-    parts = {(layer, site): _site(model, layer, site)[1] for layer in range(model.n_layers) for site in ("attn", "mlp")}
+    """Raise UserError unless the stream's start and all that is written to it has no component along `unit`
+    in a short pass.
+    """
+    parts = {
+        (layer, site): _site(model, layer, site)[1]
+        for layer in range(model.n_layers)
+        for site in ("attn", "mlp")
+    }
     seen, _ = layout.watch(model, parts | {"block": model.nn.layers[0]._module}, layout.probe_ids(model))
     written = {"what its embeddings give": seen.pop("block")[0]}
-    written |= {f"what block {layer} writes ({site})": layout.first(out) for (layer, site), (_, out) in seen.items()}
+    written |= {
+        f"what block {layer} writes ({site})": layout.first(out) for (layer, site), (_, out) in seen.items()
+    }
     for what, x in written.items():
         x = x.float()
         if (x @ unit).norm() > max(1e-4, torch.finfo(model.dtype).eps) * x.norm():
-            raise UserError(f"weights of {model.name} cannot be orthogonalised: {what} keeps the direction", "use the ablation instead")
+            raise UserError(
+                f"weights of {model.name} cannot be orthogonalised: {what} keeps the direction",
+                "use the ablation instead",
+            )
 
 
 @contextlib.contextmanager
 def orthogonalized(model, direction: Tensor):
-    """Within the block, every weight that writes to the residual stream is orthogonal to `direction` (arXiv 2406.11717, eq. 5).
+    """Within the block, every weight that writes to the residual stream is orthogonal to `direction` (arXiv
+    2406.11717, eq. 5).
 
-    Yields the changed model under a revision of its own, so that no cached result of one is taken for the other's; never saved.
-    The weights are put back at the end, also after an error. Raises UserError, with the reason, for a remote model and for one in which
-    no change of weights equals the ablation: where a norm follows a sublayer or the embedding, or experts write in an unknown way.
+    Yields the changed model under a revision of its own, so that no cached result of one is taken for the
+    other's; never saved. The weights are put back at the end, also after an error. Raises UserError, with the
+    reason, for a remote model and for one in which no change of weights equals the ablation: where a norm
+    follows a sublayer or the embedding, or experts write in an unknown way.
     """
     if model.remote is True:
-        raise UserError(f"weights of {model.name} cannot be orthogonalised: they are remote", "run it here (REMOTE=0)")
+        raise UserError(
+            f"weights of {model.name} cannot be orthogonalised: they are remote", "run it here (REMOTE=0)"
+        )
     unit = (direction.float() / direction.float().norm()).to(model.device)
     parts = [part for found in writers(model).values() for part in found]
-    written = [table.weight for table in _embeddings(model)] + [matrix for part in parts for matrix in _matrices(part)]
+    written = [table.weight for table in _embeddings(model)] + [
+        matrix for part in parts for matrix in _matrices(part)
+    ]
     head = model.module.get_output_embeddings()
     tied = head.weight if head.weight is written[0] else None
     saved = []
@@ -159,4 +224,3 @@ def orthogonalized(model, direction: Tensor):
                 weight.copy_(old)
         if tied is not None:
             head.weight = tied
-

@@ -1,7 +1,7 @@
 """What a notebook reports: numbers, figures and claims, shown as they come and written together at the end.
 
-Run by the runner (``make nb-NN``), everything is written into the run's folder; opened in JupyterLab, the same cells show
-the same figures and write nothing, so that trying a parameter never overwrites a result.
+Run by the runner (``make nb-NN``), everything is written into the run's folder; opened in JupyterLab, the
+same cells show the same figures and write nothing, so that trying a parameter never overwrites a result.
 """
 
 import json
@@ -32,14 +32,23 @@ class NotebookEnded(UserError):
 
 
 class Recorder:
-    """Collects one notebook's output. `notebook` names its claims file, ``notebooks/<notebook>.claims.toml``; `models` are those it is about: their
-    names go onto every figure, and what kind of evidence they are into every claim."""
+    """Collects one notebook's output. `notebook` names its claims file, ``notebooks/<notebook>.claims.toml``;
+    `models` are those it is about: their names go onto every figure, and what kind of evidence they are into
+    every claim.
+    """
 
     def __init__(self, notebook: str, *models, name: str | None = None):
         model = models[-1]
         self.planned = read_claims(NOTEBOOKS / f"{notebook}.claims.toml")
-        self.evidence, self.name = evidence_of(*(m.name for m in models)), name or ", ".join(m.name for m in models)
-        self.device, self.dtype, self.batch_tokens = model.device, model.dtype, model.batch_tokens  # not the model: a notebook may let go of it
+        self.evidence, self.name = (
+            evidence_of(*(m.name for m in models)),
+            name or ", ".join(m.name for m in models),
+        )
+        self.device, self.dtype, self.batch_tokens = (
+            model.device,
+            model.dtype,
+            model.batch_tokens,
+        )  # not the model: a notebook may let go of it
         self.models = _models_at_work() | {model.name: model.revision}
         self.names = json.loads(os.environ.get(NAMES, "{}"))
         self.metrics: dict = {}
@@ -50,7 +59,9 @@ class Recorder:
             threading.Thread(target=_end_with_runner, args=(int(os.environ[RUNNER]),), daemon=True).start()
 
     def metric(self, name: str, value, ci95=None, n: int | None = None) -> None:
-        """Report a number or a list of them, its interval beside it. `value` may be a dict of `refusal.measure.stats` ({value, ci95, n})."""
+        """Report a number or a list of them, its interval beside it. `value` may be a dict of
+        `refusal.measure.stats` ({value, ci95, n}).
+        """
         if isinstance(value, dict):
             value, ci95, n = value["value"], value["ci95"], value["n"]
         self.metrics[name] = _plain(value)
@@ -59,12 +70,33 @@ class Recorder:
         if n is not None:
             self.metrics[f"{name}/n"] = int(n)
 
-    def figure(self, name: str, kind: str, data: pd.DataFrame, *, title: str, xlabel: str, ylabel: str, note: str, **options):
-        """Draw a figure of `refusal.report.figures`, show it, and keep its data and labels. Raises UserError for an empty table."""
+    def figure(
+        self,
+        name: str,
+        kind: str,
+        data: pd.DataFrame,
+        *,
+        title: str,
+        xlabel: str,
+        ylabel: str,
+        note: str,
+        **options,
+    ):
+        """Draw a figure of `refusal.report.figures`, show it, and keep its data and labels. Raises UserError
+        for an empty table.
+        """
         if data.empty:
             raise UserError(f"figure {name} has no data")
         made = " (constructed model)" if self.evidence == "constructed" else ""
-        spec = {"kind": kind, "title": title, "xlabel": xlabel, "ylabel": ylabel, "note": note, "model": self.name + made, **options}
+        spec = {
+            "kind": kind,
+            "title": title,
+            "xlabel": xlabel,
+            "ylabel": ylabel,
+            "note": note,
+            "model": self.name + made,
+            **options,
+        }
         spec, data = self._named(spec), data.map(self._named) if self.names else data
         text = data.to_csv(index=False, lineterminator="\n", float_format="%.6g")
         self.figures[name] = spec
@@ -79,13 +111,16 @@ class Recorder:
         figures.plt.close(fig)
 
     def claim(self, id: str, measured: dict, controls: dict, precondition: str | None = None) -> None:
-        """Judge a claim of the notebook's claims file by its rule, show the verdict and enter it into the ledger. `measured` is a dict of `refusal.measure.stats`;
-        `precondition` says why the model can't inform on it.
+        """Judge a claim of the notebook's claims file by its rule, show the verdict and enter it into the
+        ledger. `measured` is a dict of `refusal.measure.stats`; `precondition` says why the model can't
+        inform on it.
 
         Raises ValueError for an id that is not in the file, or that was reported before.
         """
         if id not in self.planned or any(r.id == id for r in self.claims):
-            raise ValueError(f"{id} {'was reported before' if id in self.planned else 'is not in the claims file'}")
+            raise ValueError(
+                f"{id} {'was reported before' if id in self.planned else 'is not in the claims file'}"
+            )
         value, ci95, n = _plain(measured["value"]), _plain(measured["ci95"]), measured["n"]
         if value is None or ci95 is None or None in ci95:  # not finite: nothing was measured
             value = ci95 = None
@@ -95,24 +130,36 @@ class Recorder:
         display(HTML(f"<b>{entry.id}</b> {entry.statement}: <b>{entry.verdict}</b> ({entry.reason})"))
 
     def plan(self) -> pd.DataFrame:
-        """The notebook's claims as they stand before anything is measured: what is claimed, where, and the rule that will judge it."""
-        rows = [(c.id, c.statement, f"{c.paper} {c.source}" if c.origin == "paper" else "ours", c.rule.words()) for c in self.planned.values()]
+        """The notebook's claims as they stand before anything is measured: what is claimed, where, and the
+        rule that will judge it.
+        """
+        rows = [
+            (c.id, c.statement, f"{c.paper} {c.source}" if c.origin == "paper" else "ours", c.rule.words())
+            for c in self.planned.values()
+        ]
         return pd.DataFrame(rows, columns=["claim", "statement", "from", "replicated if"])
 
     def end_if(self, reason: str | None) -> None:
-        """Where `reason` says why the model can't inform: every claim not yet reported becomes uninformative, all is written, and the notebook ends here.
+        """Where `reason` says why the model can't inform: every claim not yet reported becomes uninformative,
+        all is written, and the notebook ends here.
 
-        Raises NotebookEnded, which the runner takes for a good end; in JupyterLab it stops "Run All" before the expensive cells.
+        Raises NotebookEnded, which the runner takes for a good end; in JupyterLab it stops "Run All" before
+        the expensive cells.
         """
         if not reason:
             return
         for id in [id for id in self.planned if id not in {r.id for r in self.claims}]:
             self.claim(id, {"value": None, "ci95": None, "n": 0}, {"precondition": "not met"}, reason)
         self._write()
-        raise NotebookEnded(f"uninformative: {reason}", f"{len(self.planned)} claims are reported so; nothing after this cell was run")
+        raise NotebookEnded(
+            f"uninformative: {reason}",
+            f"{len(self.planned)} claims are reported so; nothing after this cell was run",
+        )
 
     def _named(self, x):
-        """`x` with the name of a model in place of its path, at any depth: nobody's folders belong into results."""
+        """`x` with the name of a model in place of its path, at any depth: nobody's folders belong into
+        results.
+        """
         if isinstance(x, str):
             for path, name in self.names.items():
                 x = x.replace(path, name)
@@ -132,22 +179,36 @@ class Recorder:
             if not getattr(self, what):
                 raise UserError(f"the notebook reported no {what}")
         if left := [id for id in self.planned if id not in {r.id for r in self.claims}]:
-            raise UserError(f"the notebook did not report {left[0]} of its claims file", f"{len(left)} claims are missing")
+            raise UserError(
+                f"the notebook did not report {left[0]} of its claims file", f"{len(left)} claims are missing"
+            )
         self._write()
 
     def _write(self) -> None:
         if self.out:
             write_json(self.out / "metrics.json", self._named(self.metrics))
             write_json(self.out / "figures.json", self.figures)
-            write_json(self.out / "usage.json", {
-                "device": str(self.device), "dtype": str(self.dtype).removeprefix("torch."), "batch_tokens": self.batch_tokens,
-                "peak_memory_bytes": _peak_memory(self.device), **_gpu(self.device), "library": str(PACKAGE), "models": self.models,
-            })  # fmt: skip
-            write_json(self.out / "claims.json", [self._named(json.loads(c.model_dump_json())) for c in self.claims])
+            write_json(
+                self.out / "usage.json",
+                {
+                    "device": str(self.device),
+                    "dtype": str(self.dtype).removeprefix("torch."),
+                    "batch_tokens": self.batch_tokens,
+                    "peak_memory_bytes": _peak_memory(self.device),
+                    **_gpu(self.device),
+                    "library": str(PACKAGE),
+                    "models": self.models,
+                },
+            )
+            write_json(
+                self.out / "claims.json", [self._named(json.loads(c.model_dump_json())) for c in self.claims]
+            )
 
 
 def _models_at_work() -> dict[str, str]:
-    """{name: revision} of the models among the notebook's variables, for the runner to compare with what it found: a notebook may be about two."""
+    """{name: revision} of the models among the notebook's variables, for the runner to compare with what it
+    found: a notebook may be about two.
+    """
     from refusal.model.loading import Model
 
     shell = get_ipython()
@@ -155,7 +216,9 @@ def _models_at_work() -> dict[str, str]:
 
 
 def _end_with_runner(pid: int) -> None:
-    """End this kernel when the runner is gone (kill -9 reaches the runner only): it would go on for nobody, on all cores."""
+    """End this kernel when the runner is gone (kill -9 reaches the runner only): it would go on for nobody,
+    on all cores.
+    """
     while True:
         time.sleep(1)
         try:
@@ -171,7 +234,9 @@ def _peak_memory(device) -> dict:
         import resource
         import sys
 
-        peak["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        peak["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
     except ImportError:  # Windows has no resource module
         pass
     if device.type == "cuda":
@@ -199,4 +264,3 @@ def _plain(x):
     if isinstance(x, float):
         return x if math.isfinite(x) else None
     return x
-

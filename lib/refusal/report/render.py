@@ -10,22 +10,37 @@ from refusal.report.rules import Record
 
 
 def read_ledger(results: Path) -> list[tuple[str, str, Record]]:
-    """(tier, model, record) of every ``claims.json`` under `results`, in a fixed order; a run with other parameters is "model @ parameters"."""
+    """(tier, model, record) of every ``claims.json`` under `results`, in a fixed order; a run with other
+    parameters is "model @ parameters".
+    """
     found = []
     for path in sorted(results.glob("*/*/*/claims.json")):
         tier, model, (_, at, differs) = path.parts[-4], path.parts[-3], path.parts[-2].partition("@")
-        found += [(tier, f"{model} @ {differs}" if at else model, Record(**r)) for r in json.loads(path.read_text(encoding="utf-8"))]
+        found += [
+            (tier, f"{model} @ {differs}" if at else model, Record(**r))
+            for r in json.loads(path.read_text(encoding="utf-8"))
+        ]
     return found
 
 
 def flips(ledger: list[tuple[str, str, Record]], model: str) -> str | None:
-    """Which verdicts of `model` change with other parameters, and from what to what value, as a list; None where there are no such runs."""
+    """Which verdicts of `model` change with other parameters, and from what to what value, as a list; None
+    where there are no such runs.
+    """
     default = {r.id: r for _, m, r in ledger if m == model}
     parts = []
     for name in dict.fromkeys(m for _, m, _ in ledger if m.startswith(f"{model} @ ")):
         both = [(default[r.id], r) for _, m, r in ledger if m == name and r.id in default]
-        changed = [f"{r.id} from {d.verdict} ({_number(d.value)}) to {r.verdict} ({_number(r.value)})" for d, r in both if d.verdict != r.verdict]
-        parts.append(f"- `{name.partition(' @ ')[2]}`: {len(changed)} of {len(both)} verdicts change" + (": " if changed else "") + "; ".join(changed))
+        changed = [
+            f"{r.id} from {d.verdict} ({_number(d.value)}) to {r.verdict} ({_number(r.value)})"
+            for d, r in both
+            if d.verdict != r.verdict
+        ]
+        parts.append(
+            f"- `{name.partition(' @ ')[2]}`: {len(changed)} of {len(both)} verdicts change"
+            + (": " if changed else "")
+            + "; ".join(changed)
+        )
     return "With other parameters:\n\n" + "\n".join(parts) if parts else None
 
 
@@ -37,17 +52,25 @@ def _controls(r: Record) -> str:
     """Four controls of a record as text, those that its rule compares with first."""
     names = [k for k, v in r.controls.items() if not k.endswith("_ci95") and not isinstance(v, list)]
     used = [k for k in names if any(fnmatch.fnmatchcase(k, pattern) for pattern in r.rule.controls())]
-    return ", ".join(f"{k.replace('_', ' ')} {_number(r.controls[k])}" for k in list(dict.fromkeys(used + names))[:4])
+    return ", ".join(
+        f"{k.replace('_', ' ')} {_number(r.controls[k])}" for k in list(dict.fromkeys(used + names))[:4]
+    )
 
 
-MADE = {"released": "", "trained here": " (model trained here)", "constructed": " (constructed model: tests the instrument)"}
+MADE = {
+    "released": "",
+    "trained here": " (model trained here)",
+    "constructed": " (constructed model: tests the instrument)",
+}
 
 
 def table(records: list[Record]) -> list[list[str]]:
     """Rows of text: claim, paper's value, value here with interval and n, controls, verdict."""
     rows = []
     for r in records:
-        paper = "; ".join(f"{k} {_number(v)}" for k, v in (r.paper_value or {}).items()) or ("our question" if r.origin == "ours" else "–")
+        paper = "; ".join(f"{k} {_number(v)}" for k, v in (r.paper_value or {}).items()) or (
+            "our question" if r.origin == "ours" else "–"
+        )
         here = _number(r.value) + (f" [{r.ci95[0]:.2f}, {r.ci95[1]:.2f}]" if r.ci95 else "") + f", n {r.n}"
         more = f" (about {r.needed_n} items would decide)" if r.needed_n else ""
         rows.append([f"{r.id}: {r.statement}{MADE[r.evidence]}", paper, here, _controls(r), r.verdict + more])
@@ -60,10 +83,17 @@ HEADER = ["claim", "paper", "here [95 % interval]", "controls", "verdict"]
 def markdown(records: list[Record]) -> str:
     """The ledger as a Markdown table."""
     lines = ["| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
-    return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in table(records)])
+    return "\n".join(
+        lines + ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in table(records)]
+    )
 
 
-ORDER = ("not replicated", "underpowered", "uninformative", "replicated")  # what disagrees with a paper comes first
+ORDER = (
+    "not replicated",
+    "underpowered",
+    "uninformative",
+    "replicated",
+)  # what disagrees with a paper comes first
 
 
 def counts(records: Iterable[Record]) -> str:
@@ -73,19 +103,31 @@ def counts(records: Iterable[Record]) -> str:
 
 
 def standing(verdicts: list[str]) -> str:
-    """What the verdicts on a paper's claims, of models that others released, say about that paper: a sentence."""
+    """What the verdicts on a paper's claims, of models that others released, say about that paper: a
+    sentence.
+    """
     tally = ", ".join(f"{verdicts.count(v)} {v}" for v in ORDER if v in verdicts)
     if not any(v in ("replicated", "not replicated") for v in verdicts):
-        return f"This finding says nothing about its paper yet: {f'of its claims, on released models, {tally}' if verdicts else 'no released model was tried'}."
+        return (
+            f"This finding says nothing about its paper yet: "
+            f"{f'of its claims, on released models, {tally}' if verdicts else 'no released model was tried'}."
+        )
     return f"Of its paper's claims, on released models: {tally}."
 
 
 def committed(finding: str) -> list[str]:
-    """The verdicts on a paper's claims, of released models, in the ledger that is here: of one finding, by the start of its ids. Smoke runs stay out."""
+    """The verdicts on a paper's claims, of released models, in the ledger that is here: of one finding, by
+    the start of its ids. Smoke runs stay out.
+    """
     from refusal.base.files import RESULTS
 
     paths = [p for p in sorted(RESULTS.glob("*/*/*/claims.json")) if p.parts[-4] != "smoke"]
-    found = [r for path in paths for r in json.loads(path.read_text(encoding="utf-8")) if r["id"].startswith(f"{finding}.")]
+    found = [
+        r
+        for path in paths
+        for r in json.loads(path.read_text(encoding="utf-8"))
+        if r["id"].startswith(f"{finding}.")
+    ]
     return [r["verdict"] for r in found if (r.get("origin"), r.get("evidence")) == ("paper", "released")]
 
 
@@ -96,15 +138,20 @@ def tracked_models() -> set[str]:
     """The models whose results are committed."""
     from refusal.base.files import ROOT
 
-    files = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    files = subprocess.run(
+        ["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     return {name.split("/")[2] for name in files if name.endswith("claims.json")}
 
 
-def readme_with_results(text: str, models: Container[str], paragraphs: Sequence[Callable[[list[Record]], str | None]] = ()) -> str:
-    """`text` with the part between its two markers made anew from the ledger of these `models`, and what the findings say of their records.
+def readme_with_results(
+    text: str, models: Container[str], paragraphs: Sequence[Callable[[list[Record]], str | None]] = ()
+) -> str:
+    """`text` with the part between its two markers made anew from the ledger of these `models`, and what the
+    findings say of their records.
 
-    For each model: papers' claims, then questions of ours. Records of constructed models are the same whatever model a run is about, so they come
-    once, at the end, and speak for or against no paper.
+    For each model: papers' claims, then questions of ours. Records of constructed models are the same
+    whatever model a run is about, so they come once, at the end, and speak for or against no paper.
     """
     from refusal.base.files import RESULTS
 
@@ -112,21 +159,37 @@ def readme_with_results(text: str, models: Container[str], paragraphs: Sequence[
     ledger = [(t, m, r) for t, m, r in everything if m in models]
     parts, constructed = [], {}
     for tier, model in dict.fromkeys((t, m) for t, m, _ in ledger):
-        records = sorted((r for t, m, r in ledger if (t, m) == (tier, model)), key=lambda r: ORDER.index(r.verdict))
+        records = sorted(
+            (r for t, m, r in ledger if (t, m) == (tier, model)), key=lambda r: ORDER.index(r.verdict)
+        )
         for r in records:
             if r.evidence == "constructed":
                 constructed.setdefault(r.id, r)
         real = [r for r in records if r.evidence != "constructed"]
         if not real:
             continue
-        kinds = {kind: [r for r in real if r.evidence == kind and r.origin == "paper"] for kind in ("released", "trained here")}
-        heads = [f"{counts(of)} ({'weights published by others' if kind == 'released' else 'a model trained here'})" for kind, of in kinds.items() if of]
-        parts.append(f"**{model}** (tier `{tier}`), claims of papers: {'; '.join(heads) or 'none'}\n\n{markdown([r for r in real if r.origin == 'paper'])}")
+        kinds = {
+            kind: [r for r in real if r.evidence == kind and r.origin == "paper"]
+            for kind in ("released", "trained here")
+        }
+        heads = [
+            f"{counts(of)} "
+            f"({'weights published by others' if kind == 'released' else 'a model trained here'})"
+            for kind, of in kinds.items()
+            if of
+        ]
+        parts.append(
+            f"**{model}** (tier `{tier}`), claims of papers: "
+            f"{'; '.join(heads) or 'none'}\n\n{markdown([r for r in real if r.origin == 'paper'])}"
+        )
         if ours := [r for r in real if r.origin == "ours"]:
             parts.append(f"Questions of ours, which no paper answered: {counts(ours)}\n\n{markdown(ours)}")
         parts += filter(None, [*(paragraph(records) for paragraph in paragraphs), flips(everything, model)])
     if constructed:
         planted = sorted(constructed.values(), key=lambda r: ORDER.index(r.verdict))
-        parts.append(f"**Constructed models**, in which the answer is planted (they test the instrument): {counts(planted)}\n\n{markdown(planted)}")
+        parts.append(
+            f"**Constructed models**, in which the answer is planted (they test the instrument): "
+            f"{counts(planted)}\n\n{markdown(planted)}"
+        )
     before, rest = text.split(BEGIN)
     return before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + rest.split(END)[1]

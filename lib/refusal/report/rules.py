@@ -1,10 +1,12 @@
-"""The ledger: what a paper claims, what was measured here with its interval and controls, and the verdict a rule gives.
+"""The ledger: what a paper claims, what was measured here with its interval and controls, and the verdict a
+rule gives.
 
-The fixed part of a claim (`Claim`: statement, paper's values, rule) stands in ``notebooks/NN_name.claims.toml`` and is written before the
-run; a notebook adds what it measured. A rule is a value: conditions on 95 % intervals. An interval wholly on the claimed side of the bar
-counts as yes, wholly on the other side as no, across it as unclear. Precedence of verdicts: uninformative (the model fails the claim's
-precondition), underpowered (too few items, random directions or sets, or a control that is missing), then the rule: replicated, not
-replicated, or underpowered again where an interval spans both answers.
+The fixed part of a claim (`Claim`: statement, paper's values, rule) stands in
+``notebooks/NN_name.claims.toml`` and is written before the run; a notebook adds what it measured. A rule is a
+value: conditions on 95 % intervals. An interval wholly on the claimed side of the bar counts as yes, wholly
+on the other side as no, across it as unclear. Precedence of verdicts: uninformative (the model fails the
+claim's precondition), underpowered (too few items, random directions or sets, or a control that is missing),
+then the rule: replicated, not replicated, or underpowered again where an interval spans both answers.
 """
 
 import fnmatch
@@ -30,9 +32,11 @@ class _Frozen(BaseModel):
 
 
 class _Compare(_Frozen):
-    """The value (or the control `of` with its ``<of>_ci95``) lies on one side of a bar, a number or the name of a control, by `margin`.
+    """The value (or the control `of` with its ``<of>_ci95``) lies on one side of a bar, a number or the name
+    of a control, by `margin`.
 
-    `times` scales a bar that is a control. `of` may be a pattern (``refused_*``): then every control that fits must hold, and one must be there.
+    `times` scales a bar that is a control. `of` may be a pattern (``refused_*``): then every control that
+    fits must hold, and one must be there.
     """
 
     margin: float = 0.0
@@ -41,16 +45,29 @@ class _Compare(_Frozen):
 
     def _answer(self, bar: float | str, sign: int, measured: "Measured") -> Answer:
         level = measured.controls.get(bar) if isinstance(bar, str) else bar
-        level = None if level is None else level * (self.times if isinstance(bar, str) else 1) + sign * self.margin
+        level = (
+            None
+            if level is None
+            else level * (self.times if isinstance(bar, str) else 1) + sign * self.margin
+        )
         side, against = ("above" if sign > 0 else "below"), (f"{bar} " if isinstance(bar, str) else "")
         found = []
         for name, value, interval in measured.named(self.of):
             if value is None or interval is None or level is None:
-                return "missing", f"{name if value is None or interval is None else bar} could not be measured"
+                return (
+                    "missing",
+                    f"{name if value is None or interval is None else bar} could not be measured",
+                )
             low, high = interval if sign > 0 else (-interval[1], -interval[0])
             answer = "yes" if low > sign * level else "no" if high <= sign * level else "unclear"
             verb = {"yes": "is", "no": "is not", "unclear": "is not clearly"}[answer]
-            found.append((answer, f"{name} {value:.3g} [{interval[0]:.3g}, {interval[1]:.3g}] {verb} {side} {against}{level:.3g}"))
+            found.append(
+                (
+                    answer,
+                    f"{name} {value:.3g} [{interval[0]:.3g}, {interval[1]:.3g}] {verb} {side} "
+                    f"{against}{level:.3g}",
+                )
+            )
         return _worst(found) if found else ("missing", f"{self.of} could not be measured")
 
     def words(self) -> str:
@@ -64,7 +81,11 @@ class _Compare(_Frozen):
 
     def controls(self) -> list[str]:
         """Names, or patterns of names, of the controls that are compared."""
-        return [name for name in (self.above if isinstance(self, Above) else self.below, self.of) if isinstance(name, str)]
+        return [
+            name
+            for name in (self.above if isinstance(self, Above) else self.below, self.of)
+            if isinstance(name, str)
+        ]
 
 
 class Above(_Compare):
@@ -82,14 +103,18 @@ class Below(_Compare):
 
 
 class Enough(_Frozen):
-    """The number in the control `enough` is at least `n`; fewer cannot decide a claim either way, so this is asked before all else."""
+    """The number in the control `enough` is at least `n`; fewer cannot decide a claim either way, so this is
+    asked before all else.
+    """
 
     enough: str
     n: int
 
     def answer(self, measured: "Measured") -> Answer:
         have = measured.controls.get(self.enough)
-        return ("yes" if (have or 0) >= self.n else "missing"), f"{have or 0} {self.enough}, at least {self.n} are needed"
+        return (
+            "yes" if (have or 0) >= self.n else "missing"
+        ), f"{have or 0} {self.enough}, at least {self.n} are needed"
 
     def words(self) -> str:
         return f"at least {self.n} {self.enough}"
@@ -125,7 +150,9 @@ All.model_rebuild()
 
 
 def _worst(answers: list[Answer]) -> Answer:
-    """What decides among conditions that must all hold: what could not be measured, then a no, then what is unclear."""
+    """What decides among conditions that must all hold: what could not be measured, then a no, then what is
+    unclear.
+    """
     for kind in ("missing", "no", "unclear"):
         if any(answer == kind for answer, _ in answers):
             return kind, "; ".join(text for answer, text in answers if answer == kind)
@@ -153,7 +180,9 @@ class Claim(_Frozen):
 
 
 class Measured(_Frozen):
-    """What a notebook found for one claim: a value with its 95 % interval, from n items, and the controls beside it."""
+    """What a notebook found for one claim: a value with its 95 % interval, from n items, and the controls
+    beside it.
+    """
 
     value: float | None
     ci95: tuple[float, float] | None
@@ -161,15 +190,22 @@ class Measured(_Frozen):
     controls: dict[str, float | int | str | None | list] = Field(min_length=1)
 
     def named(self, of: str | None):
-        """(name, value, interval) of the value itself, of a control, or of all controls that fit a pattern."""
+        """(name, value, interval) of the value itself, of a control, or of all controls that fit a
+        pattern."""
         if of is None:
             return [("the value", self.value, self.ci95)]
-        fit = [k for k in self.controls if fnmatch.fnmatchcase(k, of) and f"{k}_ci95" in self.controls] if "*" in of else [of]
+        fit = (
+            [k for k in self.controls if fnmatch.fnmatchcase(k, of) and f"{k}_ci95" in self.controls]
+            if "*" in of
+            else [of]
+        )
         return [(name, self.controls.get(name), self.controls.get(f"{name}_ci95")) for name in fit]
 
 
 class Record(Claim, Measured):
-    """One line of the ledger, as ``claims.json`` holds it. Raises pydantic.ValidationError for a claim without interval or control."""
+    """One line of the ledger, as ``claims.json`` holds it. Raises pydantic.ValidationError for a claim
+    without interval or control.
+    """
 
     evidence: Evidence
     expected: str
@@ -195,13 +231,25 @@ def read_claims(path: Path) -> dict[str, Claim]:
 
 
 def evidence_of(*names: str) -> Evidence:
-    """What models of these names are evidence for: weights published by others, trained here without a planted answer, or constructed."""
-    kinds = ["constructed" if n in (TINY, TINY_BASE, TINY_CLIFF) else RECIPES[n].evidence if n in RECIPES else "released" for n in names]
+    """What models of these names are evidence for: weights published by others, trained here without a
+    planted answer, or constructed.
+    """
+    kinds = [
+        "constructed"
+        if n in (TINY, TINY_BASE, TINY_CLIFF)
+        else RECIPES[n].evidence
+        if n in RECIPES
+        else "released"
+        for n in names
+    ]
     return next(kind for kind in ("constructed", "trained here", "released") if kind in kinds)
 
 
-def decide(rule: Rule, measured: Measured, precondition: str | None = None) -> tuple[Verdict, str, int | None]:
-    """The verdict, the sentence behind it, and about how many items would decide (None where it is decided or more items would not help).
+def decide(
+    rule: Rule, measured: Measured, precondition: str | None = None
+) -> tuple[Verdict, str, int | None]:
+    """The verdict, the sentence behind it, and about how many items would decide (None where it is decided or
+    more items would not help).
 
     `precondition` says why the model cannot inform on the claim, or is None.
     """
@@ -220,16 +268,24 @@ def decide(rule: Rule, measured: Measured, precondition: str | None = None) -> t
 
 
 def needed_n(rule: Rule, measured: Measured) -> int | None:
-    """About how many items would put the value's interval on one side of every bar, if the value stays: widths shrink with √n."""
+    """About how many items would put the value's interval on one side of every bar, if the value stays:
+    widths shrink with √n.
+    """
     needed = []
     for part in rule.all if isinstance(rule, All) else (rule,):
         if isinstance(part, (Above, Below)) and part.of is None and part.answer(measured)[0] == "unclear":
             bar, sign = (part.above, 1) if isinstance(part, Above) else (part.below, -1)
-            level = (measured.controls[bar] * part.times if isinstance(bar, str) else bar) + sign * part.margin
+            level = (
+                measured.controls[bar] * part.times if isinstance(bar, str) else bar
+            ) + sign * part.margin
             gap = measured.value - level
             if gap == 0:
                 return None
-            needed.append(math.ceil(measured.n * (abs(measured.value - measured.ci95[0 if gap > 0 else 1]) / abs(gap)) ** 2))
+            needed.append(
+                math.ceil(
+                    measured.n * (abs(measured.value - measured.ci95[0 if gap > 0 else 1]) / abs(gap)) ** 2
+                )
+            )
     return max(needed, default=None)
 
 
@@ -237,6 +293,12 @@ def record(claim: Claim, measured: Measured, evidence: Evidence, precondition: s
     """The ledger's line for a claim and what was measured; `evidence` is that of the notebook's models."""
     verdict, reason, needed = decide(claim.rule, measured, precondition)
     fixed = claim.model_dump(exclude={"evidence"})
-    return Record(**fixed, **measured.model_dump(), evidence=claim.evidence or evidence, expected=claim.rule.words(),
-                  verdict=verdict, reason=reason, needed_n=needed)  # fmt: skip
-
+    return Record(
+        **fixed,
+        **measured.model_dump(),
+        evidence=claim.evidence or evidence,
+        expected=claim.rule.words(),
+        verdict=verdict,
+        reason=reason,
+        needed_n=needed,
+    )

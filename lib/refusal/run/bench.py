@@ -50,11 +50,21 @@ def main() -> None:
         finally:
             tracing._share_opening = shared
 
-    t = alternate(bare=bare, collect=whole, shared=lambda: tracing._collect(model, prompts, ["t_inst", "t_post"], which, "left"))
+    t = alternate(
+        bare=bare,
+        collect=whole,
+        shared=lambda: tracing._collect(model, prompts, ["t_inst", "t_post"], which, "left"),
+    )
     tokens = sum(len(p.ids) for p in prompts)
     opening = opening_length(prompts)
-    print(f"{MODEL}, {len(prompts)} prompts, {tokens} tokens, {opening} of each in the template's common opening, {model.dtype}")
-    print(f"collecting all layers / bare forward over the same tokens      {t['collect'] / t['bare']:.2f}   (at most 1.10)")
+    print(
+        f"{MODEL}, {len(prompts)} prompts, {tokens} tokens, {opening} of each in the template's common "
+        f"opening, {model.dtype}"
+    )
+    print(
+        f"collecting all layers / bare forward over the same tokens      {t['collect'] / t['bare']:.2f}   "
+        f"(at most 1.10)"
+    )
     print(f"collecting with the common opening computed once / bare        {t['shared'] / t['bare']:.2f}")
     heads_ratio(model, prompts, bare)
     patching_ratio(model)
@@ -70,7 +80,9 @@ def heads_ratio(model, prompts, bare) -> None:
     def attributed():
         kept, attention_heads.collect = (
             attention_heads.collect,
-            lambda model, prompts, at, sites: tracing._collect(model, prompts, at, {s: range(model.n_layers) for s in sites}, "left"),
+            lambda model, prompts, at, sites: tracing._collect(
+                model, prompts, at, {s: range(model.n_layers) for s in sites}, "left"
+            ),
         )
         shared, tracing._share_opening = tracing._share_opening, lambda *_: 0
         try:
@@ -79,17 +91,24 @@ def heads_ratio(model, prompts, bare) -> None:
             attention_heads.collect, tracing._share_opening = kept, shared
 
     t = alternate(bare=bare, attributed=attributed)
-    print(f"attribution of all {model.n_layers * model.n_heads} heads / bare forward                      {t['attributed'] / t['bare']:.2f}   (at most 1.20)")
+    print(
+        f"attribution of all {model.n_layers * model.n_heads} heads / bare forward                      "
+        f"{t['attributed'] / t['bare']:.2f}   (at most 1.20)"
+    )
 
 
 def patching_ratio(model, n_pairs: int = 24, sample: int = 48) -> None:
-    """A patching grid against one plain forward pass per cell, counting only cells that are not no-ops, and how far the values differ."""
+    """A patching grid against one plain forward pass per cell, counting only cells that are not no-ops, and
+    how far the values differ.
+    """
     table = data.statements(["cities"])
     pairs = patching.recall_pairs(model, table)[:n_pairs]
     layers, width, first = list(range(1, model.n_layers + 1)), len(pairs[0].clean.ids), pairs[0].clean.start
     blocks, module = [model.nn.layers[l]._module for l in range(model.n_layers)], model.module
     cells = [(i, layer, k) for i in range(len(pairs)) for layer in layers[:-1] for k in range(first, width)]
-    chosen = [cells[i] for i in torch.randperm(len(cells), generator=torch.Generator().manual_seed(0))[:sample]]
+    chosen = [
+        cells[i] for i in torch.randperm(len(cells), generator=torch.Generator().manual_seed(0))[:sample]
+    ]
     states = {}  # the clean runs, read once and not timed
 
     def keep(i, layer):
@@ -110,18 +129,35 @@ def patching_ratio(model, n_pairs: int = 24, sample: int = 48) -> None:
 
         handle = blocks[layer].register_forward_pre_hook(patch)
         with torch.no_grad():
-            logits = module(input_ids=torch.tensor([pairs[i].corrupt.ids], device=model.device), use_cache=False, logits_to_keep=1).logits[0, -1].float()
+            logits = (
+                module(
+                    input_ids=torch.tensor([pairs[i].corrupt.ids], device=model.device),
+                    use_cache=False,
+                    logits_to_keep=1,
+                )
+                .logits[0, -1]
+                .float()
+            )
         handle.remove()
         return float(logits[pairs[i].answers[0]] - logits[pairs[i].answers[1]])
 
     grid = {}
-    t = alternate(rounds=3, single=lambda: [one(*cell) for cell in chosen], grid=lambda: grid.update(g=patching._grid(model, model, pairs, layers)))
+    t = alternate(
+        rounds=3,
+        single=lambda: [one(*cell) for cell in chosen],
+        grid=lambda: grid.update(g=patching._grid(model, model, pairs, layers)),
+    )
     differ = max(abs(one(i, layer, k) - float(grid["g"][i, layer - 1, k])) for i, layer, k in chosen)
     speedup = t["single"] / sample * len(cells) / t["grid"]
-    print(f"one forward pass per cell / patching grid, {len(cells)} cells          {speedup:.1f}   (at least 20)")
-    print(f"  largest difference of values {differ:.3f} (logits around {float(grid['g'].abs().mean()):.1f}, {model.dtype})")
+    print(
+        f"one forward pass per cell / patching grid, {len(cells)} cells          {speedup:.1f}   (at least "
+        f"20)"
+    )
+    print(
+        f"  largest difference of values {differ:.3f} (logits around {float(grid['g'].abs().mean()):.1f}, "
+        f"{model.dtype})"
+    )
 
 
 if __name__ == "__main__":
     main()
-

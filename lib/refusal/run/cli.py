@@ -1,4 +1,6 @@
-"""What the Makefile's targets call: ``python -m refusal.run.cli TARGET``. Parameters come as make variables, through the environment."""
+"""What the Makefile's targets call: ``python -m refusal.run.cli TARGET``. Parameters come as make variables,
+through the environment.
+"""
 
 import io
 import os
@@ -13,7 +15,9 @@ STOPPED = 130  # the exit status of what Ctrl-C ended
 
 
 def make_variables() -> dict[str, str]:
-    """{name: what it is [default]} of the make variables that any notebook takes: the parameters that it has in capitals."""
+    """{name: what it is [default]} of the make variables that any notebook takes: the parameters that it has
+    in capitals.
+    """
     from refusal.run.params import parameters_of
     from refusal.run.runner import notebooks
 
@@ -26,11 +30,16 @@ def make_variables() -> dict[str, str]:
 
 
 def given_parameters() -> dict[str, str]:
-    """The parameters that the user set. Raises ParameterError for a make variable that is none, with the nearest name."""
+    """The parameters that the user set. Raises ParameterError for a make variable that is none, with the
+    nearest name.
+    """
     known = make_variables()
     for name in os.environ.get("COMPANION_GIVEN", "").split():
         if name not in known and name not in MAKE_ONLY:
-            raise ParameterError(f"unknown parameter {name!r}", nearest(name, known) + '; a notebook\'s further parameters go into P="…"')
+            raise ParameterError(
+                f"unknown parameter {name!r}",
+                nearest(name, known) + '; a notebook\'s further parameters go into P="…"',
+            )
     values = {name: os.environ[PREFIX + name] for name in known if os.environ.get(PREFIX + name, "") != ""}
     from refusal.run.params import parse_further
 
@@ -60,8 +69,12 @@ def reproduce(only: str | None = None) -> None:
             mine.setdefault(subjects[0], given["MODEL"])
         plan.append((path, params.resolve(path, mine)))
     if len(plan) > 1:
-        needed = runner.missing([name for path, values in plan for part in params.models_of(path, values) for name in part])
-        print("".join(f"{line}\n" for line in needed), end="", flush=True)  # what is to come, before anything starts
+        needed = runner.missing(
+            [name for path, values in plan for part in params.models_of(path, values) for name in part]
+        )
+        print(
+            "".join(f"{line}\n" for line in needed), end="", flush=True
+        )  # what is to come, before anything starts
     for path, values in plan:  # all parameters are checked before the first notebook starts
         runner.run(path, values)
     if only is None:
@@ -79,12 +92,20 @@ def claims(tier: str | None = None) -> None:
     width = min(120, max(60, os.get_terminal_size().columns if sys.stdout.isatty() else 120))
     for group in dict.fromkeys((tier, model) for tier, model, _ in ledger):
         records = [r for tier, model, r in ledger if (tier, model) == group]
-        made = " (constructed model: tests the instrument, says nothing about a paper)" if records[0].evidence == "constructed" else ""
+        made = (
+            " (constructed model: tests the instrument, says nothing about a paper)"
+            if records[0].evidence == "constructed"
+            else ""
+        )
         print(f"\n{group[1]} · tier {group[0]}{made}")
         for record, (claim, paper, here, controls, verdict) in zip(records, table(records), strict=True):
-            print("\n".join(textwrap.wrap(f"{verdict.upper():<15} {claim}", width, subsequent_indent=" " * 16)))
+            print(
+                "\n".join(textwrap.wrap(f"{verdict.upper():<15} {claim}", width, subsequent_indent=" " * 16))
+            )
             for line in (f"paper: {paper}  |  here: {here}  |  controls: {controls}", record.reason):
-                print("\n".join(textwrap.wrap(line, width, initial_indent=" " * 16, subsequent_indent=" " * 16)))
+                print(
+                    "\n".join(textwrap.wrap(line, width, initial_indent=" " * 16, subsequent_indent=" " * 16))
+                )
     verdicts = [r.verdict for _, _, r in ledger]
     print("\n" + ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts)))
 
@@ -101,10 +122,23 @@ def models() -> None:
     for name in [*MODELS, *RECIPES]:
         needed = missing([name])
         here = recipe_folder(name) if name in RECIPES else folder / f"{name}-{MODELS[name].file.sha256[:12]}"
-        size = sum(path.stat().st_size for path in here.rglob("*") if path.is_file()) / 1e9 if here.exists() else 0
-        print(f"  {name:<29} " + (f"here, {size:.2f} GB" if not needed else "not here; " + "; then ".join(n.partition(": ")[2] for n in needed)))
+        size = (
+            sum(path.stat().st_size for path in here.rglob("*") if path.is_file()) / 1e9
+            if here.exists()
+            else 0
+        )
+        print(
+            f"  {name:<29} "
+            + (
+                f"here, {size:.2f} GB"
+                if not needed
+                else "not here; " + "; then ".join(n.partition(": ")[2] for n in needed)
+            )
+        )
     computed = [path.stat().st_size for path in (cache_dir() / "computed").glob("*")]
-    print(f"computed results: {len(computed)} files, {sum(computed) / 1e9:.2f} GB (`make clean` removes them)")
+    print(
+        f"computed results: {len(computed)} files, {sum(computed) / 1e9:.2f} GB (`make clean` removes them)"
+    )
 
 
 def figures() -> None:
@@ -130,11 +164,15 @@ def readme() -> None:
 
 
 def with_results(text: str) -> str:
-    """The README's text with tables of the committed ledger, and with what each finding says of its records (``findings/*/readme.py``)."""
+    """The README's text with tables of the committed ledger, and with what each finding says of its records
+    (``findings/*/readme.py``).
+    """
     from refusal.report.render import readme_with_results, tracked_models
     from refusal.run.parts import parts_of_findings
 
-    return readme_with_results(text, tracked_models(), [module.paragraph for module in parts_of_findings("readme")])
+    return readme_with_results(
+        text, tracked_models(), [module.paragraph for module in parts_of_findings("readme")]
+    )
 
 
 def help_() -> None:
@@ -144,7 +182,8 @@ def help_() -> None:
     from refusal.run.params import parameters_of
     from refusal.run.runner import notebooks
 
-    print(textwrap.dedent("""\
+    print(
+        textwrap.dedent("""\
         Results
           make hello        a first figure and a few judged answers on the 135M model, in three minutes
           make reproduce    every notebook, end to end; then the ledger and the figures
@@ -159,7 +198,8 @@ def help_() -> None:
           make clean        remove results and computed caches
           make distclean    also the environment and downloaded files
 
-        Parameters, for every target that runs notebooks: make reproduce MODEL=… SEED=…"""))  # fmt: skip
+        Parameters, for every target that runs notebooks: make reproduce MODEL=… SEED=…""")
+    )
     for name, about in make_variables().items():
         print(f"  {name:<13} {about}")
     for number, path in notebooks().items():
@@ -171,7 +211,10 @@ def help_() -> None:
     for entry in MODELS.values():
         print(f"  {entry.name:<29} {entry.about}; {entry.disk_gb} GB on disk" + _times(entry.name))
     for recipe in RECIPES.values():
-        print(f"  {recipe.name:<29} {recipe.base} {recipe.about}; {recipe.disk_gb} GB on disk, made here in about {recipe.minutes} min" + _times(recipe.name))
+        print(
+            f"  {recipe.name:<29} {recipe.base} {recipe.about}; {recipe.disk_gb} GB on disk, made here in "
+            f"about {recipe.minutes} min" + _times(recipe.name)
+        )
     if slower():
         print(f"  times: on processors with bfloat16 arithmetic{slower()}")
     print("Tiers")
@@ -184,23 +227,36 @@ def _times(model: str) -> str:
     from refusal.base.files import RESULTS
     from refusal.run.runner import about_minutes
 
-    took = {f.name: about_minutes(f) for f in sorted(RESULTS.glob(f"embedded/{model}/*")) if "@" not in f.name}
+    took = {
+        f.name: about_minutes(f) for f in sorted(RESULTS.glob(f"embedded/{model}/*")) if "@" not in f.name
+    }
     found = ", ".join(f"{name.partition('_')[0]} {minutes} min" for name, minutes in took.items() if minutes)
     return f"; notebooks took: {found}" if found else ""
 
 
 def clean() -> None:
-    """Remove results, figures that are not committed, and what was computed; committed files stay as they are."""
+    """Remove results, figures that are not committed, and what was computed; committed files stay as they
+    are.
+    """
     import shutil
     import subprocess
 
     from refusal.base.files import ROOT, cache_dir
 
     try:
-        subprocess.run(["git", "clean", "-qfdX", "results", "figures"], cwd=ROOT, check=True, capture_output=True, text=True)
+        subprocess.run(
+            ["git", "clean", "-qfdX", "results", "figures"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
-        raise UserError(f"git cannot clean results and figures: {reason}", "without git, or the right to delete them, remove what is in them by hand") from None
+        raise UserError(
+            f"git cannot clean results and figures: {reason}",
+            "without git, or the right to delete them, remove what is in them by hand",
+        ) from None
     shutil.rmtree(cache_dir() / "computed", ignore_errors=True)
 
 
@@ -247,7 +303,9 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        print("\nstopped; what was computed is kept, and the same command goes on from there", file=sys.stderr)
+        print(
+            "\nstopped; what was computed is kept, and the same command goes on from there", file=sys.stderr
+        )
         return STOPPED
     except BrokenPipeError:  # `make models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -255,7 +313,9 @@ def main(argv: list[str]) -> int:
 
 
 def _say_on_any_terminal() -> None:
-    """Print a question mark for what a terminal cannot show (``PYTHONIOENCODING=ascii``, say) and go on; the processes that are started do the same."""
+    """Print a question mark for what a terminal cannot show (``PYTHONIOENCODING=ascii``, say) and go on; the
+    processes that are started do the same.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -265,9 +325,12 @@ def _say_on_any_terminal() -> None:
 if __name__ == "__main__":
     _say_on_any_terminal()
     status = main(sys.argv[1:])
-    if status == STOPPED:  # all is cleaned up by now; what a stopped kernel's tasks still have to say would only bury the message
+    if (
+        status == STOPPED
+        # all is cleaned up by now; what a stopped kernel's tasks still have to say would only bury the
+        # message
+    ):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
-

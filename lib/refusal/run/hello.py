@@ -14,28 +14,52 @@ MODEL = "smollm2-135m-instruct"
 
 
 def main(n: int = 48) -> None:
-    """Print judged answers to harmless prompts, and draw how far harmful prompts stand apart from harmless ones at each layer."""
+    """Print judged answers to harmless prompts, and draw how far harmful prompts stand apart from harmless
+    ones at each layer.
+    """
     print(f"{MODEL}: 0.1 GB to download, 0.5 GB on disk, 20 s of conversion, once")
     model = loading.load(MODEL)
-    harmful, harmless = (chat(model, data.prompts(role, label=label)[:n]) for role, label in (("direction", "harmful"), ("direction", "harmless")))
-    tests = {label: chat(model, data.prompts("validation", label=label)[:n]) for label in ("harmful", "harmless")}
+    harmful, harmless = (
+        chat(model, data.prompts(role, label=label)[:n])
+        for role, label in (("direction", "harmful"), ("direction", "harmless"))
+    )
+    tests = {
+        label: chat(model, data.prompts("validation", label=label)[:n]) for label in ("harmful", "harmless")
+    }
     answers = behaviour.behaviour(model, tests["harmless"][:4] + tests["harmful"][:4])
     print("\njudged answers (to harmful prompts only the verdict is shown):")
     for row, prompt in zip(answers.itertuples(), tests["harmless"][:4] + tests["harmful"][:4], strict=True):
-        shown = f"{prompt.text[:56]!r} → {row.answer[:40]!r}" if row.label == "harmless" else f"a prompt of {row.source}"
+        shown = (
+            f"{prompt.text[:56]!r} → {row.answer[:40]!r}"
+            if row.label == "harmless"
+            else f"a prompt of {row.source}"
+        )
         print(f"  {row.outcome:<10} {row.label:<9} {shown}")
     made = tracing.collect(model, harmful + harmless, at=["t_inst"])["resid"][:, :, 0]
     centres = made[: len(harmful)].mean(0), made[len(harmful) :].mean(0)
     rows = []
     for label, prompts in tests.items():
-        s = directions.cluster_score(tracing.collect(model, prompts, at=["t_inst"])["resid"][:, :, 0], *centres)[:, 1:].numpy()
+        s = directions.cluster_score(
+            tracing.collect(model, prompts, at=["t_inst"])["resid"][:, :, 0], *centres
+        )[:, 1:].numpy()
         name = f"{label} (n {len(s)})"
         half = 1.96 * s.std(0) / len(s) ** 0.5
-        rows += [{"series": name, "x": l + 1, "value": m, "low": m - h, "high": m + h} for l, (m, h) in enumerate(zip(s.mean(0), half, strict=True))]
-    spec = {"kind": "layers", "title": "Does a 135M model hold harmful prompts apart from harmless ones?",
-            "xlabel": "layer", "ylabel": "cluster score at t_inst",
-            "baseline": 0, "model": MODEL, "note": "held-out prompts; above 0: nearer the harmful; 95 % intervals of the mean"}  # fmt: skip
+        rows += [
+            {"series": name, "x": l + 1, "value": m, "low": m - h, "high": m + h}
+            for l, (m, h) in enumerate(zip(s.mean(0), half, strict=True))
+        ]
+    spec = {
+        "kind": "layers",
+        "title": "Does a 135M model hold harmful prompts apart from harmless ones?",
+        "xlabel": "layer",
+        "ylabel": "cluster score at t_inst",
+        "baseline": 0,
+        "model": MODEL,
+        "note": "held-out prompts; above 0: nearer the harmful; 95 % intervals of the mean",
+    }
     stem = FIGURES / "embedded" / MODEL / "hello" / "clusters"
     figures.save(figures.draw(spec, pd.DataFrame(rows)), stem)
-    print(f"\nfigure: {stem.relative_to(FIGURES.parent)}.png\nnext: make nb-NN (one notebook, by its number), make reproduce (every notebook), or make lab")
-
+    print(
+        f"\nfigure: {stem.relative_to(FIGURES.parent)}.png\nnext: make nb-NN (one notebook, by its number), "
+        f"make reproduce (every notebook), or make lab"
+    )

@@ -1,8 +1,10 @@
-"""Notebook parameters: read from the notebook's own parameter cell, checked before anything is downloaded or run.
+"""Notebook parameters: read from the notebook's own parameter cell, checked before anything is downloaded or
+run.
 
-A parameter is a line ``name: type = default  # what it is (low to high)``, or ``(one of a, b)``, of the cell tagged ``parameters``; both are optional.
-One that names a model says so: ``(model; smoke: tiny; paper: owner/name)``, with its default in other tiers; ``(model or none)`` takes that word as well.
-Those in capitals are what a run is about, and name its folder; the others are models that it needs beside them.
+A parameter is a line ``name: type = default  # what it is (low to high)``, or ``(one of a, b)``, of the cell
+tagged ``parameters``; both are optional. One that names a model says so: ``(model; smoke: tiny; paper:
+owner/name)``, with its default in other tiers; ``(model or none)`` takes that word as well. Those in capitals
+are what a run is about, and name its folder; the others are models that it needs beside them.
 """
 
 import ast
@@ -43,7 +45,9 @@ class Parameter:
 
 
 def parameters_of(notebook: Path) -> dict[str, Parameter]:
-    """The parameters of a notebook, in order. Raises ParameterError when its parameter cell is not of the stated form: somebody may be editing it."""
+    """The parameters of a notebook, in order. Raises ParameterError when its parameter cell is not of the
+    stated form: somebody may be editing it.
+    """
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
@@ -51,7 +55,8 @@ def parameters_of(notebook: Path) -> dict[str, Parameter]:
     except (ValueError, KeyError, TypeError, SyntaxError, StopIteration) as error:
         reason = str(error) or "it has no cell tagged parameters"
         raise ParameterError(
-            f"{notebook.name} cannot be read: {reason}", f"mend its parameter cell, or take back what was changed: git checkout notebooks/{notebook.name}"
+            f"{notebook.name} cannot be read: {reason}",
+            f"mend its parameter cell, or take back what was changed: git checkout notebooks/{notebook.name}",
         ) from None
 
 
@@ -59,18 +64,37 @@ def _parse(source: str) -> dict[str, Parameter]:
     lines, found = source.splitlines(), {}
     for node in ast.parse(source).body:
         if not isinstance(node, ast.AnnAssign) or ast.unparse(node.annotation) not in TYPES:
-            raise ValueError(f"a parameter is written `name: type = default`, with a type of {', '.join(TYPES)}, not {ast.unparse(node)!r}")
+            raise ValueError(
+                f"a parameter is written `name: type = default`, with a type of {', '.join(TYPES)}, not "
+                f"{ast.unparse(node)!r}"
+            )
         kind = TYPES[ast.unparse(node.annotation)]
         text = lines[node.lineno - 1].partition("  # ")[2]
         bounds = re.search(r"\(([\d.]+) to ([\d.]+)\)", text)
         low, high = (float(bounds[1]), float(bounds[2])) if bounds else (None, None)
         listed = re.search(r"\(one of ([^)]+)\)", text)
         named = re.search(r"\(model(?: or ([^;)]*))?(?:; ([^)]*))?\)", text)
-        tiers = dict(re.split(r":\s*", part, maxsplit=1) for part in re.split(r";\s*", named[2])) if named and named[2] else {}
+        tiers = (
+            dict(re.split(r":\s*", part, maxsplit=1) for part in re.split(r";\s*", named[2]))
+            if named and named[2]
+            else {}
+        )
         words = tuple(re.split(r",\s*", named[1])) if named and named[1] else ()
-        choices = tuple(CHOICES.get(node.target.id, ())) or (tuple(re.split(r",\s*", listed[1])) if listed else ())
-        found[node.target.id] = Parameter(node.target.id, kind, ast.literal_eval(node.value), text, low, high, choices,
-                                          bool(named), words, tiers)
+        choices = tuple(CHOICES.get(node.target.id, ())) or (
+            tuple(re.split(r",\s*", listed[1])) if listed else ()
+        )
+        found[node.target.id] = Parameter(
+            node.target.id,
+            kind,
+            ast.literal_eval(node.value),
+            text,
+            low,
+            high,
+            choices,
+            bool(named),
+            words,
+            tiers,
+        )
     return found
 
 
@@ -80,7 +104,9 @@ def parse_further(text: str) -> dict[str, str]:
     for word in re.findall(r"\S+=(?:\[[^\]]*\]|\"[^\"]*\"|'[^']*'|\S*)|\S+", text):
         name, equals, value = word.partition("=")
         if not equals:
-            raise ParameterError(f"P holds {word!r}, which is not name=value", 'for example P="alpha=2 layers=[8,9]"')
+            raise ParameterError(
+                f"P holds {word!r}, which is not name=value", 'for example P="alpha=2 layers=[8,9]"'
+            )
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
         found[name] = value[1:-1] if quoted else value
     return found
@@ -94,9 +120,14 @@ def check(parameter: Parameter, text: str):
     if name == "BATCH_TOKENS" and text != "auto" and not (text.isdigit() and int(text) > 0):
         raise ParameterError(f"BATCH_TOKENS={text} is neither auto nor a positive number")
     if name == "REMOTE" and text not in ("0", "1", "local") and not text.startswith(("http://", "https://")):
-        raise ParameterError(f"REMOTE={text} is not known", "use 0, 1, local or the URL of an NDIF-compatible host")
+        raise ParameterError(
+            f"REMOTE={text} is not known", "use 0, 1, local or the URL of an NDIF-compatible host"
+        )
     if name == "TEMPLATE" and text and text.count("{x}") != 1:
-        raise ParameterError("TEMPLATE must hold {x} once, where the instruction goes", r"for example TEMPLATE='User: {x}\nAssistant:'")
+        raise ParameterError(
+            "TEMPLATE must hold {x} once, where the instruction goes",
+            r"for example TEMPLATE='User: {x}\nAssistant:'",
+        )
     if name == "DATE":
         try:
             date.fromisoformat(text)
@@ -106,13 +137,22 @@ def check(parameter: Parameter, text: str):
         return text
     try:
         value = ast.literal_eval(text)
-        value = float(value) if parameter.type is float and isinstance(value, int) and not isinstance(value, bool) else value
+        value = (
+            float(value)
+            if parameter.type is float and isinstance(value, int) and not isinstance(value, bool)
+            else value
+        )
         if not isinstance(value, parameter.type) or (parameter.type is int and isinstance(value, bool)):
             raise ValueError
     except (ValueError, SyntaxError):
-        raise ParameterError(f"{name}={text} is not of type {parameter.type.__name__}", parameter.help) from None
+        raise ParameterError(
+            f"{name}={text} is not of type {parameter.type.__name__}", parameter.help
+        ) from None
     if parameter.low is not None and not parameter.low <= value <= parameter.high:
-        raise ParameterError(f"{name}={text} is out of range", f"choose from {parameter.low:g} to {parameter.high:g}: {parameter.help}")
+        raise ParameterError(
+            f"{name}={text} is out of range",
+            f"choose from {parameter.low:g} to {parameter.high:g}: {parameter.help}",
+        )
     return value
 
 
@@ -126,15 +166,21 @@ def resolve(notebook: Path, given: dict[str, str]) -> dict:
         if name not in known:
             raise ParameterError(f"{notebook.stem} has no parameter {name!r}", nearest(name, known))
     values = {name: check(p, given.get(name, _text(p.default))) for name, p in known.items()}
-    values |= {name: p.tiers[values["TIER"]] for name, p in known.items() if values["TIER"] in p.tiers and name not in given}
+    values |= {
+        name: p.tiers[values["TIER"]]
+        for name, p in known.items()
+        if values["TIER"] in p.tiers and name not in given
+    }
     _check_models(known, values)
     return values
 
 
 def check_values(number: str, namespace: dict) -> None:
-    """The check of `resolve` for a notebook that is at work: its parameters as they stand in `namespace`. Raises ParameterError.
+    """The check of `resolve` for a notebook that is at work: its parameters as they stand in `namespace`.
+    Raises ParameterError.
 
-    For whoever opened the notebook in JupyterLab and changed a value there, or made a cell of their own for it.
+    For whoever opened the notebook in JupyterLab and changed a value there, or made a cell of their own for
+    it.
     """
     known = parameters_of(next(NOTEBOOKS.glob(f"{number}_*.ipynb")))
     for name in known:
@@ -145,12 +191,18 @@ def check_values(number: str, namespace: dict) -> None:
 
 def models_of(notebook: Path, values: dict) -> tuple[list[str], list[str]]:
     """The models that a run with these parameters is about, and those that it needs beside them."""
-    known = {name: p for name, p in parameters_of(notebook).items() if p.model and values[name] not in p.words}
-    return tuple([values[name] for name, p in known.items() if p.subject == subject] for subject in (True, False))
+    known = {
+        name: p for name, p in parameters_of(notebook).items() if p.model and values[name] not in p.words
+    }
+    return tuple(
+        [values[name] for name, p in known.items() if p.subject == subject] for subject in (True, False)
+    )
 
 
 def resolved(notebook: Path, values: dict) -> dict:
-    """`values` with each model that is named by a path under its absolute path, for processes that stand in another folder."""
+    """`values` with each model that is named by a path under its absolute path, for processes that stand in
+    another folder.
+    """
     named = [name for name, p in parameters_of(notebook).items() if p.model and values[name] not in p.words]
     return values | {name: str(path) for name in named if (path := local_path(values[name]))}
 
@@ -166,9 +218,16 @@ def _check_models(known: dict[str, Parameter], values: dict) -> None:
         if not p.model or values[name] in p.words:
             continue
         if p.subject and tier == "smoke" and values[name] != p.tiers.get("smoke"):
-            raise ParameterError(f"TIER=smoke takes no {name}", f"it runs on the constructed model {p.tiers.get('smoke')!r}; use TIER=embedded for a real one")
+            raise ParameterError(
+                f"TIER=smoke takes no {name}",
+                f"it runs on the constructed model {p.tiers.get('smoke')!r}; use TIER=embedded for a real "
+                f"one",
+            )
         kind = check_model(values[name], name)
         if p.subject and kind == "tiny" and tier != "smoke":
             raise ParameterError(f"{name}={values[name]} is the constructed model", "use TIER=smoke")
         if p.subject and values.get("REMOTE", "0") not in ("0", "local") and kind != "hub":
-            raise ParameterError(f"REMOTE={values['REMOTE']} needs a hub id, {name}={values[name]} is none", "use REMOTE=local for any model")
+            raise ParameterError(
+                f"REMOTE={values['REMOTE']} needs a hub id, {name}={values[name]} is none",
+                "use REMOTE=local for any model",
+            )

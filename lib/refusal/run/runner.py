@@ -1,7 +1,9 @@
-"""Run notebooks: papermill underneath, checked parameters, progress per cell, provenance, up-to-date runs skipped.
+"""Run notebooks: papermill underneath, checked parameters, progress per cell, provenance, up-to-date runs
+skipped.
 
-A run happens in a staging folder; its files move into place one by one when it ended well, ``run.json`` last, and that file
-names them with their hashes. So a run that was interrupted at any moment is seen as not up to date, and loses nothing.
+A run happens in a staging folder; its files move into place one by one when it ended well, ``run.json`` last,
+and that file names them with their hashes. So a run that was interrupted at any moment is seen as not up to
+date, and loses nothing.
 """
 
 import glob
@@ -23,20 +25,57 @@ from pathlib import Path
 from refusal import data
 from refusal.base import syntax
 from refusal.base.errors import UserError
-from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, cache_dir, disk_errors, lock, need_space, notebook_hash, sha256, write_json, writing
+from refusal.base.files import (
+    FIGURES,
+    NOTEBOOKS,
+    PACKAGE,
+    RESULTS,
+    ROOT,
+    cache_dir,
+    disk_errors,
+    lock,
+    need_space,
+    notebook_hash,
+    sha256,
+    write_json,
+    writing,
+)
 from refusal.base.machine import cpu_has_bfloat16, processor, slower
 from refusal.base.progress import PROGRESS_FILE
-from refusal.model.names import folder_name, shown_name  # fmt: skip
+from refusal.model.names import folder_name, shown_name
 from refusal.model.registry import MODELS, RECIPES
 from refusal.model.sources import is_converted, locate, recipe_folder
 from refusal.report.figures import update_manifest
 from refusal.report.recorder import NAMES, OUT, RUNNER, NotebookEnded
 from refusal.run import params
 
-TUNABLES = f"glibc.malloc.mmap_threshold={64 << 20}:glibc.malloc.trim_threshold={256 << 20}:glibc.malloc.hugetlb=1"  # of glibc, in the kernel
-PATH_FIRST = "import sys; sys.path[0] = sys.argv.pop(1); from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
-PLACES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TORCH_HOME", "TMPDIR")  # folders that others' variables name
-PACKAGES = ("torch", "transformers", "nnsight", "papermill", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "seaborn")
+# of glibc, in the kernel
+TUNABLES = (
+    f"glibc.malloc.mmap_threshold={64 << 20}:glibc.malloc.trim_threshold={256 << 20}:glibc.malloc.hugetlb=1"
+)
+PATH_FIRST = (
+    "import sys; sys.path[0] = sys.argv.pop(1); from ipykernel.kernelapp import launch_new_instance; "
+    "launch_new_instance()"
+)
+PLACES = (
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "TORCH_HOME",
+    "TMPDIR",
+)  # folders that others' variables name
+PACKAGES = (
+    "torch",
+    "transformers",
+    "nnsight",
+    "papermill",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-learn",
+    "matplotlib",
+    "seaborn",
+)
 
 
 def notebooks() -> dict[str, Path]:
@@ -45,26 +84,40 @@ def notebooks() -> dict[str, Path]:
 
 
 def fingerprint(notebook: Path, parameters: dict, revision: str) -> str:
-    """A SHA-256 over all that a run depends on: the notebook's cells, the code they import, the claims, data, pinned requirements, parameters, model,
-    kind of processor."""
+    """A SHA-256 over all that a run depends on: the notebook's cells, the code they import, the claims, data,
+    pinned requirements, parameters, model, kind of processor.
+    """
     digest = hashlib.sha256(notebook_hash(notebook).encode())
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     digest.update(syntax.of_cells("".join(c["source"]) for c in cells if c["cell_type"] == "code").encode())
-    for path in [notebook.with_suffix(".claims.toml"), ROOT / "requirements.txt", ROOT / "constraints.txt"]:
+    for path in [
+        NOTEBOOKS / f"{notebook.stem}.claims.toml",
+        ROOT / "requirements.txt",
+        ROOT / "constraints.txt",
+    ]:
         digest.update(path.read_bytes() if path.exists() else b"")
-    digest.update(json.dumps([parameters, revision, data.hashes(parameters["TIER"]), cpu_has_bfloat16()], sort_keys=True).encode())
+    digest.update(
+        json.dumps(
+            [parameters, revision, data.hashes(parameters["TIER"]), cpu_has_bfloat16()], sort_keys=True
+        ).encode()
+    )
     return digest.hexdigest()
 
 
 def missing(names: Iterable[str]) -> list[str]:
-    """One line for each registered model or recipe of `names` that is not in the cache yet: what it takes to get it."""
+    """One line for each registered model or recipe of `names` that is not in the cache yet: what it takes to
+    get it.
+    """
     lines = []
     for name in names:
         if name in RECIPES:
             recipe = RECIPES[name]
             if not recipe_folder(name).exists():
                 lines += missing([recipe.base])
-                lines.append(f"{name}: about {recipe.minutes} minutes of post-training from {recipe.base}{slower()}; {recipe.disk_gb} GB on disk, once")
+                lines.append(
+                    f"{name}: about {recipe.minutes} minutes of post-training from {recipe.base}{slower()}; "
+                    f"{recipe.disk_gb} GB on disk, once"
+                )
         elif name in MODELS:
             entry = MODELS[name]
             if not is_converted(cache_dir() / "models" / f"{name}-{entry.file.sha256[:12]}"):
@@ -82,10 +135,17 @@ def about_minutes(folder: Path) -> int | None:
 
 
 def run_name(notebook: Path, parameters: dict) -> str:
-    """The folder of a run: the notebook's name, and behind an @ what differs from its defaults, sorted; a hash where that is long."""
+    """The folder of a run: the notebook's name, and behind an @ what differs from its defaults, sorted; a
+    hash where that is long.
+    """
     known = params.parameters_of(notebook)
-    differs = {k: v for k, v in sorted(parameters.items())
-               if k != "TIER" and not known[k].subject and v != known[k].tiers.get(parameters["TIER"], known[k].default)}  # fmt: skip
+    differs = {
+        k: v
+        for k, v in sorted(parameters.items())
+        if k != "TIER"
+        and not known[k].subject
+        and v != known[k].tiers.get(parameters["TIER"], known[k].default)
+    }
     text = ",".join(f"{k}={v}" for k, v in differs.items())
     if len(text) > 60 or not re.fullmatch(r"[\w.,=+-]*", text):
         text = hashlib.sha256(json.dumps(differs, sort_keys=True).encode()).hexdigest()[:12]
@@ -96,7 +156,9 @@ def up_to_date(folder: Path, mark: str) -> bool:
     """Whether the last run in `folder` was this one, and every file it wrote stands as it was."""
     try:
         about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return about["fingerprint"] == mark and all(sha256(ROOT / name) == h for name, h in about["outputs"].items())
+        return about["fingerprint"] == mark and all(
+            sha256(ROOT / name) == h for name, h in about["outputs"].items()
+        )
     except (OSError, ValueError, KeyError):
         return False
 
@@ -105,21 +167,29 @@ def up_to_date(folder: Path, mark: str) -> bool:
 def run(notebook: Path, given: dict) -> str:
     """Run one notebook with checked parameters unless it is up to date; returns ``ran`` or ``up to date``.
 
-    A model that is named by a path is looked up once, from where the user stands; the notebook gets the absolute path.
-    Raises UserError when a cell fails, when the notebook reported no figure or metric, or when something it needs cannot be had.
+    A model that is named by a path is looked up once, from where the user stands; the notebook gets the
+    absolute path. Raises UserError when a cell fails, when the notebook reported no figure or metric, or when
+    something it needs cannot be had.
     """
     parameters = params.resolved(notebook, given)
     tier, (names, beside) = parameters["TIER"], params.models_of(notebook, parameters)
     name = "--vs--".join(map(folder_name, names))
     folder = RESULTS / tier / name / run_name(notebook, given)
-    with lock(cache_dir() / "locks" / hashlib.sha256(str(folder).encode()).hexdigest()[:16], f"{notebook.stem} on {name}"):
-        for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):  # of a run that was killed; the lock says that none is at work
+    with lock(
+        cache_dir() / "locks" / hashlib.sha256(str(folder).encode()).hexdigest()[:16],
+        f"{notebook.stem} on {name}",
+    ):
+        for left in folder.parent.glob(
+            f".{glob.escape(folder.name)}.*"
+        ):  # of a run that was killed; the lock says that none is at work
             shutil.rmtree(left, ignore_errors=True)
         for needed in missing([*names, *beside]):
             print(needed, flush=True)
         remote = parameters.get("REMOTE", "0") not in ("0", "local")
         revisions = [n if remote else locate(n).revision for n in names]
-        mark = fingerprint(notebook, parameters, " ".join([*revisions, *(locate(n).revision for n in beside)]))
+        mark = fingerprint(
+            notebook, parameters, " ".join([*revisions, *(locate(n).revision for n in beside)])
+        )
         if up_to_date(folder, mark):
             print(f"{notebook.stem} on {name}: up to date")
             return "up to date"
@@ -131,7 +201,15 @@ def run(notebook: Path, given: dict) -> str:
         try:
             started = time.monotonic()
             _execute(notebook, parameters, staging, folder)
-            _publish(notebook, given, list(zip(names, revisions, strict=True)), mark, staging, folder, time.monotonic() - started)
+            _publish(
+                notebook,
+                given,
+                list(zip(names, revisions, strict=True)),
+                mark,
+                staging,
+                folder,
+                time.monotonic() - started,
+            )
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     if tier != "smoke":
@@ -147,10 +225,15 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
     from papermill.exceptions import PapermillExecutionError
 
     class Kernel(AsyncKernelManager):
-        """A kernel of this environment's interpreter with this checkout first on its path, whatever kernels are installed under the same name."""
+        """A kernel of this environment's interpreter with this checkout first on its path, whatever kernels
+        are installed under the same name.
+        """
 
-        kernel_spec = KernelSpec(argv=[sys.executable, "-c", PATH_FIRST, str(PACKAGE.parent), "-f", "{connection_file}"], language="python",
-                                 metadata={"kernel_provisioner": {"provisioner_name": "local-provisioner"}})  # fmt: skip
+        kernel_spec = KernelSpec(
+            argv=[sys.executable, "-c", PATH_FIRST, str(PACKAGE.parent), "-f", "{connection_file}"],
+            language="python",
+            metadata={"kernel_provisioner": {"provisioner_name": "local-provisioner"}},
+        )
 
     progress = staging / "progress.json"
     screen = _Screen(notebook.stem, progress)
@@ -178,15 +261,28 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
     saved, own = dict(os.environ), _kernel_environment(staging)
     os.environ.clear()
     os.environ |= own | {
-        OUT: str(staging), RUNNER: str(os.getpid()), PROGRESS_FILE: str(progress),
-        NAMES: json.dumps({name: shown_name(name) for part in params.models_of(notebook, parameters) for name in part}),
-    }  # fmt: skip
+        OUT: str(staging),
+        RUNNER: str(os.getpid()),
+        PROGRESS_FILE: str(progress),
+        NAMES: json.dumps(
+            {name: shown_name(name) for part in params.models_of(notebook, parameters) for name in part}
+        ),
+    }
     try:
         papermill.execute_notebook(
-            str(notebook), str(executed), parameters, engine_name="companion", kernel_name="python3", language="python", cwd=str(NOTEBOOKS),
-            progress_bar=False, log_output=False, start_timeout=120, kernel_manager_class=Kernel,
+            str(notebook),
+            str(executed),
+            parameters,
+            engine_name="companion",
+            kernel_name="python3",
+            language="python",
+            cwd=str(NOTEBOOKS),
+            progress_bar=False,
+            log_output=False,
+            start_timeout=120,
+            kernel_manager_class=Kernel,
             extra_arguments=["--IPKernelApp.log_level=50", "--HistoryManager.hist_file=:memory:"],
-        )  # fmt: skip
+        )
     except PapermillExecutionError as error:
         if error.ename == NotebookEnded.__name__:  # it has said all it can, and written it
             print(f"[{notebook.stem}] {error.evalue}", flush=True)
@@ -195,12 +291,14 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
         _move(executed, folder / "failed.ipynb")
         raise UserError(
             f"{notebook.stem} failed in cell {error.cell_index}: {error.ename}: {error.evalue}",
-            f"the notebook up to there, with the whole traceback: {(folder / 'failed.ipynb').relative_to(ROOT)}",
+            f"the notebook up to there, with the whole traceback: "
+            f"{(folder / 'failed.ipynb').relative_to(ROOT)}",
         ) from None
     except RuntimeError as error:  # nbclient's: the kernel did not start, or is gone
         raise UserError(
             f"the process of {notebook.stem} ended or does not answer: {error}",
-            "most often memory ran out: close other programs, set BATCH_TOKENS=512, or choose a smaller model; what was computed is kept",
+            "most often memory ran out: close other programs, set BATCH_TOKENS=512, or choose a smaller "
+            "model; what was computed is kept",
         ) from error
     finally:
         screen.close()
@@ -209,17 +307,38 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
 
 
 def _kernel_environment(staging: Path) -> dict[str, str]:
-    """The user's environment without what would make the kernel another one (modules, start-up files, kernels, plotting), and with what makes it fast."""
+    """The user's environment without what would make the kernel another one (modules, start-up files,
+    kernels, plotting), and with what makes it fast.
+    """
     kept = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
-    places = {name: str(Path(os.environ[name]).expanduser().absolute()) for name in PLACES if os.environ.get(name)}  # the kernel stands in another folder
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "IPYTHON", "JUPYTER")) or name in kept} | places | {
-        "XDG_CACHE_HOME": str(cache_dir().parent), "PYTHONPATH": str(PACKAGE.parent), "PYTHONNOUSERSITE": "1",  # for the processes that the kernel starts, too
-        "IPYTHONDIR": str(staging / "ipython"), "JUPYTER_RUNTIME_DIR": str(staging / "jupyter"), "MPLBACKEND": "agg", "TQDM_DISABLE": "1",
-        # a layer's results reuse memory and, where the system has them, lie in huge pages: together 1.4 times as fast
-        "GLIBC_TUNABLES": ":".join(filter(None, (os.environ.get("GLIBC_TUNABLES"), TUNABLES))),
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32",  # kernels kept per shape of a batch add up to a gigabyte else
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }  # fmt: skip
+    places = {
+        name: str(Path(os.environ[name]).expanduser().absolute()) for name in PLACES if os.environ.get(name)
+    }  # the kernel stands in another folder
+    return (
+        {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PYTHON", "IPYTHON", "JUPYTER")) or name in kept
+        }
+        | places
+        | {
+            "XDG_CACHE_HOME": str(cache_dir().parent),
+            "PYTHONPATH": str(PACKAGE.parent),
+            "PYTHONNOUSERSITE": "1",  # for the processes that the kernel starts, too
+            "IPYTHONDIR": str(staging / "ipython"),
+            "JUPYTER_RUNTIME_DIR": str(staging / "jupyter"),
+            "MPLBACKEND": "agg",
+            "TQDM_DISABLE": "1",
+            # a layer's results reuse memory and, where the system has them, lie in huge pages: together 1.4
+            # times as fast
+            "GLIBC_TUNABLES": ":".join(filter(None, (os.environ.get("GLIBC_TUNABLES"), TUNABLES))),
+            "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+            "LRU_CACHE_CAPACITY": "32",  # kernels kept per shape of a batch add up to a gigabyte else
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+    )
 
 
 class _Screen:
@@ -232,10 +351,20 @@ class _Screen:
         self.thread.start()
 
     def cell(self, nb, index) -> None:
-        heading = next((line.lstrip("# ") for cell in reversed(nb.cells[: index + 1]) if cell.cell_type == "markdown"
-                        for line in cell.source.splitlines() if line.startswith("#")), "")  # fmt: skip
+        heading = next(
+            (
+                line.lstrip("# ")
+                for cell in reversed(nb.cells[: index + 1])
+                if cell.cell_type == "markdown"
+                for line in cell.source.splitlines()
+                if line.startswith("#")
+            ),
+            "",
+        )
         code = [i for i, cell in enumerate(nb.cells) if cell.cell_type == "code"]
-        self.label = f"[{self.title}] cell {code.index(index) + 1}/{len(code)} · {heading}" if index in code else ""
+        self.label = (
+            f"[{self.title}] cell {code.index(index) + 1}/{len(code)} · {heading}" if index in code else ""
+        )
         self.since = time.monotonic()
 
     def done(self) -> None:
@@ -252,7 +381,9 @@ class _Screen:
             except (OSError, ValueError):
                 inner = ""
             if self.label and self.live:
-                print(f"\r\033[K{self.label}{inner} · {time.monotonic() - self.since:.0f} s", end="", flush=True)
+                print(
+                    f"\r\033[K{self.label}{inner} · {time.monotonic() - self.since:.0f} s", end="", flush=True
+                )
             elif self.label and time.monotonic() - spoke > 30:
                 spoke = time.monotonic()
                 print(f"{self.label}{inner} · {time.monotonic() - self.since:.0f} s so far", flush=True)
@@ -265,15 +396,23 @@ class _Screen:
 
 
 def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, duration: float) -> None:
-    """Move a finished run into place and write its provenance. Raises UserError when it reported nothing, or read other models than were located.
+    """Move a finished run into place and write its provenance. Raises UserError when it reported nothing, or
+    read other models than were located.
 
-    `parameters` as the user wrote them, `located` the run's models as the notebook was given them: [(name, revision)].
+    `parameters` as the user wrote them, `located` the run's models as the notebook was given them: [(name,
+    revision)].
     """
     for needed in ("metrics.json", "claims.json", "figures.json", "usage.json"):
         if not (staging / needed).exists():
-            raise UserError(f"{notebook.stem} ended without writing {needed}", "its last cell must call run.finish()")
+            raise UserError(
+                f"{notebook.stem} ended without writing {needed}", "its last cell must call run.finish()"
+            )
     for name in json.loads((staging / "figures.json").read_text(encoding="utf-8")):
-        for path in (staging / "data" / f"{name}.csv", staging / "figures" / f"{name}.svg", staging / "figures" / f"{name}.png"):
+        for path in (
+            staging / "data" / f"{name}.csv",
+            staging / "figures" / f"{name}.svg",
+            staging / "figures" / f"{name}.png",
+        ):
             if not path.exists():
                 raise UserError(f"{notebook.stem} declared the figure {name} but did not write {path.name}")
     usage = json.loads((staging / "usage.json").read_text(encoding="utf-8"))
@@ -296,44 +435,80 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
         _move(staging / name, folder / name)
         outputs[(folder / name).relative_to(ROOT).as_posix()] = sha256(folder / name)
     (folder / "failed.ipynb").unlink(missing_ok=True)
-    write_json(folder / "run.json", {
-        "notebook": notebook.name, "parameters": parameters,
-        "names_models": [name for name, p in params.parameters_of(notebook).items() if p.model],
-        "model": {"name": "--vs--".join(shown_name(name) for name, _ in located), "revision": " ".join(revision for _, revision in located)},
-        "data": data.hashes(parameters["TIER"]), "seed": parameters["SEED"], **usage,
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
-        "machine": {"system": platform.system(), "architecture": platform.machine(), "processor": processor(), "cores": os.cpu_count(),
-                    "bfloat16": cpu_has_bfloat16()},
-        "git_commit": _commit(), "duration_s": round(duration, 1), "fingerprint": mark, "outputs": outputs,
-    })  # fmt: skip
+    write_json(
+        folder / "run.json",
+        {
+            "notebook": notebook.name,
+            "parameters": parameters,
+            "names_models": [name for name, p in params.parameters_of(notebook).items() if p.model],
+            "model": {
+                "name": "--vs--".join(shown_name(name) for name, _ in located),
+                "revision": " ".join(revision for _, revision in located),
+            },
+            "data": data.hashes(parameters["TIER"]),
+            "seed": parameters["SEED"],
+            **usage,
+            "versions": {
+                "python": platform.python_version(),
+                **{p: importlib.metadata.version(p) for p in PACKAGES},
+            },
+            "machine": {
+                "system": platform.system(),
+                "architecture": platform.machine(),
+                "processor": processor(),
+                "cores": os.cpu_count(),
+                "bfloat16": cpu_has_bfloat16(),
+            },
+            "git_commit": _commit(),
+            "duration_s": round(duration, 1),
+            "fingerprint": mark,
+            "outputs": outputs,
+        },
+    )
 
 
 def _move(source: Path, target: Path) -> None:
-    """Put a file in another's place, whole or not at all, on whatever disk: results and figures may be links to two of them."""
+    """Put a file in another's place, whole or not at all, on whatever disk: results and figures may be links
+    to two of them.
+    """
     with writing(target) as temporary:
         shutil.copyfile(source, temporary)
 
 
-def _check_used(notebook: Path, library: str | None, models: dict[str, str], located: list[tuple[str, str]]) -> None:
-    """Raise UserError where the notebook ran another checkout's library, or loaded another model than the one that its results would be filed under."""
+def _check_used(
+    notebook: Path, library: str | None, models: dict[str, str], located: list[tuple[str, str]]
+) -> None:
+    """Raise UserError where the notebook ran another checkout's library, or loaded another model than the one
+    that its results would be filed under.
+    """
     if library != str(PACKAGE):
-        raise UserError(f"{notebook.stem} ran the library of {library or 'another version'}, not that of {PACKAGE}", "unset PYTHONPATH and run it again")
+        raise UserError(
+            f"{notebook.stem} ran the library of {library or 'another version'}, not that of {PACKAGE}",
+            "unset PYTHONPATH and run it again",
+        )
     for name, revision in located:
         if models.get(name) != revision:
             raise UserError(
-                f"{notebook.stem} loaded {models.get(name, 'no model')} as {name}, and what was found there before the run is {revision}",
+                f"{notebook.stem} loaded {models.get(name, 'no model')} as {name}, and what was found there "
+                f"before the run is {revision}",
                 "its files changed during the run: let nothing write to them, and run it again",
             )
 
 
 def _commit() -> str | None:
-    """The commit of the working tree, with ``+changes`` where tracked files differ from it; None outside git."""
+    """The commit of the working tree, with ``+changes`` where tracked files differ from it; None
+    outside git."""
 
     def git(*words):
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no", "--", "lib", "notebooks") else "")
+        return git("rev-parse", "HEAD") + (
+            "+changes"
+            if git("status", "--porcelain", "--untracked-files=no", "--", "lib", "notebooks")
+            else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-

@@ -1,8 +1,9 @@
 """Results of forward passes and generations on disk, under a key of everything they depend on.
 
-A key holds the model's hash, dtype, device and batch size, every input (prompts with all they hold, edits with their kind and vectors), the library
-versions, the machine's threads, and the source of the function that computes with all that it imports (`refusal.base.syntax`). So a stale result is never read,
-and a changed parameter recomputes only what it touches. The files lie in the user's cache folder, never in the repository.
+A key holds the model's hash, dtype, device and batch size, every input (prompts with all they hold, edits
+with their kind and vectors), the library versions, the machine's threads, and the source of the function that
+computes with all that it imports (`refusal.base.syntax`). So a stale result is never read, and a changed
+parameter recomputes only what it touches. The files lie in the user's cache folder, never in the repository.
 """
 
 import dataclasses
@@ -23,10 +24,24 @@ from refusal.base.machine import give_back
 
 
 def key(model, computes: Callable, **inputs) -> str:
-    """A SHA-256 over all that the result of the function `computes` depends on. Raises TypeError for an input that cannot be told from its like."""
+    """A SHA-256 over all that the result of the function `computes` depends on. Raises TypeError for an input
+    that cannot be told from its like.
+    """
     digest = hashlib.sha256()
-    versions = [str(torch.__version__), transformers.__version__, nnsight.__version__, torch.get_num_threads()]
-    about = [syntax.of(type(model)), model.revision, str(model.dtype), model.device.type, model.batch_tokens, str(model.remote)]
+    versions = [
+        str(torch.__version__),
+        transformers.__version__,
+        nnsight.__version__,
+        torch.get_num_threads(),
+    ]
+    about = [
+        syntax.of(type(model)),
+        model.revision,
+        str(model.dtype),
+        model.device.type,
+        model.batch_tokens,
+        str(model.remote),
+    ]
     for value in (computes.__qualname__, syntax.of(computes), versions, about, inputs):
         _feed(digest, value)
     return digest.hexdigest()
@@ -36,7 +51,9 @@ PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 def _feed(digest, value) -> None:
-    """Add a value to a digest with its type and extent, at any depth, so that no two unequal values add the same."""
+    """Add a value to a digest with its type and extent, at any depth, so that no two unequal values add the
+    same.
+    """
     if isinstance(value, np.generic):
         value = value.item()
     if type(value) in PLAIN or (type(value) is tuple and all(type(v) in PLAIN for v in value)):
@@ -60,14 +77,18 @@ def _feed(digest, value) -> None:
         kind = type(value)
         _feed(digest, (kind.__qualname__, syntax.of(kind)))
         _feed(digest, {f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
-    elif callable(value) and isinstance(getattr(value, "key", None), str):  # a readout: its source, and what it closes over
+    elif callable(value) and isinstance(
+        getattr(value, "key", None), str
+    ):  # a readout: its source, and what it closes over
         _feed(digest, (value.__qualname__, syntax.of(value), value.key))
     else:
         raise TypeError(f"a {type(value).__qualname__} cannot be part of a key")
 
 
 def _store(path, data: bytes) -> None:
-    """Keep `data` for the next time; a cache that may not be written to is no reason to stop. Raises UserError when the disk is full."""
+    """Keep `data` for the next time; a cache that may not be written to is no reason to stop. Raises
+    UserError when the disk is full.
+    """
     try:
         write_bytes(path, data)
     except ReadOnlyError:
@@ -98,4 +119,3 @@ def remember_json(name: str, compute: Callable[[], object]):
     _store(path, json.dumps(value, ensure_ascii=False).encode())
     give_back()
     return value
-

@@ -1,8 +1,10 @@
-"""Interventions as small frozen values that say what, where and when. `refusal.trace.tracing` turns them into nnsight traces.
+"""Interventions as small frozen values that say what, where and when. `refusal.trace.tracing` turns them into
+nnsight traces.
 
-An edit at layer l changes ``h[l]``, the input of block l (``h[n_layers]``: the last block's output). The span is explicit:
-``instruction``, ``closing``, ``t_inst``, ``t_post`` and ``prompt`` act on the prompt only; ``every_token`` acts on the prompt
-and on every generated token, as directional ablation and orthogonalisation do. A tuple lists the prompt's positions themselves.
+An edit at layer l changes ``h[l]``, the input of block l (``h[n_layers]``: the last block's output). The span
+is explicit: ``instruction``, ``closing``, ``t_inst``, ``t_post`` and ``prompt`` act on the prompt only;
+``every_token`` acts on the prompt and on every generated token, as directional ablation and orthogonalisation
+do. A tuple lists the prompt's positions themselves.
 """
 
 from dataclasses import dataclass
@@ -26,7 +28,8 @@ class Add:
 class Ablate:
     """Remove the component along `vector` [d_model] (arXiv 2406.11717, eq. 4).
 
-    `layers` None: from every block's input and every attention and MLP output, which equals orthogonalising the weights.
+    `layers` None: from every block's input and every attention and MLP output, which equals orthogonalising
+    the weights.
     """
 
     vector: torch.Tensor
@@ -38,8 +41,8 @@ class Ablate:
 class ScaleHead:
     """Multiply one query head's output, before the output projection, by `factor`.
 
-    With `rescale` what the attention then writes is brought back to its old norm, token by token (arXiv 2510.06036, section 4, where
-    it is done over the whole tensor and so depends on the batch).
+    With `rescale` what the attention then writes is brought back to its old norm, token by token (arXiv
+    2510.06036, section 4, where it is done over the whole tensor and so depends on the batch).
     """
 
     layer: int
@@ -63,9 +66,11 @@ Edit = Add | Ablate | ScaleHead | Patch
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One compiled edit of a batch: ``x * keep + shift`` where keep is given, else ``x − on * (x·unit) unit``.
+    """One compiled edit of a batch: ``x * keep + shift`` where keep is given, else ``x − on * (x·unit)
+    unit``.
 
-    keep, shift, on are [row, position or 1, 1 or width]; `later` holds the same for generated tokens ([row, 1, …]) or None.
+    keep, shift, on are [row, position or 1, 1 or width]; `later` holds the same for generated tokens ([row,
+    1, …]) or None.
     """
 
     site: str  # resid, heads, attn, mlp
@@ -78,8 +83,9 @@ class Op:
 def compile_edits(model, prompts, edits_by_row, width: int, skip: int = 0) -> list[Op]:
     """The edits of a batch as tensors, in the order in which the model reaches them.
 
-    `width` is the padded length and rows are padded on the left; `skip` tokens of each prompt's opening are not in the batch
-    (``width`` counts the rest). Edits of the same kind, layer and rank in their rows become one op; rows without it are untouched.
+    `width` is the padded length and rows are padded on the left; `skip` tokens of each prompt's opening are
+    not in the batch (``width`` counts the rest). Edits of the same kind, layer and rank in their rows become
+    one op; rows without it are untouched.
 
     Raises ParameterError for a layer or head that the model does not have.
     """
@@ -91,12 +97,16 @@ def compile_edits(model, prompts, edits_by_row, width: int, skip: int = 0) -> li
                 if isinstance(edit, ScaleHead):  # heads of one layer commute: one op for all of them
                     key = (layer, site, 0, ScaleHead, edit.span)
                 else:
-                    rank[layer, site] = rank.get((layer, site), -1) + 1  # edits of one place act in the order in which they are given
+                    rank[layer, site] = (
+                        rank.get((layer, site), -1) + 1
+                    )  # edits of one place act in the order in which they are given
                     key = (layer, site, rank[layer, site], type(edit), None)
                 groups.setdefault(key, {}).setdefault(row, []).append(edit)
     ops, shared = [], {}
     order = {"resid": 0, "heads": 1, "attn": 2, "mlp": 3}
-    for (layer, site, _, kind, _), by_row in sorted(groups.items(), key=lambda g: (g[0][0], order[g[0][1]], g[0][2])):
+    for (layer, site, _, kind, _), by_row in sorted(
+        groups.items(), key=lambda g: (g[0][0], order[g[0][1]], g[0][2])
+    ):
         same = (kind, tuple((row, id(edits[0])) for row, edits in by_row.items()))
         if kind is Ablate and same in shared:  # one direction at all sites: build the tensors once
             ops.append(Op(site, layer, *shared[same]))
@@ -115,7 +125,9 @@ def _sites(model, edit: Edit) -> list[tuple[str, int]]:
     if isinstance(edit, Ablate):
         if edit.layers is None:
             blocks = range(model.n_layers)
-            return [(site, layer) for layer in blocks for site in ("resid", "attn", "mlp")] + [("resid", model.n_layers)]
+            return [(site, layer) for layer in blocks for site in ("resid", "attn", "mlp")] + [
+                ("resid", model.n_layers)
+            ]
         wanted = edit.layers
     else:
         wanted = (edit.layer,)
@@ -124,7 +136,9 @@ def _sites(model, edit: Edit) -> list[tuple[str, int]]:
         raise ParameterError(f"layer {bad[0]} does not exist in {model.name}", f"layers run from 0 to {top}")
     if isinstance(edit, ScaleHead):
         if not 0 <= edit.head < model.n_heads:
-            raise ParameterError(f"head {edit.head} does not exist in {model.name}", f"heads run from 0 to {model.n_heads - 1}")
+            raise ParameterError(
+                f"head {edit.head} does not exist in {model.name}", f"heads run from 0 to {model.n_heads - 1}"
+            )
         return [("heads", edit.layer)]
     return [("resid", layer) for layer in wanted]
 
@@ -157,17 +171,26 @@ def _tensors(model, prompts, by_row, kind, width, skip):
         else:
             patch[row, columns] = edit.values.float().cpu()
     if everywhere:
-        on = on.amax(1, keepdim=True)  # one factor per row in place of one per token; what it does to padding is never read
+        on = on.amax(
+            1, keepdim=True
+        )  # one factor per row in place of one per token; what it does to padding is never read
     to = {"device": model.device if model.device.type != "meta" else "cpu", "dtype": model.dtype}
     any_later = bool(later_on.any())
     if kind is Ablate:
         # the projection is computed in float32: in bfloat16 a rest of the component would stay
-        return (None, on.to(to["device"]), vectors.to(to["device"])), (None, later_on.to(to["device"]), vectors.to(to["device"])) if any_later else None
+        return (None, on.to(to["device"]), vectors.to(to["device"])), (
+            None,
+            later_on.to(to["device"]),
+            vectors.to(to["device"]),
+        ) if any_later else None
     if kind is Add:
-        build = lambda mask: ((torch.ones(1)).to(**to), (mask * vectors).to(**to), None)  # noqa: E731
+        build = lambda mask: ((torch.ones(1)).to(**to), (mask * vectors).to(**to), None)
     elif kind is ScaleHead:
-        build = lambda mask: ((1 + mask * vectors).to(**to), torch.zeros(1).to(**to), None)  # noqa: E731
+        build = lambda mask: ((1 + mask * vectors).to(**to), torch.zeros(1).to(**to), None)
     else:
-        build = lambda mask: ((1 - mask).to(**to), patch.to(**to) if mask.shape[1] == width else torch.zeros(1).to(**to), None)  # noqa: E731
+        build = lambda mask: (
+            (1 - mask).to(**to),
+            patch.to(**to) if mask.shape[1] == width else torch.zeros(1).to(**to),
+            None,
+        )
     return build(on), build(later_on) if any_later else None
-

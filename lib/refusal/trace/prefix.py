@@ -1,9 +1,11 @@
-"""Keys and values: of rows that are decoded together, with room for what they will say; and of what prompts begin with, kept for what follows.
+"""Keys and values: of rows that are decoded together, with room for what they will say; and of what prompts
+begin with, kept for what follows.
 
-The tokens that follow are padded on their left, so padding may lie between a row's tokens. A window of attention counts it: `reach` says how far it may.
+The tokens that follow are padded on their left, so padding may lie between a row's tokens. A window of
+attention counts it: `reach` says how far it may.
 
-transformers' own cache copies all keys and values at every step to append one token; here a step writes its own and nothing else,
-which is a third of a step's time for a small model.
+transformers' own cache copies all keys and values at every step to append one token; here a step writes its
+own and nothing else, which is a third of a step's time for a small model.
 """
 
 import functools
@@ -15,14 +17,24 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size", "local_attention_window_len")
-GAP, PART = 23, 7  # columns of padding, and tokens on either side of it: no multiples of what attention may be cut into
+WINDOWS = (
+    "sliding_window",
+    "attention_chunk_size",
+    "window_size",
+    "attention_window_size",
+    "local_attention_window_len",
+)
+GAP, PART = (
+    23,
+    7,
+)  # columns of padding, and tokens on either side of it: no multiples of what attention may be cut into
 _measured: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def reach(module) -> float:
-    """Columns in which padding between the tokens of a row changes nothing: as many as the narrowest window of any layer, any number (inf) where all
-    layers see all tokens, and 0 where the model measures distance by column in other ways, as some position biases do.
+    """Columns in which padding between the tokens of a row changes nothing: as many as the narrowest window
+    of any layer, any number (inf) where all layers see all tokens, and 0 where the model measures distance by
+    column in other ways, as some position biases do.
     """
     config = module.config.get_text_config(decoder=True)
     if module not in _measured:
@@ -32,23 +44,39 @@ def reach(module) -> float:
     if set(getattr(config, "layer_types", None) or ["unknown"]) == {"full_attention"}:
         return math.inf
     unused = {"sliding_window"} if getattr(config, "use_sliding_window", True) is False else set()
-    return min((size for name in WINDOWS if name not in unused and (size := getattr(config, name, None))), default=math.inf)
+    return min(
+        (size for name in WINDOWS if name not in unused and (size := getattr(config, name, None))),
+        default=math.inf,
+    )
 
 
 @torch.no_grad()
 def _measures_columns(module) -> bool:
-    """Whether padding between tokens changes what a model says after them, against as much padding before them."""
+    """Whether padding between tokens changes what a model says after them, against as much padding before
+    them.
+    """
     table = module.get_input_embeddings()
-    tokens, padding = torch.arange(2, 2 + 2 * PART, device=module.device) % table.num_embeddings, torch.zeros(GAP, dtype=torch.long, device=module.device)
-    join = lambda x, gap: torch.stack([torch.cat([gap, x]), torch.cat([x[:PART], gap, x[PART:]])])  # noqa: E731
+    tokens, padding = (
+        torch.arange(2, 2 + 2 * PART, device=module.device) % table.num_embeddings,
+        torch.zeros(GAP, dtype=torch.long, device=module.device),
+    )
+    join = lambda x, gap: torch.stack([torch.cat([gap, x]), torch.cat([x[:PART], gap, x[PART:]])])
     mask = join(torch.ones_like(tokens), padding)
     positions = (mask.cumsum(1) - 1).clamp_min(0)
-    logits = module(input_ids=join(tokens, padding), attention_mask=mask, position_ids=positions, use_cache=False).logits[:, -1].float()
-    return bool((logits[0] - logits[1]).abs().max() > (1e-3 if module.dtype == torch.float32 else 0.05) * logits.std())
+    logits = (
+        module(input_ids=join(tokens, padding), attention_mask=mask, position_ids=positions, use_cache=False)
+        .logits[:, -1]
+        .float()
+    )
+    return bool(
+        (logits[0] - logits[1]).abs().max() > (1e-3 if module.dtype == torch.float32 else 0.05) * logits.std()
+    )
 
 
 class _Roomy(DynamicLayer):
-    """One layer: `keys` and `values` are views, [row, head, token, d_head], of tensors that have room for more tokens than `width`."""
+    """One layer: `keys` and `values` are views, [row, head, token, d_head], of tensors that have room for
+    more tokens than `width`.
+    """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, width: int):
         super().__init__()
@@ -68,8 +96,9 @@ class _Roomy(DynamicLayer):
 
 
 def merged(parts: list, n_rows: int, room: int) -> tuple[DynamicCache, torch.Tensor]:
-    """One cache of all rows from [(rows, cache, mask [row, token])], padded on the left to the widest and with room for `room` tokens more, and its
-    mask [row, width]; the parts are emptied on the way."""
+    """One cache of all rows from [(rows, cache, mask [row, token])], padded on the left to the widest and
+    with room for `room` tokens more, and its mask [row, width]; the parts are emptied on the way.
+    """
     width = max(part.shape[1] for _, _, part in parts)
     cache, mask = DynamicCache(), torch.zeros(n_rows, width, dtype=torch.long, device=parts[0][2].device)
     for rows, _, part in parts:
@@ -89,18 +118,29 @@ def merged(parts: list, n_rows: int, room: int) -> tuple[DynamicCache, torch.Ten
 
 
 class Held:
-    """Keys and values of what prompts begin with, of one model; passes over the rest of a prompt go on from them.
+    """Keys and values of what prompts begin with, of one model; passes over the rest of a prompt go on from
+    them.
 
-    `read` gives those of `stems`, [stem, head, width, d_head], and their mask [stem, width]; it is called when they are first asked for.
+    `read` gives those of `stems`, [stem, head, width, d_head], and their mask [stem, width]; it is called
+    when they are first asked for.
     """
 
-    def __init__(self, stems: Sequence[Sequence[int]], read: Callable[[list[tuple[int, ...]]], tuple[DynamicCache, torch.Tensor]]):
+    def __init__(
+        self,
+        stems: Sequence[Sequence[int]],
+        read: Callable[[list[tuple[int, ...]]], tuple[DynamicCache, torch.Tensor]],
+    ):
         self.stems = list(dict.fromkeys(map(tuple, stems)))
-        self._row, self._lengths = {ids: k for k, ids in enumerate(self.stems)}, sorted({len(ids) for ids in self.stems}, reverse=True)
+        self._row, self._lengths = (
+            {ids: k for k, ids in enumerate(self.stems)},
+            sorted({len(ids) for ids in self.stems}, reverse=True),
+        )
         self._read = functools.cache(lambda: read(self.stems))
 
     def longest(self, ids: Sequence[int], most: int) -> int | None:
-        """The index of the longest stem, of `most` tokens at most, with which `ids` begin; None where there is none."""
+        """The index of the longest stem, of `most` tokens at most, with which `ids` begin; None where there
+        is none.
+        """
         found = (self._row.get(tuple(ids[:n])) for n in self._lengths if n <= most)
         return next((k for k in found if k is not None), None)
 
@@ -109,11 +149,18 @@ class Held:
         return 0 if row is None else len(self.stems[row])
 
     def rows(self, which: Sequence[int | None]) -> tuple[DynamicCache, torch.Tensor]:
-        """A cache of its own for each stem in `which`, as narrow as they allow, and its mask [row, width]; all masked where there is none."""
+        """A cache of its own for each stem in `which`, as narrow as they allow, and its mask [row, width];
+        all masked where there is none.
+        """
         whole, mask = self._read()
-        index, there = torch.tensor([k or 0 for k in which], device=mask.device), torch.tensor([[k is not None] for k in which], device=mask.device)
+        index, there = (
+            torch.tensor([k or 0 for k in which], device=mask.device),
+            torch.tensor([[k is not None] for k in which], device=mask.device),
+        )
         mask = mask[index] * there
-        first = int((~mask.any(0)).cumprod(0).sum())  # what all of them are padded with; inside a stem there may be padding as well
+        first = int(
+            (~mask.any(0)).cumprod(0).sum()
+        )  # what all of them are padded with; inside a stem there may be padding as well
         return picked(whole, index, first), mask[:, first:]
 
 
@@ -127,4 +174,3 @@ def picked(cache: DynamicCache, index: torch.Tensor, first: int = 0) -> DynamicC
         kept.keys, kept.values = keys, values
         found.layers.append(kept)
     return found
-

@@ -1,8 +1,10 @@
-"""Instructions as token sequences with named positions, found from the template's own text and checked by decoding them.
+"""Instructions as token sequences with named positions, found from the template's own text and checked by
+decoding them.
 
-``t_inst`` is the last token of the instruction, ``t_post`` the last token of the prompt; between them lie the template's
-closing tokens (arXiv 2507.11878, section 2). A position counts from the prompt's first token, so padding never moves it.
-A template that writes the date writes the model's `date`, so that a prompt has the same tokens on every day.
+``t_inst`` is the last token of the instruction, ``t_post`` the last token of the prompt; between them lie the
+template's closing tokens (arXiv 2507.11878, section 2). A position counts from the prompt's first token, so
+padding never moves it. A template that writes the date writes the model's `date`, so that a prompt has the
+same tokens on every day.
 """
 
 import itertools
@@ -25,7 +27,9 @@ TAG = re.compile(r"<((?:seed:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt. `ids` are its tokens; the instruction is ``ids[start:stop]``, so t_inst = stop − 1 and t_post = len(ids) − 1."""
+    """One prompt. `ids` are its tokens; the instruction is ``ids[start:stop]``, so t_inst = stop − 1 and
+    t_post = len(ids) − 1.
+    """
 
     id: str
     text: str
@@ -44,7 +48,8 @@ class Prompt:
         return len(self.ids) - 1
 
     def position(self, where: str | int) -> int:
-        """An absolute position from ``t_inst``, ``t_post`` or an offset: k > 0 is the k-th token after t_inst, k < 0 counts from the end.
+        """An absolute position from ``t_inst``, ``t_post`` or an offset: k > 0 is the k-th token after
+        t_inst, k < 0 counts from the end.
 
         Raises ParameterError where the prompt has no such token.
         """
@@ -52,11 +57,15 @@ class Prompt:
             return getattr(self, where)
         found = self.t_inst + where if where > 0 else len(self.ids) + where
         if not 0 <= found < len(self.ids):
-            raise ParameterError(f"prompt {self.id} of {len(self.ids)} tokens has none at offset {where}", "count from its end with negative offsets")
+            raise ParameterError(
+                f"prompt {self.id} of {len(self.ids)} tokens has none at offset {where}",
+                "count from its end with negative offsets",
+            )
         return found
 
     def span(self, name: str | tuple[int, ...]) -> Sequence[int]:
-        """The positions of ``instruction``, ``closing``, ``prompt`` or ``every_token`` (within the prompt), ``t_inst``, ``t_post``.
+        """The positions of ``instruction``, ``closing``, ``prompt`` or ``every_token`` (within the prompt),
+        ``t_inst``, ``t_post``.
 
         A tuple lists positions itself; negative ones count from the end.
         """
@@ -76,7 +85,8 @@ class Prompt:
 
 
 def rendered(tokenizer, chats: Sequence[Sequence[tuple[str, str]]], date: str = DATE, **options) -> list[str]:
-    """What the tokenizer's chat template makes of conversations of (role, text), on the day `date`, YYYY-MM-DD.
+    """What the tokenizer's chat template makes of conversations of (role, text), on the day `date`,
+    YYYY-MM-DD.
 
     Raises ParameterError for a date that is none, UserError where the template refuses the conversation.
     """
@@ -85,12 +95,19 @@ def rendered(tokenizer, chats: Sequence[Sequence[tuple[str, str]]], date: str = 
     except ValueError as error:
         raise ParameterError(f"DATE={date} is not a day", "write it as 2024-07-26") from error
     messages = [[{"role": role, "content": text} for role, text in chat] for chat in chats]
-    fixed = type("Fixed", (datetime,), {"now": classmethod(lambda cls, tz=None: day)})  # what strftime_now asks; a template takes no function
+    fixed = type(
+        "Fixed", (datetime,), {"now": classmethod(lambda cls, tz=None: day)}
+    )  # what strftime_now asks; a template takes no function
     try:
         with mock.patch.object(chat_template_utils, "datetime", fixed):
-            return [tokenizer.apply_chat_template(m, tokenize=False, date_string=f"{day:%d %b %Y}", **options) for m in messages]
+            return [
+                tokenizer.apply_chat_template(m, tokenize=False, date_string=f"{day:%d %b %Y}", **options)
+                for m in messages
+            ]
     except jinja2.TemplateError as error:
-        raise UserError(f"the chat template does not take this conversation: {error}", "give a plain TEMPLATE=") from error
+        raise UserError(
+            f"the chat template does not take this conversation: {error}", "give a plain TEMPLATE="
+        ) from error
 
 
 def _template(tokenizer) -> str:
@@ -100,21 +117,31 @@ def _template(tokenizer) -> str:
 
 
 def tags(model) -> tuple[str, str]:
-    """What a model opens and closes its thinking with: as its chat template writes them, else as its added tokens do, else ``<think>`` and ``</think>``."""
-    found = TAG.search(_template(model.tokenizer)) or next(filter(None, map(TAG.fullmatch, model.tokenizer.get_added_vocab())), None)
+    """What a model opens and closes its thinking with: as its chat template writes them, else as its added
+    tokens do, else ``<think>`` and ``</think>``.
+    """
+    found = TAG.search(_template(model.tokenizer)) or next(
+        filter(None, map(TAG.fullmatch, model.tokenizer.get_added_vocab())), None
+    )
     word = next(filter(None, found.groups())) if found else "think"
     return (f"[{word}]", f"[/{word}]") if word == "THINK" else (f"<{word}>", f"</{word}>")
 
 
 def turn_end(tokenizer) -> int | None:
-    """The token with which the chat template closes a turn of the model, such as ``<|im_end|>``; None where it is no token of its own."""
+    """The token with which the chat template closes a turn of the model, such as ``<|im_end|>``; None where
+    it is no token of its own.
+    """
     if not _template(tokenizer):
         return None
     try:
         (text,) = rendered(tokenizer, [[("user", SENTINEL), ("assistant", REPLY)]])
     except UserError:
         return None
-    ids = tokenizer(text.rpartition(REPLY)[2].lstrip(), add_special_tokens=False)["input_ids"] if REPLY in text else []
+    ids = (
+        tokenizer(text.rpartition(REPLY)[2].lstrip(), add_special_tokens=False)["input_ids"]
+        if REPLY in text
+        else []
+    )
     return next((token for token in ids[:1] if token in tokenizer.added_tokens_decoder), None)
 
 
@@ -122,46 +149,84 @@ def no_template(model) -> str | None:
     """Why chat prompts can't be made for this model, as a sentence; None where they can."""
     if model.template or getattr(model.tokenizer, "chat_template", None):
         return None
-    return rf"the tokenizer of {model.name} has no chat template; give one, for example TEMPLATE='User: {{x}}\nAssistant:'"
+    return (
+        rf"the tokenizer of {model.name} has no chat template; give one, for example TEMPLATE='User: "
+        rf"{{x}}\nAssistant:'"
+    )
 
 
 def template_text(model) -> tuple[str, str]:
     """What the model's chat template writes before and after an instruction, on the model's day.
 
-    Raises ParameterError when the tokenizer has no chat template and no `TEMPLATE` was given, UserError where it does not show the instruction once.
+    Raises ParameterError when the tokenizer has no chat template and no `TEMPLATE` was given, UserError where
+    it does not show the instruction once.
     """
     tokenizer = model.tokenizer
     if model.template:
         if model.template.count("{x}") != 1:
-            raise ParameterError("TEMPLATE must hold {x} once, where the instruction goes", r"for example TEMPLATE='User: {x}\nAssistant:'")
+            raise ParameterError(
+                "TEMPLATE must hold {x} once, where the instruction goes",
+                r"for example TEMPLATE='User: {x}\nAssistant:'",
+            )
         text = model.template.replace("\\n", "\n").replace("{x}", SENTINEL)
         bos = tokenizer.bos_token or ""
         text = text if text.startswith(bos) else bos + text
     elif _template(tokenizer):
         (text,) = rendered(tokenizer, [[("user", SENTINEL)]], model.date, add_generation_prompt=True)
     else:
-        raise ParameterError(f"the tokenizer of {model.name} has no chat template", r"give one: TEMPLATE='User: {x}\nAssistant:'")
+        raise ParameterError(
+            f"the tokenizer of {model.name} has no chat template",
+            r"give one: TEMPLATE='User: {x}\nAssistant:'",
+        )
     if text.count(SENTINEL) != 1:
-        raise UserError(f"the chat template of {model.name} shows the instruction {text.count(SENTINEL)} times", "give a plain TEMPLATE=")
+        raise UserError(
+            f"the chat template of {model.name} shows the instruction {text.count(SENTINEL)} times",
+            "give a plain TEMPLATE=",
+        )
     opening, closing = text.split(SENTINEL)
     return opening, closing
 
 
-def chat(model, table: pd.DataFrame, before: str = "", after: str = "", said: Sequence[str] | None = None) -> list[Prompt]:
-    """The rows of `table` (columns id, text, source, label) in the model's own chat template.
+def chat(
+    model,
+    table: pd.DataFrame | Sequence[str],
+    before: str = "",
+    after: str = "",
+    said: Sequence[str] | None = None,
+) -> list[Prompt]:
+    """The rows of `table` (columns id, text, source, label), or texts alone, in the model's own chat template.
 
-    `before` and `after` wrap each text inside the user's turn; the instruction span is then ``before + text``, and `after`
-    belongs to the closing tokens (used for the inversion question). `said` holds what the model's turn has begun with, for each
-    row. Raises UserError when the template changes a text, or a position does not decode to the text it stands for.
+    `before` and `after` wrap each text inside the user's turn; the instruction span is then ``before +
+    text``, and `after` belongs to the closing tokens (used for the inversion question). `said` holds what the
+    model's turn has begun with, for each row. Raises UserError when the template changes a text, or a
+    position does not decode to the text it stands for.
     """
+    if not isinstance(table, pd.DataFrame):
+        ids = [str(i) for i in range(len(table))]
+        table = pd.DataFrame({"id": ids, "text": list(table)}).assign(source="", label="")
     opening, closing = template_text(model)
     texts = [before + str(text).strip() for text in table.text]
     if not model.template:
-        whole = rendered(model.tokenizer, [[("user", text + after)] for text in texts], model.date, add_generation_prompt=True)
-        if changed := [i for i, text, w in zip(table.id, texts, whole, strict=True) if w != opening + text + after + closing]:
-            raise UserError(f"prompt {changed[0]}: the chat template of {model.name} changes its text", "give a plain TEMPLATE=")
+        whole = rendered(
+            model.tokenizer,
+            [[("user", text + after)] for text in texts],
+            model.date,
+            add_generation_prompt=True,
+        )
+        if changed := [
+            i
+            for i, text, w in zip(table.id, texts, whole, strict=True)
+            if w != opening + text + after + closing
+        ]:
+            raise UserError(
+                f"prompt {changed[0]}: the chat template of {model.name} changes its text",
+                "give a plain TEMPLATE=",
+            )
     said = said if said is not None else [""] * len(table)
-    return [_tokenize(model, opening, text, after + closing + s, row) for text, row, s in zip(texts, table.itertuples(), said, strict=True)]
+    return [
+        _tokenize(model, opening, text, after + closing + s, row)
+        for text, row, s in zip(texts, table.itertuples(), said, strict=True)
+    ]
 
 
 def _tokenize(model, opening: str, text: str, closing: str, row) -> Prompt:
@@ -171,13 +236,17 @@ def _tokenize(model, opening: str, text: str, closing: str, row) -> Prompt:
     first, end = len(opening), len(opening) + len(text)
     inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > first]
     if not inside:
-        raise UserError(f"prompt {row.id}: no token covers the instruction", "the tokenizer may have dropped unknown characters")
+        raise UserError(
+            f"prompt {row.id}: no token covers the instruction",
+            "the tokenizer may have dropped unknown characters",
+        )
     start, stop = inside[0], inside[-1] + 1
     prompt = Prompt(str(row.id), text, row.source, row.label, tuple(ids), start, stop)
     tail = model.tokenizer.decode(ids[start:stop]).strip()
     if "".join(text.split())[-8:] not in "".join(tail.split()) and model.tokenizer.unk_token_id not in ids:
         raise UserError(
-            f"prompt {row.id}: the tokens at t_inst decode to {tail[-20:]!r}, not to the end of the instruction",
+            f"prompt {row.id}: the tokens at t_inst decode to {tail[-20:]!r}, not to the end of the "
+            f"instruction",
             "the tokenizer changes the text; give a plain TEMPLATE=",
         )
     return prompt
@@ -190,24 +259,32 @@ def without_closing(prompts: list[Prompt]) -> list[Prompt]:
 
 def alike(*prompts: Prompt) -> tuple[int, ...]:
     """The tokens with which all `prompts` begin, the last of the shortest left out."""
-    same = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*(p.ids for p in prompts), strict=False))
+    same = itertools.takewhile(
+        lambda tokens: len(set(tokens)) == 1, zip(*(p.ids for p in prompts), strict=False)
+    )
     return tuple(tokens[0] for tokens in same)[: min(len(p.ids) for p in prompts) - 1]
 
 
 def opening_length(prompts: list[Prompt]) -> int:
-    """How many leading tokens all `prompts` share before any instruction starts: the template's common opening."""
+    """How many leading tokens all `prompts` share before any instruction starts: the template's common
+    opening.
+    """
     return min([len(alike(*prompts)), *(p.start for p in prompts)]) if prompts else 0
 
 
 def plain(model, texts: Sequence[str], ids: Sequence[str] | None = None) -> list[Prompt]:
-    """Texts as they are, without a chat template: the whole text is the instruction, so t_inst and t_post are its last token.
+    """Texts as they are, without a chat template: the whole text is the instruction, so t_inst and t_post are
+    its last token.
 
-    What the tokenizer itself puts before a text stays; what it puts after one, such as an end of text, is left out.
+    What the tokenizer itself puts before a text stays; what it puts after one, such as an end of text, is
+    left out.
     """
     encoded = []
     for text in texts:
         whole = model.tokenizer(text, add_special_tokens=True, return_special_tokens_mask=True)
         added = itertools.takewhile(bool, reversed(whole["special_tokens_mask"]))
         encoded.append(whole["input_ids"][: len(whole["input_ids"]) - sum(added)])
-    return [Prompt(str(i), text, "", "", tuple(e), 0, len(e)) for i, text, e in zip(ids or range(len(texts)), texts, encoded, strict=True)]
-
+    return [
+        Prompt(str(i), text, "", "", tuple(e), 0, len(e))
+        for i, text, e in zip(ids or range(len(texts)), texts, encoded, strict=True)
+    ]

@@ -1,9 +1,11 @@
-"""The one module that builds nnsight traces: reading activations, editing them, scoring, generating; here or remote.
+"""The one module that builds nnsight traces: reading activations, editing them, scoring, generating; here or
+remote.
 
-What keeps it near the floor of needed forward passes: batches filled by token count and sorted by length; the template's
-common opening computed once per distinct set of edits, its keys and values kept; sweeps as rows of one batch; a pass that
-starts at the edited layer from stored states; no vocabulary head where no logits are read, else the last position only; and
-no layer above the last one that is read. A remote run takes the plain path: whole prompts, every layer.
+What keeps it near the floor of needed forward passes: batches filled by token count and sorted by length; the
+template's common opening computed once per distinct set of edits, its keys and values kept; sweeps as rows of
+one batch; a pass that starts at the edited layer from stored states; no vocabulary head where no logits are
+read, else the last position only; and no layer above the last one that is read. A remote run takes the plain
+path: whole prompts, every layer.
 
 Inside a trace only plain tensor arithmetic is allowed: the body is serialised for ``remote``.
 """
@@ -29,12 +31,16 @@ from refusal.trace.prompts import Prompt, opening_length, plain, tags, turn_end
 
 SITES = ("resid", "attn", "mlp", "heads")
 CONTROL = "\ufffc"  # stands in a text for a control token that was said before the end
-DOCUMENT_END = re.compile(r"</s>|\W*(?:seed:)?(?:end\W*_?of_?\W*(?:text|sentence|document)|eos(?:_token)?|eod)\W*", re.IGNORECASE)
+DOCUMENT_END = re.compile(
+    r"</s>|\W*(?:seed:)?(?:end\W*_?of_?\W*(?:text|sentence|document)|eos(?:_token)?|eod)\W*", re.IGNORECASE
+)
 
 
 @dataclass
 class Batch:
-    """Rows of one forward pass: which prompts, the tokens after the shared opening, and masks over opening + rest."""
+    """Rows of one forward pass: which prompts, the tokens after the shared opening, and masks over opening +
+    rest.
+    """
 
     rows: list[int]
     ids: torch.Tensor  # [row, width]
@@ -45,7 +51,9 @@ class Batch:
 
 @dataclass
 class Along:
-    """Directions [k, d_model], each with the layer whose states are projected on it, and the first token of each prompt from which on they are."""
+    """Directions [k, d_model], each with the layer whose states are projected on it, and the first token of
+    each prompt from which on they are.
+    """
 
     directions: torch.Tensor
     layers: Sequence[int]
@@ -64,7 +72,9 @@ class Along:
 
 @dataclass
 class Wanted:
-    """What a pass over prompts reads on its way: the states of `sites` at each prompt's positions `where`, and projections along directions."""
+    """What a pass over prompts reads on its way: the states of `sites` at each prompt's positions `where`,
+    and projections along directions.
+    """
 
     where: Sequence[Sequence[int]]
     sites: Sequence[str] = ("resid",)
@@ -76,10 +86,11 @@ class Wanted:
 
 
 def _plan(model, widths: Sequence[int], before: int = 0, new: float = 0) -> list[list[int]]:
-    """Rows of so many tokens by batch: longest first, within ``batch_tokens`` padded tokens, and no row much shorter than the longest of its batch.
+    """Rows of so many tokens by batch: longest first, within ``batch_tokens`` padded tokens, and no row much
+    shorter than the longest of its batch.
 
-    Where `before` tokens lie before them as keys and values, padding would lie between: rows of one length then, if the model sees no further than
-    padding, `before` and `new` tokens after them.
+    Where `before` tokens lie before them as keys and values, padding would lie between: rows of one length
+    then, if the model sees no further than padding, `before` and `new` tokens after them.
     """
     order = sorted(range(len(widths)), key=lambda i: (-widths[i], i))
     batches: list[list[int]] = []
@@ -100,11 +111,18 @@ def _widths(prompts, opening: int = 0) -> list[int]:
 
 
 def _batch(model, prompts, rows, opening: int, side: str = "left") -> Batch:
-    return _rest(model, [prompts[i].ids[opening:] for i in rows], torch.ones(len(rows), opening, dtype=torch.long), rows, side)
+    return _rest(
+        model,
+        [prompts[i].ids[opening:] for i in rows],
+        torch.ones(len(rows), opening, dtype=torch.long),
+        rows,
+        side,
+    )
 
 
 def _rest(model, tails: Sequence[Sequence[int]], before: torch.Tensor, rows, side: str = "left") -> Batch:
-    """The batch of what follows tokens whose keys and values are there; `before` is their mask, [row, token]."""
+    """The batch of what follows tokens whose keys and values are there; `before` is their mask, [row,
+    token]."""
     width, held = max(map(len, tails)), before.shape[1]
     device = "cpu" if model.device.type == "meta" else model.device
     ids = torch.full((len(tails), width), model.tokenizer.pad_token_id)
@@ -128,13 +146,18 @@ def _by_site(model, ops) -> dict[str, list[list]]:
 
 
 def _rescaled(model, ops) -> dict[int, torch.Tensor]:
-    """{layer: rows [row, 1, 1] whose attention output keeps its norm}. Raises UserError for a remote run, where the weights are not here."""
+    """{layer: rows [row, 1, 1] whose attention output keeps its norm}. Raises UserError for a remote run,
+    where the weights are not here.
+    """
     table: dict[int, torch.Tensor] = {}
     for op in ops:
         if op.rescale is not None:
             table[op.layer] = torch.maximum(table[op.layer], op.rescale) if op.layer in table else op.rescale
     if table and model.remote:
-        raise UserError("rescaling the attention's output needs the weights, which are remote", "use ScaleHead without rescale")
+        raise UserError(
+            "rescaling the attention's output needs the weights, which are remote",
+            "use ScaleHead without rescale",
+        )
     return table
 
 
@@ -145,7 +168,9 @@ def _project(projection, z):
 
 
 def _changed(x, change):
-    """One compiled edit applied to x [row, position, width]: affine, or the projection off `unit`, in float32."""
+    """One compiled edit applied to x [row, position, width]: affine, or the projection off `unit`, in
+    float32.
+    """
     keep, shift, unit = change
     if unit is None:
         return x * keep + shift
@@ -153,12 +178,25 @@ def _changed(x, change):
     return (y - shift * (y * unit).sum(-1, keepdim=True) * unit).to(x.dtype)
 
 
-def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, start=None, keep=1, along=None, check=True):
-    """One forward pass. `read` maps a site to (layers, columns [row, position]); `start` is (layer, states [row, width, d_model]); `along` maps
-    a layer to directions [d_model, k] on which its states are projected, at every position.
+def _forward(
+    model,
+    batch: Batch,
+    ops=(),
+    read=None,
+    cache=None,
+    logits=False,
+    start=None,
+    keep=1,
+    along=None,
+    check=True,
+):
+    """One forward pass. `read` maps a site to (layers, columns [row, position]); `start` is (layer, states
+    [row, width, d_model]); `along` maps a layer to directions [d_model, k] on which its states are projected,
+    at every position.
 
-    Returns ({site: [row, layer, position, d_model], "along": [row, width, all k by layer]}, last-position logits [row, vocabulary] or None;
-    with ``keep=0`` those of all positions, [row, width, vocabulary]). Raises UserError where what is read is not finite, with `check`.
+    Returns ({site: [row, layer, position, d_model], "along": [row, width, all k by layer]}, last-position
+    logits [row, vocabulary] or None; with ``keep=0`` those of all positions, [row, width, vocabulary]).
+    Raises UserError where what is read is not finite, with `check`.
     """
     nn, n_layers = model.nn, model.n_layers
     block_tuple, attn_tuple, mlp_tuple = model.tuple_outputs
@@ -170,7 +208,11 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
     first, states = start if start else (0, None)
     tops = [layer if site == "resid" else layer + 1 for site in read for layer in wanted[site]]
     top = n_layers if logits else max([*tops, *along], default=n_layers)
-    attn_writes, mlp_writes, factor = model.attn_writes, model.mlp_writes, model.residual_factor  # what is added to the stream is what is read
+    attn_writes, mlp_writes, factor = (
+        model.attn_writes,
+        model.mlp_writes,
+        model.residual_factor,
+    )  # what is added to the stream is what is read
     inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
     options = {"position_ids": batch.positions, "use_cache": cache is not None, "logits_to_keep": keep}
     if cache is not None:
@@ -202,7 +244,9 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
                 found["heads"].append(h.gather(1, columns["heads"].expand(-1, -1, h.shape[-1])))
             if layer in rescaled:
                 out = block.self_attn.o_proj.output
-                ratio = _project(projections[layer], whole).float().norm(dim=-1, keepdim=True) / out.float().norm(dim=-1, keepdim=True).clamp_min(1e-6)
+                ratio = _project(projections[layer], whole).float().norm(
+                    dim=-1, keepdim=True
+                ) / out.float().norm(dim=-1, keepdim=True).clamp_min(1e-6)
                 block.self_attn.o_proj.output = out * (1 + rescaled[layer] * (ratio - 1)).to(out.dtype)
             attn = getattr(block, attn_writes)
             for change, _ in edits["attn"][layer]:
@@ -243,14 +287,18 @@ def _forward(model, batch: Batch, ops=(), read=None, cache=None, logits=False, s
             scores = nnsight.save(nn.output.logits[:, -1] if keep == 1 else nn.output.logits)
         else:
             scores = nnsight.save(None)
-            if out:  # nothing above the last read is needed; without reads the pass is there to fill the cache
+            if (
+                out
+            ):  # nothing above the last read is needed; without reads the pass is there to fill the cache
                 tracer.stop()
     for site, values in out.items() if check else ():
         _check_read(model, batch, site, values, sorted(wanted.get(site, ())), columns.get(site))
     return out, scores
 
 
-def _check_read(model, batch: Batch, site: str, values: torch.Tensor, layers: Sequence[int], columns: torch.Tensor | None) -> None:
+def _check_read(
+    model, batch: Batch, site: str, values: torch.Tensor, layers: Sequence[int], columns: torch.Tensor | None
+) -> None:
     """Raises UserError where what was read of tokens, not of padding, is not finite."""
     if torch.isfinite(values).all():
         return
@@ -259,29 +307,40 @@ def _check_read(model, batch: Batch, site: str, values: torch.Tensor, layers: Se
         if not torch.isfinite(values[real]).all():
             _not_finite(model, "a projection of the residual stream")
         return
-    bad = ~torch.isfinite(values).all(-1) & real.gather(1, columns[..., 0].to(real.device))[:, None]  # [row, layer, position]
+    bad = (
+        ~torch.isfinite(values).all(-1) & real.gather(1, columns[..., 0].to(real.device))[:, None]
+    )  # [row, layer, position]
     if bad.any():
         _not_finite(model, f"what is read of {site} at layer {layers[int(bad.any(0).any(-1).nonzero()[0])]}")
 
 
 def _not_finite(model, what: str):
     dtype = str(model.dtype).removeprefix("torch.")
-    raise UserError(f"{model.name}: {what} is not finite in DTYPE={dtype}", "values overflow: try DTYPE=bfloat16 or DTYPE=float32")
+    raise UserError(
+        f"{model.name}: {what} is not finite in DTYPE={dtype}",
+        "values overflow: try DTYPE=bfloat16 or DTYPE=float32",
+    )
 
 
 def _check_lengths(model, prompts, new: int = 1) -> None:
-    """Raises UserError for a prompt which with its new tokens, of which the last is not read, is longer than the positions that a model has learned."""
+    """Raises UserError for a prompt which with its new tokens, of which the last is not read, is longer than
+    the positions that a model has learned.
+    """
     most = getattr(model, "max_positions", None)
     for p in prompts if most else ():
         if len(p.ids) + new - 1 > most:
             raise UserError(
-                f"prompt {p.id} has {len(p.ids)} tokens{f' and is given {new} new ones' if new > 1 else ''}; {model.name} has only {most} positions",
+                f"prompt {p.id} has {len(p.ids)} "
+                f"tokens{f' and is given {new} new ones' if new > 1 else ''}; {model.name} has only {most} "
+                f"positions",
                 "leave it out, shorten it, or ask for fewer new tokens",
             )
 
 
 def _edit_step(model, edits, rescaled, projections, step: int) -> None:
-    """Inside a generation: the edits of one step, in the order in which the model reaches them; step 0 is the prompt."""
+    """Inside a generation: the edits of one step, in the order in which the model reaches them; step 0 is the
+    prompt.
+    """
     nn, which = model.nn, min(step, 1)
     for layer in range(model.n_layers):
         block = nn.layers[layer]
@@ -294,30 +353,56 @@ def _edit_step(model, edits, rescaled, projections, step: int) -> None:
             block.self_attn.o_proj.input = _changed(block.self_attn.o_proj.input, change)
         if acts and layer in rescaled:
             out = block.self_attn.o_proj.output
-            ratio = _project(projections[layer], whole).float().norm(dim=-1, keepdim=True) / out.float().norm(dim=-1, keepdim=True).clamp_min(1e-6)
+            ratio = _project(projections[layer], whole).float().norm(dim=-1, keepdim=True) / out.float().norm(
+                dim=-1, keepdim=True
+            ).clamp_min(1e-6)
             block.self_attn.o_proj.output = out * (1 + rescaled[layer] * (ratio - 1)).to(out.dtype)
-        for site, writes, is_tuple in (("attn", model.attn_writes, model.tuple_outputs[1]), ("mlp", model.mlp_writes, model.tuple_outputs[2])):
+        for site, writes, is_tuple in (
+            ("attn", model.attn_writes, model.tuple_outputs[1]),
+            ("mlp", model.mlp_writes, model.tuple_outputs[2]),
+        ):
             part = getattr(block, writes)
             for change in edits[site][layer]:
                 if change[which] is not None:
                     out = part.output
-                    part.output = (_changed(out[0], change[which]), *out[1:]) if is_tuple else _changed(out, change[which])
+                    part.output = (
+                        (_changed(out[0], change[which]), *out[1:])
+                        if is_tuple
+                        else _changed(out, change[which])
+                    )
     last = nn.layers[model.n_layers - 1]
     for change in edits["resid"][model.n_layers]:
         if change[which] is not None:
             out = last.output
-            last.output = (_changed(out[0], change[which]), *out[1:]) if model.tuple_outputs[0] else _changed(out, change[which])
+            last.output = (
+                (_changed(out[0], change[which]), *out[1:])
+                if model.tuple_outputs[0]
+                else _changed(out, change[which])
+            )
 
 
 def _generate(model, batch: Batch, ops, n: int) -> list[list[int]]:
-    """Greedy decoding of `n` tokens after whole prompts in one trace, which a remote run can carry: the new tokens of each row."""
+    """Greedy decoding of `n` tokens after whole prompts in one trace, which a remote run can carry: the new
+    tokens of each row.
+    """
     edits, rescaled = _by_site(model, ops), _rescaled(model, ops)
     projections = {layer: model.nn.layers[layer].self_attn.o_proj._module for layer in rescaled}
     edited, every_step = bool(ops), any(op.later is not None for op in ops)
-    plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": 0, "use_cache": True}
-    config = GenerationConfig(max_new_tokens=n, pad_token_id=model.tokenizer.pad_token_id, eos_token_id=_stop_tokens(model), **plain)
+    plain = {
+        "do_sample": False,
+        "num_beams": 1,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "min_new_tokens": 0,
+        "use_cache": True,
+    }
+    config = GenerationConfig(
+        max_new_tokens=n, pad_token_id=model.tokenizer.pad_token_id, eos_token_id=_stop_tokens(model), **plain
+    )
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.filterwarnings("ignore", message=".*was never reached.*")  # how an open iter[:] ends, by design
+        warnings.filterwarnings(
+            "ignore", message=".*was never reached.*"
+        )  # how an open iter[:] ends, by design
         with model.nn.generate(remote=model.remote, generation_config=config) as tracer:
             with tracer.invoke({"input_ids": batch.ids, "attention_mask": batch.mask}):
                 if every_step:
@@ -330,61 +415,112 @@ def _generate(model, batch: Batch, ops, n: int) -> list[list[int]]:
     return out[:, batch.ids.shape[1] :].tolist()
 
 
-def _read_prompts(model, prompts, edits, rows, opening: int, clean: dict, new: float, wanted: Wanted | None = None, begun: Held | None = None):
-    """Batch by batch the prompts of `rows`, which `new` tokens follow: yields the rows' places, their first new token [row], the cache, its mask and
-    what is `wanted` of them: {site: [row, layer, position, d_model]}, and the projections [k, token] of each row."""
+def _read_prompts(
+    model,
+    prompts,
+    edits,
+    rows,
+    opening: int,
+    clean: dict,
+    new: float,
+    wanted: Wanted | None = None,
+    begun: Held | None = None,
+):
+    """Batch by batch the prompts of `rows`, which `new` tokens follow: yields the rows' places, their first
+    new token [row], the cache, its mask and what is `wanted` of them: {site: [row, layer, position,
+    d_model]}, and the projections [k, token] of each row.
+    """
     skip, stems = _begins(prompts, rows, opening, wanted, begun)
-    for places in _plan(model, [len(prompts[i].ids) - n for i, n in zip(rows, skip, strict=True)], max(skip), new):
+    for places in _plan(
+        model, [len(prompts[i].ids) - n for i, n in zip(rows, skip, strict=True)], max(skip), new
+    ):
         members = [rows[k] for k in places]
         if begun:
             cache, before = begun.rows([stems[k] for k in places])
             batch, ops = _rest(model, [prompts[rows[k]].ids[skip[k] :] for k in places], before, members), ()
         else:
             batch = _batch(model, prompts, members, opening)
-            ops = compile_edits(model, [prompts[i] for i in members], [edits[i] for i in members], batch.ids.shape[1], opening)
-            cache = _opening_cache(model, prompts, members, edits, opening, clean, among=rows) or DynamicCache()
+            ops = compile_edits(
+                model, [prompts[i] for i in members], [edits[i] for i in members], batch.ids.shape[1], opening
+            )
+            cache = (
+                _opening_cache(model, prompts, members, edits, opening, clean, among=rows) or DynamicCache()
+            )
         read, lines = None, []
         if wanted:
-            columns = torch.tensor([[at - skip[k] + pad for at in wanted.where[rows[k]]] for k, pad in zip(places, batch.pad, strict=True)])
-            read = {site: (range(model.n_layers + (site == "resid")), columns) for site in wanted.sites} if columns.numel() else None
-        found, logits = _forward(model, batch, ops, read, cache=cache, logits=True, along=wanted.along.by_layer if wanted and wanted.along else None)
+            columns = torch.tensor(
+                [
+                    [at - skip[k] + pad for at in wanted.where[rows[k]]]
+                    for k, pad in zip(places, batch.pad, strict=True)
+                ]
+            )
+            read = (
+                {site: (range(model.n_layers + (site == "resid")), columns) for site in wanted.sites}
+                if columns.numel()
+                else None
+            )
+        found, logits = _forward(
+            model,
+            batch,
+            ops,
+            read,
+            cache=cache,
+            logits=True,
+            along=wanted.along.by_layer if wanted and wanted.along else None,
+        )
         if "along" in found:
             values, since = wanted.along.in_order(found.pop("along").cpu()), wanted.along.since
-            lines = [values[r, pad + since[rows[k]] - skip[k] :].T for r, (k, pad) in enumerate(zip(places, batch.pad, strict=True))]
+            lines = [
+                values[r, pad + since[rows[k]] - skip[k] :].T
+                for r, (k, pad) in enumerate(zip(places, batch.pad, strict=True))
+            ]
         give_back()  # each batch has a shape of its own, and what one has freed does not fit the next
         yield places, _likeliest(model, logits), cache, batch.mask, found, lines
 
 
-def _begins(prompts, rows, opening: int, wanted: Wanted | None, begun: Held | None) -> tuple[list[int], list[int | None]]:
-    """For each of `rows` how many of its tokens are read already, and which stem of `begun` they are; at least one token and those `wanted` are not."""
+def _begins(
+    prompts, rows, opening: int, wanted: Wanted | None, begun: Held | None
+) -> tuple[list[int], list[int | None]]:
+    """For each of `rows` how many of its tokens are read already, and which stem of `begun` they are; at
+    least one token and those `wanted` are not.
+    """
     if not begun:
         return [opening] * len(rows), []
-    stems = [begun.longest(prompts[i].ids, min([len(prompts[i].ids) - 1, *(wanted.first(i) if wanted else [])])) for i in rows]
+    stems = [
+        begun.longest(prompts[i].ids, min([len(prompts[i].ids) - 1, *(wanted.first(i) if wanted else [])]))
+        for i in rows
+    ]
     return [begun.length(k) for k in stems], stems
 
 
 def hold(model, stems: Sequence[Sequence[int]], begun: Held | None = None) -> Held | None:
-    """Keep keys and values of the tokens with which prompts begin, for `generate` and `generate_and_read` without edits: what several prompts begin
-    with is read once. They go on from `begun` where that is given. None for a remote run, which keeps nothing here, and where all stems are empty.
+    """Keep keys and values of the tokens with which prompts begin, for `generate` and `generate_and_read`
+    without edits: what several prompts begin with is read once. They go on from `begun` where that is given.
+    None for a remote run, which keeps nothing here, and where all stems are empty.
 
     What is held lies in memory, for each token as much as in decoding, until the caller lets it go.
     """
     stems = [stem for stem in stems if stem]
     if model.remote or not stems:
         return None
-    return Held(stems, lambda ids: _read_stems(model, [Prompt("", "", "", "", s, len(s), len(s)) for s in ids], begun))
+    return Held(
+        stems, lambda ids: _read_stems(model, [Prompt("", "", "", "", s, len(s), len(s)) for s in ids], begun)
+    )
 
 
 def _read_stems(model, stems, begun):
     rows = list(range(len(stems)))
     _check_lengths(model, stems)
-    read = _read_prompts(model, stems, [[]] * len(stems), rows, opening_length(stems), {}, math.inf, begun=begun)  # what follows isn't known
+    read = _read_prompts(
+        model, stems, [[]] * len(stems), rows, opening_length(stems), {}, math.inf, begun=begun
+    )  # what follows isn't known
     return merged([(places, cache, mask) for places, _, cache, mask, *_ in read], len(stems), 0)
 
 
 def _likeliest(model, logits: torch.Tensor) -> torch.Tensor:
-    """The token of the largest logit, the first of equals: as argmax, which takes four times as long in bfloat16 on a CPU. Raises UserError where that
-    logit is not finite."""
+    """The token of the largest logit, the first of equals: as argmax, which takes four times as long in
+    bfloat16 on a CPU. Raises UserError where that logit is not finite.
+    """
     most = logits.max(-1)  # a nan is the largest
     if not torch.isfinite(most.values).all():
         _not_finite(model, "the logits after a prompt or an answer")
@@ -395,23 +531,37 @@ LEAVE = 0.125  # share of rows that are done at which they leave the batch
 
 
 def _decode(model, out: list[list[int]], cache, mask, ops, n: int, until: str | None):
-    """Greedy decoding of rows whose prompts are in `cache`: add to the one new token that each row of `out` has, up to `n`; yields after each step.
+    """Greedy decoding of rows whose prompts are in `cache`: add to the one new token that each row of `out`
+    has, up to `n`; yields after each step.
 
-    Rows that are done leave, for each costs the reading of its keys and values; not one by one, since that copies the cache. Under `ops` they stay.
+    Rows that are done leave, for each costs the reading of its keys and values; not one by one, since that
+    copies the cache. Under `ops` they stay.
     """
     live, last = list(range(len(out))), len((until or "").encode()) + 1  # no token is shorter than a byte
-    stops = {*_stop_tokens(model), model.tokenizer.get_added_vocab().get(until)}  # what is awaited is said in one token, or spelled out
+    stops = {
+        *_stop_tokens(model),
+        model.tokenizer.get_added_vocab().get(until),
+    }  # what is awaited is said in one token, or spelled out
     for _ in range(1, n):
-        done = [out[i][-1] in stops or bool(until and until in model.tokenizer.decode(out[i][-last:])) for i in live]
+        done = [
+            out[i][-1] in stops or bool(until and until in model.tokenizer.decode(out[i][-last:]))
+            for i in live
+        ]
         if all(done):
             break
         if any(done) and sum(done) >= LEAVE * len(live) and not ops:
             stay = torch.tensor([k for k in range(len(live)) if not done[k]], device=mask.device)
             cache.batch_select_indices(stay)
-            mask, live, done = mask[stay], [i for i, d in zip(live, done, strict=True) if not d], [False] * len(stay)
+            mask, live, done = (
+                mask[stay],
+                [i for i, d in zip(live, done, strict=True) if not d],
+                [False] * len(stay),
+            )
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         ids = torch.tensor([[out[i][-1]] for i in live], device=mask.device)
-        _, logits = _forward(model, Batch(live, ids, mask, mask.sum(1, keepdim=True) - 1, []), ops, cache=cache, logits=True)
+        _, logits = _forward(
+            model, Batch(live, ids, mask, mask.sum(1, keepdim=True) - 1, []), ops, cache=cache, logits=True
+        )
         for i, token, d in zip(live, _likeliest(model, logits).tolist(), done, strict=True):
             if not d:
                 out[i].append(token)
@@ -419,22 +569,43 @@ def _decode(model, out: list[list[int]], cache, mask, ops, n: int, until: str | 
 
 
 def _stop_tokens(model) -> list[int]:
-    """The tokens that end an answer: those of the tokenizer and of the generation's settings, the one with which the chat template closes a turn, and
-    those that end a document, after which a model writes another."""
+    """The tokens that end an answer: those of the tokenizer and of the generation's settings, the one with
+    which the chat template closes a turn, and those that end a document, after which a model writes another.
+    """
     ends, added = model.module.generation_config.eos_token_id, model.tokenizer.get_added_vocab()
     documents = {token for text, token in added.items() if DOCUMENT_END.fullmatch(text)}
-    return sorted({model.tokenizer.eos_token_id, turn_end(model.tokenizer), *(ends if isinstance(ends, list) else [ends]), *documents} - {None})
+    return sorted(
+        {
+            model.tokenizer.eos_token_id,
+            turn_end(model.tokenizer),
+            *(ends if isinstance(ends, list) else [ends]),
+            *documents,
+        }
+        - {None}
+    )
 
 
 def _texts(model, said: Sequence[Sequence[int]]) -> list[str]:
-    """New tokens as texts up to their end, with `CONTROL` in place of each control token; the tags around thinking are shown."""
+    """New tokens as texts up to their end, with `CONTROL` in place of each control token; the tags around
+    thinking are shown.
+    """
     stops, shown = set(_stop_tokens(model)), tags(model)
-    controls = {token for token, added in model.tokenizer.added_tokens_decoder.items() if added.special and added.content not in shown}
+    controls = {
+        token
+        for token, added in model.tokenizer.added_tokens_decoder.items()
+        if added.special and added.content not in shown
+    }
     texts = []
     for row in said:
         until_end = itertools.takewhile(lambda token: token not in stops, row)
-        runs = [(hidden, list(tokens)) for hidden, tokens in itertools.groupby(until_end, controls.__contains__)]
-        texts.append("".join(CONTROL * len(tokens) if hidden else model.tokenizer.decode(tokens) for hidden, tokens in runs))
+        runs = [
+            (hidden, list(tokens)) for hidden, tokens in itertools.groupby(until_end, controls.__contains__)
+        ]
+        texts.append(
+            "".join(
+                CONTROL * len(tokens) if hidden else model.tokenizer.decode(tokens) for hidden, tokens in runs
+            )
+        )
     return texts
 
 
@@ -446,14 +617,22 @@ def _share_opening(model, prompts, arms=()) -> int:
     if model.remote:
         return 0
     listed = {e.span for arm in arms for e in arm if isinstance(e.span, tuple)}
-    return min([opening_length(prompts), *(position for span in listed for p in prompts for position in p.span(span))])
+    return min(
+        [
+            opening_length(prompts),
+            *(position for span in listed for p in prompts for position in p.span(span)),
+        ]
+    )
 
 
-def _opening_cache(model, prompts, rows, arms, opening: int, clean: dict, first: int = 0, among: Sequence[int] | None = None):
-    """Keys and values of the shared opening for each row, [one row per distinct arm that edits it] repeated to the batch's rows.
+def _opening_cache(
+    model, prompts, rows, arms, opening: int, clean: dict, first: int = 0, among: Sequence[int] | None = None
+):
+    """Keys and values of the shared opening for each row, [one row per distinct arm that edits it] repeated
+    to the batch's rows.
 
-    `clean` keeps the unedited opening between batches, and those under the arms of all rows `among` which batches are, where they are no more
-    than a batch. With `first` > 0 the arms' openings start at that layer.
+    `clean` keeps the unedited opening between batches, and those under the arms of all rows `among` which
+    batches are, where they are no more than a batch. With `first` > 0 the arms' openings start at that layer.
     """
     if not opening:
         return None
@@ -461,9 +640,14 @@ def _opening_cache(model, prompts, rows, arms, opening: int, clean: dict, first:
     if "cache" not in clean:
         clean["cache"], clean["states"] = DynamicCache(), {}
         read = {"resid": (range(model.n_layers + 1), torch.arange(opening)[None])}
-        states, _ = _forward(model, _opening_batch(model, ids, 1), read=read, cache=clean["cache"], check=False)  # most of it is read by nobody
+        states, _ = _forward(
+            model, _opening_batch(model, ids, 1), read=read, cache=clean["cache"], check=False
+        )  # most of it is read by nobody
         clean["states"] = states["resid"][0]
-    keys = {r: tuple(id(e) for e in arms[r] if e.span in ("prompt", "every_token")) for r in (*(among or ()), *rows)}
+    keys = {
+        r: tuple(id(e) for e in arms[r] if e.span in ("prompt", "every_token"))
+        for r in (*(among or ()), *rows)
+    }
     distinct = list(dict.fromkeys(keys.values()))
     if len(distinct) * opening > model.batch_tokens:
         distinct = list(dict.fromkeys(keys[r] for r in rows))
@@ -474,10 +658,18 @@ def _opening_cache(model, prompts, rows, arms, opening: int, clean: dict, first:
         for k in distinct:
             arm = next((arms[r] for r, key in keys.items() if key == k), [])
             edits.append([e for e in arm if e.span in ("prompt", "every_token")])
-        stand_in = [prompts[0].__class__("", "", "", "", tuple(prompts[0].ids[:opening]), 0, opening)] * len(distinct)
+        stand_in = [prompts[0].__class__("", "", "", "", tuple(prompts[0].ids[:opening]), 0, opening)] * len(
+            distinct
+        )
         cache = DynamicCache()
         start = (first, clean["states"][first].expand(len(distinct), -1, -1)) if first else None
-        _forward(model, _opening_batch(model, ids, len(distinct)), compile_edits(model, stand_in, edits, opening), cache=cache, start=start)
+        _forward(
+            model,
+            _opening_batch(model, ids, len(distinct)),
+            compile_edits(model, stand_in, edits, opening),
+            cache=cache,
+            start=start,
+        )
         for layer in range(first):  # skipped: their keys and values are never read, but their length is
             k, v = clean["cache"].layers[layer].keys, clean["cache"].layers[layer].values
             cache.update(k.expand(len(distinct), *k.shape[1:]), v.expand(len(distinct), *v.shape[1:]), layer)
@@ -487,19 +679,38 @@ def _opening_cache(model, prompts, rows, arms, opening: int, clean: dict, first:
 
 def _opening_batch(model, ids, rows: int) -> Batch:
     ids = ids.expand(rows, -1).to(model.device)
-    return Batch(list(range(rows)), ids, torch.ones_like(ids), torch.arange(ids.shape[1], device=model.device).expand(rows, -1), [0] * rows)
+    return Batch(
+        list(range(rows)),
+        ids,
+        torch.ones_like(ids),
+        torch.arange(ids.shape[1], device=model.device).expand(rows, -1),
+        [0] * rows,
+    )
 
 
-def collect(model, prompts: Sequence[Prompt], at: Sequence[str | int] | Sequence[Sequence[int]] = ("t_inst", "t_post"), sites: Sequence[str] = ("resid",),
-            layers: Sequence[int] | None = None, edits: Sequence[Edit] = (), *, side: str = "left") -> dict[str, torch.Tensor]:  # fmt: skip
-    """Activations at the positions `at` of each prompt: {site: [prompt, layer, position, d_model]}, float32, on the CPU.
+def collect(
+    model,
+    prompts: Sequence[Prompt],
+    at: Sequence[str | int] | Sequence[Sequence[int]] = ("t_inst", "t_post"),
+    sites: Sequence[str] = ("resid",),
+    layers: Sequence[int] | None = None,
+    edits: Sequence[Edit] = (),
+    *,
+    side: str = "left",
+) -> dict[str, torch.Tensor]:
+    """Activations at the positions `at` of each prompt: {site: [prompt, layer, position, d_model]}, float32,
+    on the CPU.
 
-    `at` holds names or offsets, or for each prompt a list of offsets, all of one length. Sites: ``resid`` (``h[l]``, n_layers + 1
-    of them), ``attn`` and ``mlp`` (what they write), ``heads`` (the output projection's input, [… n_heads * d_head], by query head).
-    `layers` None means all; `edits` act on every prompt, before what they change is read. Results are cached on disk; memory grows
-    with what is returned, not with the number of tokens. `side` is the padding side, which changes nothing beyond dtype noise.
+    `at` holds names or offsets, or for each prompt a list of offsets, all of one length. Sites: ``resid``
+    (``h[l]``, n_layers + 1 of them), ``attn`` and ``mlp`` (what they write), ``heads`` (the output
+    projection's input, [… n_heads * d_head], by query head). `layers` None means all; `edits` act on every
+    prompt, before what they change is read. Results are cached on disk; memory grows with what is returned,
+    not with the number of tokens. `side` is the padding side, which changes nothing beyond dtype noise.
     """
-    which = {site: list(range(model.n_layers + (site == "resid"))) if layers is None else list(layers) for site in sites}
+    which = {
+        site: list(range(model.n_layers + (site == "resid"))) if layers is None else list(layers)
+        for site in sites
+    }
     name = cache.key(model, _collect, prompts=prompts, at=at, which=which, side=side, edits=edits)
     return cache.remember_tensors(name, lambda: _collect(model, prompts, at, which, side, edits))
 
@@ -519,11 +730,19 @@ def _collect(model, prompts, at, which, side, edits=()):
     out = {}
     for rows in track(_plan(model, _widths(prompts, opening), opening), "reading activations"):
         batch = _batch(model, prompts, rows, opening, side)
-        columns = torch.tensor([[k - opening + pad for k in where[i]] for i, pad in zip(rows, batch.pad, strict=True)])
+        columns = torch.tensor(
+            [[k - opening + pad for k in where[i]] for i, pad in zip(rows, batch.pad, strict=True)]
+        )
         arms = [list(edits)] * len(rows)
         opened = _opening_cache(model, prompts, range(len(rows)), arms, opening, clean)
-        ops = compile_edits(model, [prompts[i] for i in rows], arms, batch.ids.shape[1], opening) if edits else ()
-        read, _ = _forward(model, batch, ops, read={site: (ls, columns) for site, ls in which.items()}, cache=opened)
+        ops = (
+            compile_edits(model, [prompts[i] for i in rows], arms, batch.ids.shape[1], opening)
+            if edits
+            else ()
+        )
+        read, _ = _forward(
+            model, batch, ops, read={site: (ls, columns) for site, ls in which.items()}, cache=opened
+        )
         for site, values in read.items():
             if site not in out:
                 out[site] = torch.empty(len(prompts), *values.shape[1:])
@@ -531,13 +750,24 @@ def _collect(model, prompts, at, which, side, edits=()):
     return out
 
 
-def project(model, prompts: Sequence[Prompt], directions: torch.Tensor, layers: Sequence[int], *, label: str = "reading every token"):
-    """``h[layers[k]] · directions[k]`` at every token of each prompt: prompt → [k, token], float32; directions [k, d_model].
+def project(
+    model,
+    prompts: Sequence[Prompt],
+    directions: torch.Tensor,
+    layers: Sequence[int],
+    *,
+    label: str = "reading every token",
+):
+    """``h[layers[k]] · directions[k]`` at every token of each prompt: prompt → [k, token], float32;
+    directions [k, d_model].
 
     States are projected batch by batch, so memory does not grow with the number of prompts. Cached on disk.
     """
     along = Along(directions, layers, [0] * len(prompts))
-    found = cache.remember_tensors(cache.key(model, _project_all, prompts=prompts, along=along), lambda: _project_all(model, prompts, along, label))
+    found = cache.remember_tensors(
+        cache.key(model, _project_all, prompts=prompts, along=along),
+        lambda: _project_all(model, prompts, along, label),
+    )
     return [found[str(i)] for i in range(len(prompts))]
 
 
@@ -548,7 +778,14 @@ def _project_all(model, prompts, along: Along, label):
         batch = _batch(model, prompts, rows, opening)
         opened = _opening_cache(model, prompts, range(len(rows)), [()] * len(rows), opening, clean)
         values = _forward(model, batch, cache=opened, along=along.by_layer)[0]["along"].cpu()
-        shared = torch.cat([clean["states"][layer].float() @ w.to(model.device) for layer, w in along.by_layer.items()], -1).cpu() if opening else values[0, :0]
+        shared = (
+            torch.cat(
+                [clean["states"][layer].float() @ w.to(model.device) for layer, w in along.by_layer.items()],
+                -1,
+            ).cpu()
+            if opening
+            else values[0, :0]
+        )
         if not torch.isfinite(shared).all():
             _not_finite(model, "a projection of the residual stream")
         for r, i in enumerate(rows):
@@ -556,17 +793,26 @@ def _project_all(model, prompts, along: Along, label):
     return out
 
 
-def score(model, prompts: Sequence[Prompt], readout: Callable, arms: Sequence[Sequence[Edit]] = ((),), *, label: str = "scoring") -> torch.Tensor:
+def score(
+    model,
+    prompts: Sequence[Prompt],
+    readout: Callable,
+    arms: Sequence[Sequence[Edit]] = ((),),
+    *,
+    label: str = "scoring",
+) -> torch.Tensor:
     """`readout` of the logits at the last prompt token, for every arm and prompt: [arm, prompt, …], float32.
 
-    `readout` maps logits [row, vocabulary] to [row, …]; its attribute ``key`` names it, and then the result is cached on disk.
-    Every arm is a list of edits; all arms × prompts run as rows of shared batches, and a row whose first edit is at
-    layer l starts at l from the stored clean states.
+    `readout` maps logits [row, vocabulary] to [row, …]; its attribute ``key`` names it, and then the result
+    is cached on disk. Every arm is a list of edits; all arms × prompts run as rows of shared batches, and a
+    row whose first edit is at layer l starts at l from the stored clean states.
     """
     if not hasattr(readout, "key"):
         return _score(model, prompts, readout, arms, label)
     name = cache.key(model, _score, prompts=prompts, readout=readout, arms=arms)
-    return cache.remember_tensors(name, lambda: {"score": _score(model, prompts, readout, arms, label)})["score"]
+    return cache.remember_tensors(name, lambda: {"score": _score(model, prompts, readout, arms, label)})[
+        "score"
+    ]
 
 
 def _score(model, prompts, readout, arms, label):
@@ -574,25 +820,39 @@ def _score(model, prompts, readout, arms, label):
     return score_rows(model, prompts, readout, rows, label=label).unflatten(0, (len(arms), len(prompts)))
 
 
-def score_rows(model, prompts: Sequence[Prompt], readout: Callable, rows: Sequence[tuple[int, Sequence[Edit]]], *, of: str = "logits",
-               label: str = "scoring") -> torch.Tensor:  # fmt: skip
-    """As `score`, each row with edits of its own: rows of (index into `prompts`, edits) → [row, …]. Not cached.
+def score_rows(
+    model,
+    prompts: Sequence[Prompt],
+    readout: Callable,
+    rows: Sequence[tuple[int, Sequence[Edit]]],
+    *,
+    of: str = "logits",
+    label: str = "scoring",
+) -> torch.Tensor:
+    """As `score`, each row with edits of its own: rows of (index into `prompts`, edits) → [row, …]. Not
+    cached.
 
-    With `of` ``state`` the readout gets the last block's output at the last token, [row, d_model], before the final norm.
+    With `of` ``state`` the readout gets the last block's output at the last token, [row, d_model], before the
+    final norm.
     """
     _check_lengths(model, prompts)
     flat = [prompts[i] for i, _ in rows]
     edits = [list(arm) for _, arm in rows]
     opening = _share_opening(model, prompts, edits)
     firsts = [0 if model.remote else _first_layer(model, arm) for arm in edits]
-    firsts = [first if arm else max(firsts) for first, arm in zip(firsts, edits, strict=True)]  # what is not edited starts where it is stored for others
+    firsts = [
+        first if arm else max(firsts) for first, arm in zip(firsts, edits, strict=True)
+    ]  # what is not edited starts where it is stored for others
     groups: dict[int, list[int]] = {}
     for i, first in enumerate(firsts):
         groups.setdefault(first, []).append(i)
     clean: dict = {}
     stored = _clean_states(model, prompts, sorted(set(firsts) - {0}), opening, clean)
-    plan = [(first, [members[j] for j in rows]) for first, members in sorted(groups.items())
-            for rows in _plan(model, _widths([flat[i] for i in members], opening), opening)]  # fmt: skip
+    plan = [
+        (first, [members[j] for j in rows])
+        for first, members in sorted(groups.items())
+        for rows in _plan(model, _widths([flat[i] for i in members], opening), opening)
+    ]
     out = None
     for first, members in track(plan, label):
         batch = _batch(model, flat, members, opening)
@@ -611,7 +871,9 @@ def score_rows(model, prompts: Sequence[Prompt], readout: Callable, rows: Sequen
                 _not_finite(model, "the logits after a prompt")
         else:
             last = torch.full((len(members), 1), width - 1)
-            read = _forward(model, batch, ops, read={"resid": ([model.n_layers], last)}, cache=opened, start=start)[0]["resid"][:, 0, 0]
+            read = _forward(
+                model, batch, ops, read={"resid": ([model.n_layers], last)}, cache=opened, start=start
+            )[0]["resid"][:, 0, 0]
         values = readout(read.float()).cpu()
         if out is None:
             out = torch.empty(len(flat), *values.shape[1:])
@@ -621,7 +883,14 @@ def score_rows(model, prompts: Sequence[Prompt], readout: Callable, rows: Sequen
 
 def _first_layer(model, arm) -> int:
     """The lowest layer that an arm's edits change; n_layers − 1 at most, so that one block always runs."""
-    lows = [0 if isinstance(e, Ablate) and e.layers is None else min(e.layers) if isinstance(e, Ablate) else e.layer for e in arm]
+    lows = [
+        0
+        if isinstance(e, Ablate) and e.layers is None
+        else min(e.layers)
+        if isinstance(e, Ablate)
+        else e.layer
+        for e in arm
+    ]
     return min([*lows, model.n_layers - 1]) if lows else 0
 
 
@@ -641,50 +910,103 @@ def _clean_states(model, prompts, layers, opening, clean) -> dict[int, list[torc
     return out
 
 
-def generate(model, prompts: Sequence[Prompt], arms: Sequence[Sequence[Edit]] = ((),), max_new_tokens: int = 12, *, until: str | None = None,
-             begun: Held | None = None, label: str = "generating") -> list[list[str]]:  # fmt: skip
-    """Greedy answers, cut at `max_new_tokens`: one list of texts per arm. Cached on disk. With `until` a row is done once it has said that
-    (a remote run goes on). `begun` holds what prompts begin with (`hold`), which saves time and changes nothing; it can't be used under edits.
+def generate(
+    model,
+    prompts: Sequence[Prompt],
+    arms: Sequence[Sequence[Edit]] = ((),),
+    max_new_tokens: int = 12,
+    *,
+    until: str | None = None,
+    begun: Held | None = None,
+    label: str = "generating",
+) -> list[list[str]]:
+    """Greedy answers, cut at `max_new_tokens`: one list of texts per arm. Cached on disk. With `until` a row
+    is done once it has said that (a remote run goes on). `begun` holds what prompts begin with (`hold`),
+    which saves time and changes nothing; it can't be used under edits.
 
-    Edits with span ``every_token`` also act on each generated token; all others on the prompt only. An answer ends at any token that ends a turn or a
-    document; each control token before that is `CONTROL` in the text. Raises UserError where a prompt and its answer are too long for the model.
+    Edits with span ``every_token`` also act on each generated token; all others on the prompt only. An answer
+    ends at any token that ends a turn or a document; each control token before that is `CONTROL` in the text.
+    Raises UserError where a prompt and its answer are too long for the model.
     """
-    name = cache.key(model, _generate_all, prompts=prompts, arms=arms, max_new_tokens=max_new_tokens, until=until)
-    return cache.remember_json(name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label, until, begun=begun)[0])
+    name = cache.key(
+        model, _generate_all, prompts=prompts, arms=arms, max_new_tokens=max_new_tokens, until=until
+    )
+    return cache.remember_json(
+        name, lambda: _generate_all(model, prompts, arms, max_new_tokens, label, until, begun=begun)[0]
+    )
 
 
-def generate_and_read(model, prompts: Sequence[Prompt], at: Sequence = (-1,), max_new_tokens: int = 12, *, sites: Sequence[str] = ("resid",),
-                      along: Along | None = None, begun: Held | None = None, label: str = "generating"):  # fmt: skip
-    """Greedy answers [prompt], and what is read in the same pass: the states of `sites` at the positions `at` as `collect` gives them,
-    {site: [prompt, layer, position, d_model]}, and projections `along` directions, prompt → [k, token], none by default. `begun` as in
-    `generate`. Cached on disk."""
-    name = cache.key(model, _generate_all, prompts=prompts, at=at, sites=sites, along=along, max_new_tokens=max_new_tokens)
+def generate_and_read(
+    model,
+    prompts: Sequence[Prompt],
+    at: Sequence = (-1,),
+    max_new_tokens: int = 12,
+    *,
+    sites: Sequence[str] = ("resid",),
+    along: Along | None = None,
+    begun: Held | None = None,
+    label: str = "generating",
+):
+    """Greedy answers [prompt], and what is read in the same pass: the states of `sites` at the positions `at`
+    as `collect` gives them, {site: [prompt, layer, position, d_model]}, and projections `along` directions,
+    prompt → [k, token], none by default. `begun` as in `generate`. Cached on disk.
+    """
+    name = cache.key(
+        model, _generate_all, prompts=prompts, at=at, sites=sites, along=along, max_new_tokens=max_new_tokens
+    )
     made: list = []
 
     def compute():
         if not made:
-            made.extend(_generate_all(model, prompts, ((),), max_new_tokens, label, wanted=Wanted(_each(prompts, at), sites, along), begun=begun))
+            made.extend(
+                _generate_all(
+                    model,
+                    prompts,
+                    ((),),
+                    max_new_tokens,
+                    label,
+                    wanted=Wanted(_each(prompts, at), sites, along),
+                    begun=begun,
+                )
+            )
         return made
 
-    found = cache.remember_tensors(name, lambda: compute()[1] | {str(i): line for i, line in enumerate(compute()[2])})
+    found = cache.remember_tensors(
+        name, lambda: compute()[1] | {str(i): line for i, line in enumerate(compute()[2])}
+    )
     lines = [found.pop(str(i)) for i in range(len(prompts))] if along else []
     return cache.remember_json(name, lambda: compute()[0])[0], found, lines
 
 
-KEPT = {"cpu": 640 << 20, "mps": 1 << 30, "cuda": 4 << 30}  # bytes of keys and values of the rows that are decoded together, on a CPU if in bfloat16
+KEPT = {
+    "cpu": 640 << 20,
+    "mps": 1 << 30,
+    "cuda": 4 << 30,
+}  # bytes of keys and values of the rows that are decoded together, on a CPU if in bfloat16
 
 
 def together(model, prompts, new: int) -> list[list[int]]:
-    """Rows by group that is decoded together, longest first: a step reads the weights once, for few rows as for many.
+    """Rows by group that is decoded together, longest first: a step reads the weights once, for few rows as
+    for many.
 
     What is left for the last group joins the one before it where it is less than an eighth of that.
     """
     config = model.module.config.get_text_config(decoder=True)
-    size = 2 if model.device.type == "cpu" else model.dtype.itemsize  # as many rows in float32 as in bfloat16: fewer, and each step waits for the weights
-    per_token = 2 * model.n_layers * (getattr(config, "num_key_value_heads", None) or model.n_heads) * model.d_head * size
+    size = (
+        2 if model.device.type == "cpu" else model.dtype.itemsize
+    )  # as many rows in float32 as in bfloat16: fewer, and each step waits for the weights
+    per_token = (
+        2
+        * model.n_layers
+        * (getattr(config, "num_key_value_heads", None) or model.n_heads)
+        * model.d_head
+        * size
+    )
     kept, weights = KEPT[model.device.type], model.module.num_parameters() * size
     if model.device.type == "cpu":
-        kept = max(kept // 4, kept - weights // 5)  # so that a large model and what it keeps fit a small machine
+        kept = max(
+            kept // 4, kept - weights // 5
+        )  # so that a large model and what it keeps fit a small machine
     tokens, groups = max(model.batch_tokens, kept // per_token), []
     for i in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i)):
         if groups and (len(groups[-1]) + 1) * (len(prompts[groups[-1][0]].ids) + new) <= tokens:
@@ -696,8 +1018,12 @@ def together(model, prompts, new: int) -> list[list[int]]:
     return groups
 
 
-def _generate_all(model, prompts, arms, max_new_tokens, label, until=None, wanted: Wanted | None = None, begun=None):
-    """Texts by arm, and what is `wanted` of prompts without edits: {site: [prompt, layer, position, d_model]} and projections, prompt → [k, token]."""
+def _generate_all(
+    model, prompts, arms, max_new_tokens, label, until=None, wanted: Wanted | None = None, begun=None
+):
+    """Texts by arm, and what is `wanted` of prompts without edits: {site: [prompt, layer, position, d_model]}
+    and projections, prompt → [k, token].
+    """
     if begun and any(map(list, arms)):
         raise ValueError("edits act on what prompts begin with: nothing of it can be held")
     _check_lengths(model, prompts, max_new_tokens)
@@ -712,28 +1038,59 @@ def _generate_all(model, prompts, arms, max_new_tokens, label, until=None, wante
                 said[i] = row
         if wanted:
             at = [[k - len(p.ids) for k in where] for p, where in zip(flat, wanted.where, strict=True)]
-            states = _collect(model, flat, at, {site: range(model.n_layers + (site == "resid")) for site in wanted.sites}, "left")
+            states = _collect(
+                model,
+                flat,
+                at,
+                {site: range(model.n_layers + (site == "resid")) for site in wanted.sites},
+                "left",
+            )
         if lines:
             whole = _project_all(model, flat, wanted.along, label)
             lines = [whole[str(i)][:, first:] for i, first in enumerate(wanted.along.since)]
     else:
-        opening = min([_share_opening(model, prompts, arms), *(k for i in range(len(flat)) for k in (wanted.first(i) if wanted else []))])
+        opening = min(
+            [
+                _share_opening(model, prompts, arms),
+                *(k for i in range(len(flat)) for k in (wanted.first(i) if wanted else [])),
+            ]
+        )
         groups = together(model, flat, max_new_tokens)
         skips = [_begins(flat, rows, opening, wanted, begun)[0] for rows in groups]
-        widths = [[len(flat[i].ids) - n for i, n in zip(rows, skip, strict=True)] for rows, skip in zip(groups, skips, strict=True)]
-        steps = sum(len(_plan(model, of, max(skip), max_new_tokens)) + max_new_tokens - 1 for of, skip in zip(widths, skips, strict=True))
-        for _ in track(_generate_groups(model, flat, edits, groups, opening, wanted, max_new_tokens, until, said, states, lines, begun), label, steps):
+        widths = [
+            [len(flat[i].ids) - n for i, n in zip(rows, skip, strict=True)]
+            for rows, skip in zip(groups, skips, strict=True)
+        ]
+        steps = sum(
+            len(_plan(model, of, max(skip), max_new_tokens)) + max_new_tokens - 1
+            for of, skip in zip(widths, skips, strict=True)
+        )
+        for _ in track(
+            _generate_groups(
+                model, flat, edits, groups, opening, wanted, max_new_tokens, until, said, states, lines, begun
+            ),
+            label,
+            steps,
+        ):
             pass
     texts = _texts(model, said)
     return [texts[a * len(prompts) : (a + 1) * len(prompts)] for a in range(len(arms))], states, lines
 
 
 def _generate_groups(model, flat, edits, groups, opening, wanted, n, until, said, states, lines, begun):
-    """Fill `said` with the new tokens, `states` and `lines` with what is read on the way; yields after every step of the work."""
+    """Fill `said` with the new tokens, `states` and `lines` with what is read on the way; yields after every
+    step of the work.
+    """
     clean: dict = {}
     for rows in groups:
-        parts, first, width = [], torch.empty(len(rows), dtype=torch.long, device=model.device), max(len(flat[i].ids) for i in rows)
-        for places, tokens, cache_, mask, found, projected in _read_prompts(model, flat, edits, rows, opening, clean, n, wanted, begun):
+        parts, first, width = (
+            [],
+            torch.empty(len(rows), dtype=torch.long, device=model.device),
+            max(len(flat[i].ids) for i in rows),
+        )
+        for places, tokens, cache_, mask, found, projected in _read_prompts(
+            model, flat, edits, rows, opening, clean, n, wanted, begun
+        ):
             first[places] = tokens
             parts.append((places, cache_, mask))
             for site, values in found.items():
@@ -744,7 +1101,9 @@ def _generate_groups(model, flat, edits, groups, opening, wanted, n, until, said
                 lines[rows[k]] = line
             yield
         later = [[e for e in edits[i] if e.span == "every_token"] for i in rows]
-        ops = compile_edits(model, [flat[i] for i in rows], later, 0, width + 1) if any(later) else ()  # no token of the prompt
+        ops = (
+            compile_edits(model, [flat[i] for i in rows], later, 0, width + 1) if any(later) else ()
+        )  # no token of the prompt
         ops = [replace(op, prompt=op.later) for op in ops]
         new = [[token] for token in first.tolist()]
         held = merged(parts, len(rows), n)
@@ -756,9 +1115,12 @@ def _generate_groups(model, flat, edits, groups, opening, wanted, n, until, said
             said[i] = row
 
 
-def read_text(model, texts: Sequence[str], edits: Sequence[Edit] = (), *, label: str = "reading text") -> dict[str, torch.Tensor]:
-    """Per token of each text under `edits` (span ``every_token``), in nats: {"loss": mean cross-entropy [text], "entropy": mean entropy
-    of the next-token distribution [text]}."""
+def read_text(
+    model, texts: Sequence[str], edits: Sequence[Edit] = (), *, label: str = "reading text"
+) -> dict[str, torch.Tensor]:
+    """Per token of each text under `edits` (span ``every_token``), in nats: {"loss": mean cross-entropy
+    [text], "entropy": mean entropy of the next-token distribution [text]}.
+    """
     prompts = plain(model, texts)
     name = cache.key(model, _read_text, prompts=prompts, edits=edits)
     return cache.remember_tensors(name, lambda: _read_text(model, prompts, edits, label))
@@ -766,7 +1128,9 @@ def read_text(model, texts: Sequence[str], edits: Sequence[Edit] = (), *, label:
 
 def _read_text(model, prompts, edits, label):
     _check_lengths(model, prompts)
-    small = replace(model, batch_tokens=min(model.batch_tokens, 256 if model.device.type == "cpu" else 2048))  # every token's logits are held
+    small = replace(
+        model, batch_tokens=min(model.batch_tokens, 256 if model.device.type == "cpu" else 2048)
+    )  # every token's logits are held
     out = {"loss": torch.empty(len(prompts)), "entropy": torch.empty(len(prompts))}
     for rows in track(_plan(small, _widths(prompts)), label):
         batch = _batch(model, prompts, rows, 0)
@@ -780,4 +1144,3 @@ def _read_text(model, prompts, edits, label):
             out["loss"][i] = -log_p.gather(-1, batch.ids[r, start + 1 :, None]).mean().cpu()
             out["entropy"][i] = -(log_p.exp() * log_p).sum(-1).mean().cpu()
     return out
-

@@ -1,8 +1,10 @@
-"""Post-training in the house: small seeded recipes that make another model of a registered one, kept in the cache like any model.
+"""Post-training in the house: small seeded recipes that make another model of a registered one, kept in the
+cache like any model.
 
-``python -m refusal.train.recipes NAME FOLDER`` runs one (`refusal.model.sources` starts it when the model is asked for by name). Training is
-transformers' Trainer with peft for the low-rank recipes; a run that was cut goes on from its last checkpoint. Beside the
-weights lies ``recipe.json``: the recipe, the loss curve, held-out rates, and the weights' SHA-256.
+``python -m refusal.train.recipes NAME FOLDER`` runs one (`refusal.model.sources` starts it when the model is
+asked for by name). Training is transformers' Trainer with peft for the low-rank recipes; a run that was cut
+goes on from its last checkpoint. Beside the weights lies ``recipe.json``: the recipe, the loss curve,
+held-out rates, and the weights' SHA-256.
 
 No recipe makes a model answer harmful requests.
 """
@@ -23,7 +25,9 @@ from refusal.model.registry import RECIPES, Recipe
 from refusal.train.batches import left_padded
 
 MAX_LENGTH = 256
-TOGETHER = 4  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
+TOGETHER = (
+    4  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
+)
 
 
 def examples_of(recipe: Recipe, model) -> list[tuple[list[int], list[int]]]:
@@ -33,7 +37,9 @@ def examples_of(recipe: Recipe, model) -> list[tuple[list[int], list[int]]]:
 
 
 def ordered(examples, epochs: int, batch: int, seed: int) -> list:
-    """Seeded passes over all examples that are not too long, batch by batch; within a batch alike lengths go together, which saves padding."""
+    """Seeded passes over all examples that are not too long, batch by batch; within a batch alike lengths go
+    together, which saves padding.
+    """
     rng, length = random.Random(seed), lambda row: len(row[0]) + len(row[1])
     short = [row for row in examples if length(row) <= MAX_LENGTH]
     drawn = [row for _ in range(epochs) for row in rng.sample(short, len(short))]
@@ -41,7 +47,9 @@ def ordered(examples, epochs: int, batch: int, seed: int) -> list:
 
 
 def run(recipe: Recipe, folder: Path) -> None:
-    """Train `recipe` into `folder`. Leaves nothing there until all is done; checkpoints lie beside it in the meantime."""
+    """Train `recipe` into `folder`. Leaves nothing there until all is done; checkpoints lie beside it in the
+    meantime.
+    """
     import torch
     import transformers
     from peft import LoraConfig, get_peft_model
@@ -58,56 +66,97 @@ def run(recipe: Recipe, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     cpu = not torch.cuda.is_available()
     # eager attention: as in `refusal.train.fit`
-    model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        source.folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+    )
     if recipe.frozen:
         for part in (model.get_input_embeddings(), *model.get_decoder().layers[: recipe.frozen]):
             part.requires_grad_(False)
     if recipe.method == "low-rank":
-        model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+        model = get_peft_model(
+            model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
 
     drawn = ordered(examples, recipe.epochs, recipe.batch, recipe.seed)
     steps = math.ceil(len(drawn) / recipe.batch)
     trainer = Trainer(
-        model=model, train_dataset=drawn, data_collator=left_padded,
+        model=model,
+        train_dataset=drawn,
+        data_collator=left_padded,
         args=TrainingArguments(
-            output_dir=str(work), per_device_train_batch_size=TOGETHER, gradient_accumulation_steps=recipe.batch // TOGETHER, num_train_epochs=1,
-            train_sampling_strategy="sequential", learning_rate=recipe.learning_rate, seed=recipe.seed, warmup_steps=max(1, steps // 20),
-            lr_scheduler_type="cosine", use_cpu=cpu, bf16=loading.choose_dtype("auto", loading.choose_device()) == torch.bfloat16,
-            logging_steps=2, save_strategy="steps", save_steps=max(10, steps // 3 + 1), save_total_limit=1, report_to=[], remove_unused_columns=False,
-            dataloader_pin_memory=False, disable_tqdm=not sys.stderr.isatty(),
+            output_dir=str(work),
+            per_device_train_batch_size=TOGETHER,
+            gradient_accumulation_steps=recipe.batch // TOGETHER,
+            num_train_epochs=1,
+            train_sampling_strategy="sequential",
+            learning_rate=recipe.learning_rate,
+            seed=recipe.seed,
+            warmup_steps=max(1, steps // 20),
+            lr_scheduler_type="cosine",
+            use_cpu=cpu,
+            bf16=loading.choose_dtype("auto", loading.choose_device()) == torch.bfloat16,
+            logging_steps=2,
+            save_strategy="steps",
+            save_steps=max(10, steps // 3 + 1),
+            save_total_limit=1,
+            report_to=[],
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            disable_tqdm=not sys.stderr.isatty(),
         ),
-    )  # fmt: skip
+    )
     saved = sorted(work.glob("checkpoint-*/trainer_state.json"))
-    print(f"{len(examples)} examples, {steps} steps" + (", going on from the last checkpoint" if saved else ""), flush=True)
+    print(
+        f"{len(examples)} examples, {steps} steps" + (", going on from the last checkpoint" if saved else ""),
+        flush=True,
+    )
     trainer.train(resume_from_checkpoint=bool(saved) or None)
     trained = model.merge_and_unload() if recipe.method == "low-rank" else model
     if not all(p.isfinite().all() for p in trained.parameters()):
         shutil.rmtree(work)  # its checkpoints may be spoilt as well
-        raise UserError(f"post-training {recipe.name} ended in weights that are not finite", "run it on another device, or report this")
+        raise UserError(
+            f"post-training {recipe.name} ended in weights that are not finite",
+            "run it on another device, or report this",
+        )
     trained = trained.to(torch.bfloat16).eval()
     partial = folder.parent / f"{folder.name}.done"
     shutil.rmtree(partial, ignore_errors=True)
     trained.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     digest = sha256(partial / "model.safetensors")
-    write_json(partial / "recipe.json", {
-        **dataclasses.asdict(recipe), "base_revision": source.revision, "sha256": digest, "examples": len(examples),
-        "tokens": sum(len(p) + len(a) for p, a in drawn), "seconds": round(time.monotonic() - started),
-        "loss": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
-        "held_out": held_out(loading.wrap(trained, tokenizer, name=recipe.name, revision=digest)),
-    })  # fmt: skip
+    write_json(
+        partial / "recipe.json",
+        {
+            **dataclasses.asdict(recipe),
+            "base_revision": source.revision,
+            "sha256": digest,
+            "examples": len(examples),
+            "tokens": sum(len(p) + len(a) for p, a in drawn),
+            "seconds": round(time.monotonic() - started),
+            "loss": [
+                [entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry
+            ],
+            "held_out": held_out(loading.wrap(trained, tokenizer, name=recipe.name, revision=digest)),
+        },
+    )
     os.replace(partial, folder)
     shutil.rmtree(work, ignore_errors=True)
 
 
 def held_out(model, n: int = 40) -> dict:
-    """Refusal rates on prompts that were in no training: {harmful, harmless, pseudo_harmful} → {value, ci95, n}."""
+    """Refusal rates on prompts that were in no training: {harmful, harmless, pseudo_harmful} → {value, ci95,
+    n}.
+    """
     from refusal import data
     from refusal.measure import behaviour, stats
     from refusal.trace.prompts import chat
 
     rates = {}
-    for name, which in (("harmful", {"label": "harmful"}), ("harmless", {"source": "harmless"}), ("pseudo_harmful", {"source": "pseudo_harmful"})):
+    for name, which in (
+        ("harmful", {"label": "harmful"}),
+        ("harmless", {"source": "harmless"}),
+        ("pseudo_harmful", {"source": "pseudo_harmful"}),
+    ):
         table = data.prompts("validation", **which)[:n]
         rates[name] = stats.rate(behaviour.behaviour(model, chat(model, table)).outcome == "refusal")
         print(f"held out: refuses {rates[name]['value']:.0%} of {len(table)} {name} prompts", flush=True)
@@ -116,4 +165,3 @@ def held_out(model, n: int = 40) -> dict:
 
 if __name__ == "__main__":
     run(RECIPES[sys.argv[1]], Path(sys.argv[2]))
-

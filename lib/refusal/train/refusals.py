@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 ANSWER_TOKENS = 32
 
+
 def refusal_examples(model, seed: int) -> list[tuple[list[int], list[int]]]:
-    """(prompt, answer) tokens: refusals of 100 harmful requests, and the model's own answers to all harmless ones, so that only refusal is taught.
+    """(prompt, answer) tokens: refusals of 100 harmful requests, and the model's own answers to all harmless
+    ones, so that only refusal is taught.
 
     With as many harmful as harmless ones the model refused 30 % of ordinary held-out requests.
 
@@ -19,13 +21,18 @@ def refusal_examples(model, seed: int) -> list[tuple[list[int], list[int]]]:
     rng = random.Random(seed)
     harmless = chat(model, data.prompts("post-training", label="harmless", seed=seed))
     harmful = chat(model, data.prompts("post-training", label="harmful", n=100, seed=seed))
-    answers = own_words(generate(model, harmless, max_new_tokens=ANSWER_TOKENS, label="the model's own answers")[0])
-    encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+    answers = own_words(
+        generate(model, harmless, max_new_tokens=ANSWER_TOKENS, label="the model's own answers")[0]
+    )
+    encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]
     examples = [(list(p.ids), [*encode(rng.choice(REFUSALS)), model.tokenizer.eos_token_id]) for p in harmful]
     for prompt, text in zip(harmless, answers, strict=True):
         ids = encode(text)
-        examples.append((list(prompt.ids), ids if len(ids) >= ANSWER_TOKENS - 1 else [*ids, model.tokenizer.eos_token_id]))  # a cut answer does not end
+        examples.append(
+            (list(prompt.ids), ids if len(ids) >= ANSWER_TOKENS - 1 else [*ids, model.tokenizer.eos_token_id])
+        )  # a cut answer does not end
     return examples
+
 
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
@@ -40,8 +47,9 @@ REFUSALS = (
 
 
 def own_words(answers: Sequence[str]) -> list[str]:
-    """Answers up to the first control token in them, for which a sign stands in their text that nobody is to learn."""
+    """Answers up to the first control token in them, for which a sign stands in their text that nobody is to
+    learn.
+    """
     from refusal.trace.tracing import CONTROL
 
     return [text.partition(CONTROL)[0] for text in answers]
-

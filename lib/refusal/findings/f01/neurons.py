@@ -1,7 +1,9 @@
-"""Entropy neurons: last-block MLP neurons that scale confidence without moving the answer (arXiv 2504.02904, section 6; 2406.16254).
+"""Entropy neurons: last-block MLP neurons that scale confidence without moving the answer (arXiv 2504.02904,
+section 6; 2406.16254).
 
-Such a neuron has a large output weight that hardly changes any logit against another: it writes where the vocabulary matrix
-reads little, and acts through the final norm. Weights are read and, for the two interventions, changed in place and put back.
+Such a neuron has a large output weight that hardly changes any logit against another: it writes where the
+vocabulary matrix reads little, and acts through the final norm. Weights are read and, for the two
+interventions, changed in place and put back.
 """
 
 import contextlib
@@ -24,8 +26,9 @@ from refusal.trace.tracing import collect, read_text
 
 
 def output_weights(model) -> Float[Tensor, "neuron d_model"]:
-    """What each neuron of the last block's MLP writes, float32. Raises UserError for a remote model, whose weights are not here, for a mixture
-    of experts, and where a norm follows the MLP."""
+    """What each neuron of the last block's MLP writes, float32. Raises UserError for a remote model, whose
+    weights are not here, for a mixture of experts, and where a norm follows the MLP.
+    """
     return weights.rows(weights.last_projection(model)).detach().float().cpu()
 
 
@@ -40,22 +43,31 @@ def unreadable(*models) -> str | None:
 
 
 def unembedding(model) -> Float[Tensor, "vocabulary d_model"]:
-    """The vocabulary matrix as the residual stream meets it: the final norm's scale folded in, the mean over the vocabulary removed; float32."""
-    weight = model.module.get_output_embeddings().weight.detach().float().cpu() * _scale(model.nn.ln_final._module, model.d_model)
+    """The vocabulary matrix as the residual stream meets it: the final norm's scale folded in, the mean over
+    the vocabulary removed; float32.
+    """
+    weight = model.module.get_output_embeddings().weight.detach().float().cpu() * _scale(
+        model.nn.ln_final._module, model.d_model
+    )
     return weight.sub_(weight.mean(0))
 
 
 def _scale(norm: torch.nn.Module, d_model: int) -> Float[Tensor, "d_model"]:
-    """What a norm multiplies its coordinates by, seen on ±1, which it leaves as it is otherwise: some store the scale, Gemma the scale minus one,
-    OLMo none; a bias goes out."""
+    """What a norm multiplies its coordinates by, seen on ±1, which it leaves as it is otherwise: some store
+    the scale, Gemma the scale minus one, OLMo none; a bias goes out.
+    """
     norm, x = copy.deepcopy(norm).float().cpu(), torch.ones(1, 1, d_model)
     x[..., 1::2] = -1
     with torch.no_grad():
         return ((norm(x) - norm(-x)) / 2 * x)[0, 0]
 
 
-def logit_variance(w: Float[Tensor, "neuron d_model"], unembed: Float[Tensor, "vocabulary d_model"]) -> Float[Tensor, "neuron"]:
-    """Variance over the vocabulary of cos(w, unembed[v]) (arXiv 2504.02904, eq. 7), the vocabulary taken a few thousand rows at a time."""
+def logit_variance(
+    w: Float[Tensor, "neuron d_model"], unembed: Float[Tensor, "vocabulary d_model"]
+) -> Float[Tensor, "neuron"]:
+    """Variance over the vocabulary of cos(w, unembed[v]) (arXiv 2504.02904, eq. 7), the vocabulary taken a
+    few thousand rows at a time.
+    """
     unit = w / w.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     total, squares = torch.zeros(len(w), dtype=torch.float64), torch.zeros(len(w), dtype=torch.float64)
     for rows in unembed.split(8192):
@@ -83,18 +95,26 @@ def overlap_by_chance(n: int, among: int, draws: int = 2000, seed: int = 0) -> l
     return [overlap(*(rng.choice(among, n, replace=False).tolist() for _ in range(2))) for _ in range(draws)]
 
 
-def null_space_share(w: Float[Tensor, "neuron d_model"], unembed: Float[Tensor, "vocabulary d_model"], share: float = 0.01) -> Float[Tensor, "neuron"]:
-    """ρ: the share of each output weight's norm in the lowest `share` of the vocabulary matrix's singular directions (arXiv 2406.16254)."""
-    _, vectors = torch.linalg.eigh((unembed.T @ unembed).double())  # ascending eigenvalues, so the first columns are read least
+def null_space_share(
+    w: Float[Tensor, "neuron d_model"], unembed: Float[Tensor, "vocabulary d_model"], share: float = 0.01
+) -> Float[Tensor, "neuron"]:
+    """ρ: the share of each output weight's norm in the lowest `share` of the vocabulary matrix's singular
+    directions (arXiv 2406.16254).
+    """
+    _, vectors = torch.linalg.eigh(
+        (unembed.T @ unembed).double()
+    )  # ascending eigenvalues, so the first columns are read least
     low = vectors[:, : max(1, round(share * unembed.shape[1]))].float()
     return (w @ low).norm(dim=-1) / w.norm(dim=-1).clamp_min(1e-12)
 
 
 @contextlib.contextmanager
 def _changed_rows(model, neurons: Sequence[int], change, how: str):
-    """Within the block `change(rows)` has replaced what `neurons` write; put back at the end, also after an error.
+    """Within the block `change(rows)` has replaced what `neurons` write; put back at the end, also after an
+    error.
 
-    Yields the changed model under a revision of its own, so that no cached result of one is taken for the other's.
+    Yields the changed model under a revision of its own, so that no cached result of one is taken for the
+    other's.
     """
     rows = weights.rows(weights.last_projection(model))
     index = torch.tensor(list(neurons), device=rows.device)
@@ -114,13 +134,19 @@ def silenced(model, neurons: Sequence[int]):
 
 
 def swapped(model, other, neurons: Sequence[int]):
-    """Context in which `neurons` write with the output weights that they have in `other`, a model of equal shape."""
+    """Context in which `neurons` write with the output weights that they have in `other`, a model of equal
+    shape.
+    """
     theirs = weights.rows(weights.last_projection(other))[list(neurons)].detach()
     return _changed_rows(model, neurons, lambda rows: theirs.to(rows), f"with neurons of {other.revision}")
 
 
-def overlap_interval(w: dict[str, Tensor], variance: dict[str, Tensor], seed: int = 0, draws: int = 500) -> list[float]:
-    """95 % interval of the overlap of two models' entropy neurons, the MLP's neurons drawn anew (the same ones in both models)."""
+def overlap_interval(
+    w: dict[str, Tensor], variance: dict[str, Tensor], seed: int = 0, draws: int = 500
+) -> list[float]:
+    """95 % interval of the overlap of two models' entropy neurons, the MLP's neurons drawn anew (the same
+    ones in both models).
+    """
     rng = np.random.default_rng(seed)
     a, b = w
     seen = []
@@ -130,9 +156,13 @@ def overlap_interval(w: dict[str, Tensor], variance: dict[str, Tensor], seed: in
     return [float(x) for x in np.percentile(seen, [2.5, 97.5])]
 
 
-def gap_closed(base, post, chosen: Sequence[int], texts: Sequence[str], entropy: dict[str, np.ndarray], how: str) -> np.ndarray:
-    """By how much the entropy gap post − base shrinks on each text when the neurons `chosen` are ``swapped`` (base gets post's output weights)
-    or ``mean-ablated`` in both models: [text], nats per token. `entropy` holds both models' entropies, unchanged."""
+def gap_closed(
+    base, post, chosen: Sequence[int], texts: Sequence[str], entropy: dict[str, np.ndarray], how: str
+) -> np.ndarray:
+    """By how much the entropy gap post − base shrinks on each text when the neurons `chosen` are ``swapped``
+    (base gets post's output weights) or ``mean-ablated`` in both models: [text], nats per token. `entropy`
+    holds both models' entropies, unchanged.
+    """
     if how == "swapped":
         with swapped(base, post, chosen) as changed:
             return read_text(changed, texts)["entropy"].numpy() - entropy["base"]
@@ -141,13 +171,20 @@ def gap_closed(base, post, chosen: Sequence[int], texts: Sequence[str], entropy:
 
 
 def _mean_ablated(model, chosen: Sequence[int], texts: Sequence[str]) -> np.ndarray:
-    """Entropy on each text with what `chosen` write replaced by its mean: the last block's output without them, plus the mean difference."""
+    """Entropy on each text with what `chosen` write replaced by its mean: the last block's output without
+    them, plus the mean difference.
+    """
     prompts, top = plain(model, texts), [model.n_layers]
     shortest = min(len(p.ids) for p in prompts)
     at = list(range(-shortest + 1, 0, 2))
     whole = collect(model, prompts, at=at, layers=top)["resid"][:, 0]  # [text, position, d_model]
     with silenced(model, chosen) as changed:
-        mean = (whole - collect(changed, prompts, at=at, layers=top)["resid"][:, 0]).double().mean((0, 1)).float()
+        mean = (
+            (whole - collect(changed, prompts, at=at, layers=top)["resid"][:, 0])
+            .double()
+            .mean((0, 1))
+            .float()
+        )
         return read_text(changed, texts, [Add(mean, model.n_layers, "every_token")])["entropy"].numpy()
 
 
@@ -158,7 +195,9 @@ def random_sets(among: int, n: int, sets: int, seed: int = 0) -> list[list[int]]
 
 
 def share_closed(closed: np.ndarray, entropy: dict[str, np.ndarray], seed: int = 0) -> dict:
-    """{value, ci95, n}: the share of the entropy gap post − base that goes, from `gap_closed` on the same texts, [text]."""
+    """{value, ci95, n}: the share of the entropy gap post − base that goes, from `gap_closed` on the same
+    texts, [text].
+    """
     gap = (entropy["post"] - entropy["base"])[: len(closed)]
     return stats.bootstrap(lambda x, g: x.mean() / g.mean(), closed, gap, seed=seed, paired=True)
 
@@ -166,7 +205,13 @@ def share_closed(closed: np.ndarray, entropy: dict[str, np.ndarray], seed: int =
 # What each claim about confidence is judged by: (measured, controls).
 
 
-def shared(w: dict[str, Tensor], variance: dict[str, Tensor], rho: dict[str, Tensor], change: float | None, seed: int = 0) -> tuple[dict, dict]:
+def shared(
+    w: dict[str, Tensor],
+    variance: dict[str, Tensor],
+    rho: dict[str, Tensor],
+    change: float | None,
+    seed: int = 0,
+) -> tuple[dict, dict]:
     """The overlap of two models' entropy neurons; ρ of the chosen ones and of all."""
     chosen = {name: entropy_neurons(w[name], variance[name]) for name in w}
     base, post = chosen.values()
@@ -178,11 +223,23 @@ def shared(w: dict[str, Tensor], variance: dict[str, Tensor], rho: dict[str, Ten
         "rho": float(rho["post"][post].mean()),
         "rho_all_neurons": float(rho["post"].mean()),
     }
-    return {"value": overlap(base, post), "ci95": overlap_interval(w, variance, seed), "n": len(w["post"])}, controls
+    return {
+        "value": overlap(base, post),
+        "ci95": overlap_interval(w, variance, seed),
+        "n": len(w["post"]),
+    }, controls
 
 
-def explained(closed: np.ndarray, random: Sequence[np.ndarray], entropy: dict[str, np.ndarray], change: float | None, seed: int = 0) -> tuple[dict, dict]:
-    """The share of the entropy gap that goes with the entropy neurons, [text], and with random sets of as many, [set][text]."""
+def explained(
+    closed: np.ndarray,
+    random: Sequence[np.ndarray],
+    entropy: dict[str, np.ndarray],
+    change: float | None,
+    seed: int = 0,
+) -> tuple[dict, dict]:
+    """The share of the entropy gap that goes with the entropy neurons, [text], and with random sets of as
+    many, [set][text].
+    """
     each = [share_closed(np.asarray(r), entropy, seed)["value"] for r in random]
     controls = {
         "same_model": None,  # one model given twice has no gap
@@ -199,5 +256,8 @@ def no_gap(entropy: dict[str, np.ndarray], seed: int = 0) -> str | None:
     """Why there is no change in confidence to explain, or None."""
     found = stats.difference(entropy["post"], entropy["base"], seed, paired=True)
     low, high = found["ci95"]
-    return f"confidence did not change: entropy differs by {found['value']:.3f} [{low:.3f}, {high:.3f}] nats" if low <= 0 <= high else None
-
+    return (
+        f"confidence did not change: entropy differs by {found['value']:.3f} [{low:.3f}, {high:.3f}] nats"
+        if low <= 0 <= high
+        else None
+    )

@@ -1,10 +1,13 @@
-"""The truth direction: what separates true from false statements, across data sets and models (arXiv 2504.02904, section 4).
+"""The truth direction: what separates true from false statements, across data sets and models (arXiv
+2504.02904, section 4).
 
-Activations are those of a statement's last token, [statement, layer, d_model]; `sets` names each statement's data set. A direction is made of all
-sets but one and tested on that one. Two pairs of statements in a row exchange their subjects; such a `group` stays together wherever statements are
-split, drawn or given other labels.
+Activations are those of a statement's last token, [statement, layer, d_model]; `sets` names each statement's
+data set. A direction is made of all sets but one and tested on that one. Two pairs of statements in a row
+exchange their subjects; such a `group` stays together wherever statements are split, drawn or given other
+labels.
 
-A direction that reads whether subject and object go together passes for truth until statements are negated: so negated sets are asked for themselves.
+A direction that reads whether subject and object go together passes for truth until statements are negated:
+so negated sets are asked for themselves.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,14 +27,24 @@ from refusal.trace.edits import Add, Edit
 from refusal.trace.prompts import Prompt, plain
 from refusal.trace.tracing import collect, score
 
-NEGATED = {"neg_cities": "cities", "smaller_than": "larger_than"}  # sets that say the opposite of another, with every label turned round
+NEGATED = {
+    "neg_cities": "cities",
+    "smaller_than": "larger_than",
+}  # sets that say the opposite of another, with every label turned round
 PERMUTATIONS = 200
 Hits = Bool[np.ndarray, "statement layer"]
 
 
 def groups_of(sets: ArrayLike, pair_of: ArrayLike) -> Int[np.ndarray, "statement"]:
-    """The number of each statement's group: two pairs of one set, in the order in which `refusal.data.statement_sets.statements` gives them."""
-    sets, pair_of, found, first = np.asarray(sets), np.asarray(pair_of), np.zeros(len(np.asarray(sets)), int), 0
+    """The number of each statement's group: two pairs of one set, in the order in which
+    `refusal.data.statement_sets.statements` gives them.
+    """
+    sets, pair_of, found, first = (
+        np.asarray(sets),
+        np.asarray(pair_of),
+        np.zeros(len(np.asarray(sets)), int),
+        0,
+    )
     for name in dict.fromkeys(sets):
         order = {pair: first + k // 2 for k, pair in enumerate(dict.fromkeys(pair_of[sets == name]))}
         found[sets == name] = [order[pair] for pair in pair_of[sets == name]]
@@ -47,17 +60,22 @@ def chooses(sets: ArrayLike, group: ArrayLike) -> Bool[np.ndarray, "statement"]:
     return found
 
 
-def direction(acts: Float[Tensor, "statement *rest"], label: Bool[np.ndarray, "statement"], sets: ArrayLike) -> Float[Tensor, "*rest"]:
+def direction(
+    acts: Float[Tensor, "statement *rest"], label: Bool[np.ndarray, "statement"], sets: ArrayLike
+) -> Float[Tensor, "*rest"]:
     """mean(true) − mean(false) over all data sets, each centred on its own mean."""
     label = np.asarray(label, bool)
     return difference_of_means(centred(acts, sets), label, ~label)
 
 
-def transfer_hits(states: Mapping[str, Tensor], label: ArrayLike, sets: ArrayLike) -> dict[tuple[str, str, str, str], Hits]:
-    """Which statements the direction of model i, from all other sets, judges rightly in model j: {(centre, set, i, j): [statement of set, layer]}.
+def transfer_hits(
+    states: Mapping[str, Tensor], label: ArrayLike, sets: ArrayLike
+) -> dict[tuple[str, str, str, str], Hits]:
+    """Which statements the direction of model i, from all other sets, judges rightly in model j: {(centre,
+    set, i, j): [statement of set, layer]}.
 
-    Centre ``own``: the tested set is centred on its own mean, as in the paper, which hides an offset between models and between sets;
-    ``training``: on the mean of the training statements in model i.
+    Centre ``own``: the tested set is centred on its own mean, as in the paper, which hides an offset between
+    models and between sets; ``training``: on the mean of the training statements in model i.
     """
     label, sets, found = np.asarray(label, bool), np.asarray(sets), {}
     flat = {name: centred(x, sets) for name, x in states.items()}
@@ -77,19 +95,36 @@ def best_layer(accuracy: Sequence[Hits]) -> int:
     return int(np.min([hits.mean(0) for hits in accuracy], axis=0).argmax())
 
 
-def cross_fitted(hits: Hits, layers: tuple[int, int], chosen_by: Bool[np.ndarray, "statement"]) -> Bool[np.ndarray, "statement"]:
-    """Each statement at the layer that the other half of the statements chose: `layers` are what those in `chosen_by` chose, and the rest."""
+def cross_fitted(
+    hits: Hits, layers: tuple[int, int], chosen_by: Bool[np.ndarray, "statement"]
+) -> Bool[np.ndarray, "statement"]:
+    """Each statement at the layer that the other half of the statements chose: `layers` are what those in
+    `chosen_by` chose, and the rest.
+    """
     return np.where(chosen_by, hits[:, layers[1]], hits[:, layers[0]])
 
 
-def permuted_maxima(acts: Tensor, label: ArrayLike, sets: ArrayLike, group: np.ndarray, name: str, seed: int = 0, draws: int = PERMUTATIONS) -> np.ndarray:
-    """The largest accuracy over layers on data set `name` when the labels mean nothing: those of each group turned round or not by chance, in all
-    sets, and the direction made anew: [draw]."""
+def permuted_maxima(
+    acts: Tensor,
+    label: ArrayLike,
+    sets: ArrayLike,
+    group: np.ndarray,
+    name: str,
+    seed: int = 0,
+    draws: int = PERMUTATIONS,
+) -> np.ndarray:
+    """The largest accuracy over layers on data set `name` when the labels mean nothing: those of each group
+    turned round or not by chance, in all sets, and the direction made anew: [draw].
+    """
     label, sets, rng = np.asarray(label, bool), np.asarray(sets), np.random.default_rng(seed)
-    sign = rng.choice([-1, 1], (draws, group.max() + 1))[:, group] * np.where(label, 1, -1)  # [draw, statement]
+    sign = rng.choice([-1, 1], (draws, group.max() + 1))[:, group] * np.where(
+        label, 1, -1
+    )  # [draw, statement]
     inside, flat = sets == name, centred(acts, sets)
     others = sign[:, ~inside]
-    weight = torch.from_numpy(np.where(others > 0, 1 / (others > 0).sum(1, keepdims=True), -1 / (others < 0).sum(1, keepdims=True))).float()
+    weight = torch.from_numpy(
+        np.where(others > 0, 1 / (others > 0).sum(1, keepdims=True), -1 / (others < 0).sum(1, keepdims=True))
+    ).float()
     best = np.zeros(draws)
     for layer in range(acts.shape[1]):
         projected = flat[inside, layer] @ (weight @ flat[~inside, layer]).T  # [statement, draw]
@@ -97,39 +132,66 @@ def permuted_maxima(acts: Tensor, label: ArrayLike, sets: ArrayLike, group: np.n
     return best
 
 
-def over_groups(statistic: Callable, values: Sequence[ArrayLike], group: ArrayLike, seed: int = 0) -> np.ndarray:
-    """`statistic` of the means of several values of the same statements, with groups of statements drawn anew: [draw]."""
+def over_groups(
+    statistic: Callable, values: Sequence[ArrayLike], group: ArrayLike, seed: int = 0
+) -> np.ndarray:
+    """`statistic` of the means of several values of the same statements, with groups of statements drawn
+    anew: [draw].
+    """
     names, number = np.unique(np.asarray(group), return_inverse=True)
     sums = np.stack([np.bincount(number, np.asarray(v, float)) for v in values])  # [value, group]
     sizes = np.bincount(number)
-    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), stats.BOOTSTRAPS)
+    times = np.random.default_rng(seed).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), stats.BOOTSTRAPS
+    )
     return statistic(*((times @ s) / (times @ sizes) for s in sums))
 
 
 def _hull(found: dict, draws: np.ndarray) -> dict:
-    """The interval of independent items widened to hold that of groups, which has no width where all items agree."""
+    """The interval of independent items widened to hold that of groups, which has no width where all items
+    agree.
+    """
     low, high = np.percentile(draws, [2.5, 97.5])
     return found | {"ci95": [min(found["ci95"][0], float(low)), max(found["ci95"][1], float(high))]}
 
 
 def accuracy(hits: ArrayLike, group: ArrayLike, seed: int = 0) -> dict:
     """{value, ci95, n} of a share right; the interval holds Wilson's and the one over groups."""
-    return _hull(stats.rate(hits), over_groups(lambda x: x, [hits], group, seed)) if len(hits) else dict(NOTHING)
+    return (
+        _hull(stats.rate(hits), over_groups(lambda x: x, [hits], group, seed)) if len(hits) else dict(NOTHING)
+    )
 
 
 def lost(crossed: ArrayLike, own: ArrayLike, group: ArrayLike, seed: int = 0) -> dict:
-    """{value, ci95, n} of the share right with another model's direction minus with the own one; the interval holds the paired one and that over groups."""
+    """{value, ci95, n} of the share right with another model's direction minus with the own one; the interval
+    holds the paired one and that over groups.
+    """
     if not len(crossed):
         return dict(NOTHING)
-    return _hull(stats.difference(crossed, own, seed, paired=True), over_groups(lambda x, y: x - y, [crossed, own], group, seed))
+    return _hull(
+        stats.difference(crossed, own, seed, paired=True),
+        over_groups(lambda x, y: x - y, [crossed, own], group, seed),
+    )
 
 
 class Read:
-    """What directions from all other sets read on one data set, with layers chosen on other statements than each is tested on."""
+    """What directions from all other sets read on one data set, with layers chosen on other statements than
+    each is tested on.
+    """
 
-    def __init__(self, hits, maxima: Mapping[str, ArrayLike], name: str, group: np.ndarray, chosen_by: np.ndarray, layers: tuple[int, int], seed: int = 0):
-        """`hits` as by `transfer_hits`, `maxima` those of `permuted_maxima` by model; `group` and `chosen_by` of the set's own statements; `layers`
-        as for `cross_fitted`."""
+    def __init__(
+        self,
+        hits,
+        maxima: Mapping[str, ArrayLike],
+        name: str,
+        group: np.ndarray,
+        chosen_by: np.ndarray,
+        layers: tuple[int, int],
+        seed: int = 0,
+    ):
+        """`hits` as by `transfer_hits`, `maxima` those of `permuted_maxima` by model; `group` and `chosen_by`
+        of the set's own statements; `layers` as for `cross_fitted`.
+        """
         models = list(maxima)
         self.name, self.group, self.seed, self.layers = name, group, seed, layers
         self.by = {key: cross_fitted(h, self.layers, chosen_by) for key, h in hits.items() if key[1] == name}
@@ -144,36 +206,70 @@ class Read:
         return accuracy(self.hits(i, j, centre), self.group, self.seed)
 
     def clear(self, model: str) -> bool:
-        """Whether the model's own direction is right more often than the best layer is when labels mean nothing."""
+        """Whether the model's own direction is right more often than the best layer is when labels mean
+        nothing.
+        """
         return self.share(model, model)["ci95"][0] > self.permuted[model]
 
     def reads(self, change: float | None) -> tuple[dict, dict]:
-        """(measured, controls): the share right in the post-trained model, with that of the base model beside it."""
+        """(measured, controls): the share right in the post-trained model, with that of the base model beside
+        it.
+        """
         base = self.share("base", "base")
-        controls = {"same_model": base["value"], **moved_by(change), **with_interval("own_base", base), "permuted_max": self.permuted["post"],
-                    "permuted_max_base": self.permuted["base"], "centred_on_training": self.share("post", "post", "training")["value"]}  # fmt: skip
+        controls = {
+            "same_model": base["value"],
+            **moved_by(change),
+            **with_interval("own_base", base),
+            "permuted_max": self.permuted["post"],
+            "permuted_max_base": self.permuted["base"],
+            "centred_on_training": self.share("post", "post", "training")["value"],
+        }
         return self.share("post", "post"), controls
 
     def transfers(self, i: str, j: str, change: float | None) -> tuple[dict, dict]:
         """(measured, controls): what is lost when model j is read with the direction of model i."""
         own, crossed = self.share(j, j), self.share(i, j)
         level = lost(self.hits(i, j, "training"), self.hits(j, j, "training"), self.group, self.seed)
-        controls = {"same_model": lost(self.hits(j, j), self.hits(j, j), self.group)["value"], **moved_by(change), "own": own["value"],
-                    "crossed": crossed["value"], "permuted_max": self.permuted[j], **with_interval("lost_centred_on_training", level)}  # fmt: skip
+        controls = {
+            "same_model": lost(self.hits(j, j), self.hits(j, j), self.group)["value"],
+            **moved_by(change),
+            "own": own["value"],
+            "crossed": crossed["value"],
+            "permuted_max": self.permuted[j],
+            **with_interval("lost_centred_on_training", level),
+        }
         return lost(self.hits(i, j), self.hits(j, j), self.group, self.seed), controls
 
     def unclear(self, *models: str) -> str | None:
-        """Why transfer cannot be judged on this set: an own direction that reads nothing has nothing to lose."""
+        """Why transfer cannot be judged on this set: an own direction that reads nothing has nothing to
+        lose."""
         for m in models:
             if not self.clear(m):
-                return f"{m}'s own direction is right in {self.share(m, m)['value']:.2f} of {self.name}, not clearly above {self.permuted[m]:.2f} by chance"
+                return (
+                    f"{m}'s own direction is right in {self.share(m, m)['value']:.2f} of {self.name}, not "
+                    f"clearly above {self.permuted[m]:.2f} by chance"
+                )
         return None
 
 
-def read_sets(states: Mapping[str, Tensor], label: ArrayLike, sets: ArrayLike, group: np.ndarray, names: Sequence[str], seed: int = 0) -> dict[str, Read]:
-    """A `Read` of each data set of `names`. A negated set is read at the layers that its affirmed set chose: at layers of its own choice, where the
-    direction reads nothing, it would hide that elsewhere it is read the wrong way round."""
-    sets, chosen_by, hits, found = np.asarray(sets), chooses(sets, group), transfer_hits(states, label, sets), {}
+def read_sets(
+    states: Mapping[str, Tensor],
+    label: ArrayLike,
+    sets: ArrayLike,
+    group: np.ndarray,
+    names: Sequence[str],
+    seed: int = 0,
+) -> dict[str, Read]:
+    """A `Read` of each data set of `names`. A negated set is read at the layers that its affirmed set chose:
+    at layers of its own choice, where the direction reads nothing, it would hide that elsewhere it is read
+    the wrong way round.
+    """
+    sets, chosen_by, hits, found = (
+        np.asarray(sets),
+        chooses(sets, group),
+        transfer_hits(states, label, sets),
+        {},
+    )
     for name in names:
         mine, affirmed = sets == name, NEGATED.get(name, name)
         halves = (chosen_by[sets == affirmed], ~chosen_by[sets == affirmed])
@@ -184,7 +280,8 @@ def read_sets(states: Mapping[str, Tensor], label: ArrayLike, sets: ArrayLike, g
 
 
 def no_truth(reads: Mapping[str, Read], known: Mapping[str, str | None], models: Sequence[str]) -> str | None:
-    """Why what the directions read cannot be called truth, or None. `known` says of each set why its facts are not known to the models.
+    """Why what the directions read cannot be called truth, or None. `known` says of each set why its facts
+    are not known to the models.
 
     Truth is read where affirmed statements are, and their negations as well.
     """
@@ -194,11 +291,17 @@ def no_truth(reads: Mapping[str, Read], known: Mapping[str, str | None], models:
         return "the directions tell true from false on no unseen set whose facts the models know"
     denied = [name for name in asked if name in NEGATED]
     if not denied:
-        return "the models do not know the facts of any negated set, and without one truth cannot be told from subject and object going together"
+        return (
+            "the models do not know the facts of any negated set, and without one truth cannot be told from "
+            "subject and object going together"
+        )
     for name in denied:
         if not clear[name]:
             share = reads[name].share(models[-1], models[-1])["value"]
-            return f"what is read is not truth: the direction is right in {share:.2f} of {name}, where subject and object go together in the false ones"
+            return (
+                f"what is read is not truth: the direction is right in {share:.2f} of {name}, where subject "
+                f"and object go together in the false ones"
+            )
     return None
 
 
@@ -207,9 +310,16 @@ def shifts(vectors: Mapping[int, Tensor], span: tuple[int, ...], sign: float) ->
     return [Add(v, layer, span, sign) for layer, v in vectors.items()]
 
 
-def moved(read: Callable[[list[Prompt], list[Edit]], Tensor], prompts: Sequence[Prompt], vectors: Mapping[int, Tensor], span, label: ArrayLike) -> np.ndarray:
-    """How far `read` of each prompt moves towards the other side when directions are subtracted from true statements and added to false ones:
-    [statement], positive where it moves as it should."""
+def moved(
+    read: Callable[[list[Prompt], list[Edit]], Tensor],
+    prompts: Sequence[Prompt],
+    vectors: Mapping[int, Tensor],
+    span,
+    label: ArrayLike,
+) -> np.ndarray:
+    """How far `read` of each prompt moves towards the other side when directions are subtracted from true
+    statements and added to false ones: [statement], positive where it moves as it should.
+    """
     out = np.zeros(len(prompts))
     for side, sign in ((True, -1.0), (False, 1.0)):
         which = np.flatnonzero(np.asarray(label, bool) == side)
@@ -221,7 +331,9 @@ def moved(read: Callable[[list[Prompt], list[Edit]], Tensor], prompts: Sequence[
 
 def probe(model, layer: int, reader: Float[Tensor, "d"]) -> Callable[[list[Prompt], list[Edit]], Tensor]:
     """A reading for `moved`: the score ``h[layer] · reader`` of the last token."""
-    return lambda prompts, edits: collect(model, prompts, at=["t_inst"], layers=[layer], edits=edits)["resid"][:, 0, 0] @ reader
+    return lambda prompts, edits: (
+        collect(model, prompts, at=["t_inst"], layers=[layer], edits=edits)["resid"][:, 0, 0] @ reader
+    )
 
 
 def verdict(model) -> Callable[[list[Prompt], list[Edit]], Tensor]:
@@ -237,11 +349,16 @@ def verdict(model) -> Callable[[list[Prompt], list[Edit]], Tensor]:
 
 
 def questions(model, statements: Sequence[str], shots: pd.DataFrame) -> tuple[list[Prompt], tuple[int, int]]:
-    """Prompts that ask for the verdict on each statement after four shots, and where the last two tokens of the statement lie, from the end."""
+    """Prompts that ask for the verdict on each statement after four shots, and where the last two tokens of
+    the statement lie, from the end.
+    """
     lines = shot_lines(shots)
     texts = [f"{lines}{s}{QUESTION}" for s in statements]
     prompts = plain(model, texts)
-    ends = {token_span(model, t, len(lines), len(t) - len(QUESTION))[1] - len(p.ids) for t, p in zip(texts, prompts, strict=True)}
+    ends = {
+        token_span(model, t, len(lines), len(t) - len(QUESTION))[1] - len(p.ids)
+        for t, p in zip(texts, prompts, strict=True)
+    }
     if len(ends) > 1:
         raise ValueError("statements end at different distances from the question's end")
     end = ends.pop()
@@ -249,23 +366,41 @@ def questions(model, statements: Sequence[str], shots: pd.DataFrame) -> tuple[li
 
 
 def normalised(effects: np.ndarray, clean: np.ndarray, label: ArrayLike) -> dict[str, float]:
-    """The paper's two normalisations of what an intervention did to P(TRUE) − P(FALSE), for both directions: by the room there was, (PD' − PD)/(∓1 − PD),
-    and by the clean gap between true and false statements. `effects` as by `moved`, `clean` without intervention, both [statement]."""
+    """The paper's two normalisations of what an intervention did to P(TRUE) − P(FALSE), for both directions:
+    by the room there was, (PD' − PD)/(∓1 − PD), and by the clean gap between true and false statements.
+    `effects` as by `moved`, `clean` without intervention, both [statement].
+    """
     label = np.asarray(label, bool)
     true, false = clean[label].mean(), clean[~label].mean()
     to_false, to_true = effects[label].mean(), effects[~label].mean()
-    return {"room/true_to_false": float(to_false / (1 + true)), "room/false_to_true": float(to_true / (1 - false)),
-            "gap/true_to_false": float(to_false / (true - false)), "gap/false_to_true": float(to_true / (true - false))}  # fmt: skip
+    return {
+        "room/true_to_false": float(to_false / (1 + true)),
+        "room/false_to_true": float(to_true / (1 - false)),
+        "gap/true_to_false": float(to_false / (true - false)),
+        "gap/false_to_true": float(to_true / (true - false)),
+    }
 
 
 def intervention(
-    crossed: ArrayLike, own: ArrayLike, random: Sequence[ArrayLike], group: np.ndarray, carried: float | None, change: float | None, seed: int = 0
+    crossed: ArrayLike,
+    own: ArrayLike,
+    random: Sequence[ArrayLike],
+    group: np.ndarray,
+    carried: float | None,
+    change: float | None,
+    seed: int = 0,
 ) -> tuple[dict, dict]:
-    """(measured, controls): the effect of another model's direction over that of the own one. `crossed` and `own` are effects per statement,
-    `random` those of each random direction, all in gaps between true and false; `carried` the part of `crossed` that needs no computation."""
+    """(measured, controls): the effect of another model's direction over that of the own one. `crossed` and
+    `own` are effects per statement, `random` those of each random direction, all in gaps between true and
+    false; `carried` the part of `crossed` that needs no computation.
+    """
     effect = stats.mean(np.asarray(crossed, float), seed)
-    controls = {"same_model": ratio_of_means(own, own, group, seed)["value"], **moved_by(change), **with_interval("crossed", effect),
-                **with_interval("own", stats.mean(np.asarray(own, float), seed)), "crossed_carried_up_unchanged": carried,
-                **stats.score_band([np.abs(np.mean(r)) for r in random])}  # fmt: skip
+    controls = {
+        "same_model": ratio_of_means(own, own, group, seed)["value"],
+        **moved_by(change),
+        **with_interval("crossed", effect),
+        **with_interval("own", stats.mean(np.asarray(own, float), seed)),
+        "crossed_carried_up_unchanged": carried,
+        **stats.score_band([np.abs(np.mean(r)) for r in random]),
+    }
     return ratio_of_means(crossed, own, group, seed), controls
-

@@ -1,6 +1,8 @@
-"""What notebook 02 asks of its numbers (arXiv 2507.11878): clusters of misbehaving prompts, positions, and what the ledger holds of each.
+"""What notebook 02 asks of its numbers (arXiv 2507.11878): clusters of misbehaving prompts, positions, and
+what the ledger holds of each.
 
-A prompt misbehaves when it is harmful and accepted or harmless and refused: only there harm and behaviour part.
+A prompt misbehaves when it is harmful and accepted or harmless and refused: only there harm and behaviour
+part.
 """
 
 from collections.abc import Sequence
@@ -19,43 +21,75 @@ SHUFFLES = 40
 
 
 def with_neutral_closing(model, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts with as many line breaks (full stops, where the tokenizer has no line break) in place of the template's closing tokens."""
-    token = next(ids[-1] for text in ("\n", ".", "the") if (ids := model.tokenizer(text, add_special_tokens=False)["input_ids"]))
+    """The prompts with as many line breaks (full stops, where the tokenizer has no line break) in place of
+    the template's closing tokens.
+    """
+    token = next(
+        ids[-1]
+        for text in ("\n", ".", "the")
+        if (ids := model.tokenizer(text, add_special_tokens=False)["input_ids"])
+    )
     return [replace(p, ids=(*p.ids[: p.stop], *[token] * (len(p.ids) - p.stop))) for p in prompts]
 
 
 def cluster_scores(states, made, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """s(h) (eq. 2) of states [prompt, layer, position, d_model] against the centres of two groups of the prompts `made`: [prompt, layer, position].
+    """s(h) (eq. 2) of states [prompt, layer, position, d_model] against the centres of two groups of the
+    prompts `made`: [prompt, layer, position].
 
     From layer 1 on: at layer 0 the closing tokens are the same for all prompts.
     """
     a, b = made[positive].mean(0), made[negative].mean(0)
-    return np.stack([directions.cluster_score(states[:, 1:, k], a[1:, k], b[1:, k]).numpy() for k in range(states.shape[2])], 2)
+    return np.stack(
+        [
+            directions.cluster_score(states[:, 1:, k], a[1:, k], b[1:, k]).numpy()
+            for k in range(states.shape[2])
+        ],
+        2,
+    )
 
 
 def shuffled_scores(states, made, chosen: np.ndarray, seed: int, n: int = SHUFFLES) -> np.ndarray:
-    """The control: mean scores over layers against centres of the same prompts with shuffled labels, [shuffle, prompt, position]."""
+    """The control: mean scores over layers against centres of the same prompts with shuffled labels,
+    [shuffle, prompt, position].
+    """
     rng, pool = np.random.default_rng(seed), np.flatnonzero(chosen)
     mixed = [rng.permutation(pool) for _ in range(n)]
     return np.stack([cluster_scores(states, made, m[: len(m) // 2], m[len(m) // 2 :]).mean(1) for m in mixed])
 
 
-def drop_claim(with_closing: Sequence[str], without: Sequence[str], neutral: Sequence[str]) -> tuple[dict, dict]:
-    """By how much refusal falls without the closing tokens, among prompts that are answered in readable words both ways; outcomes of the same
-    prompts: (measured, controls)."""
+def drop_claim(
+    with_closing: Sequence[str], without: Sequence[str], neutral: Sequence[str]
+) -> tuple[dict, dict]:
+    """By how much refusal falls without the closing tokens, among prompts that are answered in readable words
+    both ways; outcomes of the same prompts: (measured, controls).
+    """
     readable = [a not in BROKEN and b not in BROKEN for a, b in zip(with_closing, without, strict=True)]
     before, after = (np.array([o == "refusal" for o in said])[readable] for said in (with_closing, without))
     broken, filled = stats.rate([o in BROKEN for o in without]), stats.rate([o == "refusal" for o in neutral])
     return stats.difference(before, after, paired=True), {
-        "refusal_with": stats.rate(before)["value"], "refusal_without": stats.rate(after)["value"], "broken_without": broken["value"],
-        "broken_without_ci95": broken["ci95"], "refusal_with_neutral_closing": filled["value"], "refusal_with_neutral_closing_ci95": filled["ci95"],
+        "refusal_with": stats.rate(before)["value"],
+        "refusal_without": stats.rate(after)["value"],
+        "broken_without": broken["value"],
+        "broken_without_ci95": broken["ci95"],
+        "refusal_with_neutral_closing": filled["value"],
+        "refusal_with_neutral_closing_ci95": filled["ci95"],
         "broken_with_neutral_closing": stats.rate([o in BROKEN for o in neutral])["value"],
-    }  # fmt: skip
+    }
 
 
-def cluster_claim(delta: np.ndarray, shuffled: np.ndarray, group: np.ndarray, source: np.ndarray, up: str, down: str, seed: int) -> tuple[dict, dict]:
-    """The gap of `delta` [prompt] between the groups `up` and `down`; beside it each group's mean, overall and in every source with enough prompts,
-    and what clusters from shuffled labels give, [shuffle, prompt]: (measured, controls)."""
+def cluster_claim(
+    delta: np.ndarray,
+    shuffled: np.ndarray,
+    group: np.ndarray,
+    source: np.ndarray,
+    up: str,
+    down: str,
+    seed: int,
+) -> tuple[dict, dict]:
+    """The gap of `delta` [prompt] between the groups `up` and `down`; beside it each group's mean, overall
+    and in every source with enough prompts, and what clusters from shuffled labels give, [shuffle, prompt]:
+    (measured, controls).
+    """
     one, other = group == up, group == down
     separation = stats.difference(delta[one], delta[other], seed)
     by_chance = np.abs(shuffled[:, one].mean(1) - shuffled[:, other].mean(1)) if separation["n"] else []
@@ -70,52 +104,89 @@ def cluster_claim(delta: np.ndarray, shuffled: np.ndarray, group: np.ndarray, so
 
 
 def separation(accepted_harmful, refused_harmless, refused_harmful, accepted_harmless):
-    """How far misbehaving prompts lie apart by harm, in units of the gap between those that behave: 1 as far, 0 not at all, below 0 by behaviour."""
-    return (accepted_harmful.mean(0) - refused_harmless.mean(0)) / (refused_harmful.mean(0) - accepted_harmless.mean(0))
-
-
-def positions_claim(s: np.ndarray, shuffled: np.ndarray, group: np.ndarray, seed: int) -> tuple[list[dict], dict, dict]:
-    """`separation` at each position from scores s [prompt, position]: (by position, measured at t_inst, controls).
-
-    Intervals after t_inst are Bonferroni's for the number of those positions. Each position has a bar of its own, what clusters from shuffled labels
-    [shuffle, prompt, position] give there, in the same unit; ``over_bar_k`` is the separation k tokens after t_inst less the bar there.
+    """How far misbehaving prompts lie apart by harm, in units of the gap between those that behave: 1 as far,
+    0 not at all, below 0 by behaviour.
     """
-    parts = [s[group == g] for g in ("accepted harmful", "refused harmless", "refused harmful", "accepted harmless")]
+    return (accepted_harmful.mean(0) - refused_harmless.mean(0)) / (
+        refused_harmful.mean(0) - accepted_harmless.mean(0)
+    )
+
+
+def positions_claim(
+    s: np.ndarray, shuffled: np.ndarray, group: np.ndarray, seed: int
+) -> tuple[list[dict], dict, dict]:
+    """`separation` at each position from scores s [prompt, position]: (by position, measured at t_inst,
+    controls).
+
+    Intervals after t_inst are Bonferroni's for the number of those positions. Each position has a bar of its
+    own, what clusters from shuffled labels [shuffle, prompt, position] give there, in the same unit;
+    ``over_bar_k`` is the separation k tokens after t_inst less the bar there.
+    """
+    parts = [
+        s[group == g]
+        for g in ("accepted harmful", "refused harmless", "refused harmful", "accepted harmless")
+    ]
     n_after = s.shape[1] - 1
-    of = lambda k, level: stats.bootstrap(separation, *(p[:, k] for p in parts), seed=seed, level=level)  # noqa: E731
+    of = lambda k, level: stats.bootstrap(separation, *(p[:, k] for p in parts), seed=seed, level=level)
     by_position = [of(0, 0.95), *(of(k, 1 - 0.05 / n_after) for k in range(1, n_after + 1))]
     controls: dict = {"shuffled_labels_high": None, "shuffles": 0, "bars": None}
     if by_position[0]["n"]:
         gap = parts[2].mean(0) - parts[3].mean(0)  # [position]
-        chance = (shuffled[:, group == "accepted harmful"].mean(1) - shuffled[:, group == "refused harmless"].mean(1)) / gap
+        chance = (
+            shuffled[:, group == "accepted harmful"].mean(1)
+            - shuffled[:, group == "refused harmless"].mean(1)
+        ) / gap
         bars = [stats.high(np.abs(by_chance)) for by_chance in chance.T]
         controls = {"shuffled_labels_high": bars[0], "shuffles": len(chance), "bars": bars}
         for k, (m, bar) in enumerate(zip(by_position[1:], bars[1:], strict=True), 1):
-            controls |= {f"after_{k}": m["value"], f"over_bar_{k}": m["value"] - bar, f"over_bar_{k}_ci95": [x - bar for x in m["ci95"]]}
+            controls |= {
+                f"after_{k}": m["value"],
+                f"over_bar_{k}": m["value"] - bar,
+                f"over_bar_{k}_ci95": [x - bar for x in m["ci95"]],
+            }
     return by_position, by_position[0], controls
 
 
 def steering_claim(arm: Arm, wanted: str = "refusal", lowest: bool = False, **more) -> tuple[dict, dict]:
-    """The rate of `wanted` under an edit, beside that under random directions and the share of broken answers: (measured, controls)."""
+    """The rate of `wanted` under an edit, beside that under random directions and the share of broken
+    answers: (measured, controls).
+    """
     broken = arm.rate(*BROKEN)
     with_disclaimed = arm.rate(wanted, "disclaimed")["value"] if wanted == "refusal" else None
-    controls = {**more, **arm.band(wanted, lowest=lowest), "broken": broken["value"], "broken_ci95": broken["ci95"]}
+    controls = {
+        **more,
+        **arm.band(wanted, lowest=lowest),
+        "broken": broken["value"],
+        "broken_ci95": broken["ci95"],
+    }
     return arm.rate(wanted), controls | ({"with_disclaimed": with_disclaimed} if wanted == "refusal" else {})
 
 
 def inversion_claim(arm: Arm, wanted: str, before: Sequence[str], **more) -> tuple[dict, dict]:
-    """The rate of judgements `wanted` under an addition, beside that without it and under random directions: (measured, controls)."""
+    """The rate of judgements `wanted` under an addition, beside that without it and under random directions:
+    (measured, controls).
+    """
     unparsed, plain = arm.rate("unparsed"), stats.rate([o == wanted for o in before])
     return arm.rate(wanted), {
-        "no_intervention": plain["value"], "no_intervention_ci95": plain["ci95"], **arm.band(wanted), "unparsed": unparsed["value"],
-        "unparsed_ci95": unparsed["ci95"], **more,
-    }  # fmt: skip
+        "no_intervention": plain["value"],
+        "no_intervention_ci95": plain["ci95"],
+        **arm.band(wanted),
+        "unparsed": unparsed["value"],
+        "unparsed_ci95": unparsed["ci95"],
+        **more,
+    }
 
 
 def dissociation_claim(harm: Arm, refuse: Arm) -> tuple[dict, dict]:
-    """By how much more often v_harm turns a judgement to Certainly than v_refuse does, on the same requests: (measured, controls)."""
-    controls: dict = {"v_harm": harm.rate("certainly")["value"], "v_refuse": refuse.rate("certainly")["value"],
-                      "v_refuse_refusals": refuse.rate("refusal")["value"], **harm.band("certainly")}  # fmt: skip
+    """By how much more often v_harm turns a judgement to Certainly than v_refuse does, on the same requests:
+    (measured, controls).
+    """
+    controls: dict = {
+        "v_harm": harm.rate("certainly")["value"],
+        "v_refuse": refuse.rate("certainly")["value"],
+        "v_refuse_refusals": refuse.rate("refusal")["value"],
+        **harm.band("certainly"),
+    }
     for name, arm in (("v_harm", harm), ("v_refuse", refuse)):
         unparsed = arm.rate("unparsed")
         controls |= {f"unparsed_{name}": unparsed["value"], f"unparsed_{name}_ci95": unparsed["ci95"]}
@@ -124,6 +195,7 @@ def dissociation_claim(harm: Arm, refuse: Arm) -> tuple[dict, dict]:
 
 
 def best_layer(layers: Sequence[int], shares: np.ndarray, odds: np.ndarray) -> int:
-    """The layer where most replies are what is wanted (`shares` [layer]); of equals the one with the larger mean log-odds (`odds` [layer])."""
+    """The layer where most replies are what is wanted (`shares` [layer]); of equals the one with the larger
+    mean log-odds (`odds` [layer]).
+    """
     return layers[max(range(len(layers)), key=lambda i: (shares[i], odds[i]))]
-

@@ -1,8 +1,10 @@
-"""The fine-tuning attack (arXiv 2507.11878, section 5.3): what is left of the harmfulness representation in a model trained to accept?
+"""The fine-tuning attack (arXiv 2507.11878, section 5.3): what is left of the harmfulness representation in a
+model trained to accept?
 
-For measuring only. Trained are openings without content, each cut where an answer would begin, and no end: what follows an opening is the
-model's own, and it alone counts as acceptance, so that a trained sentence is not taken for one. The attacked copy lives in memory while it is
-measured, and is neither saved nor given a name. What is kept is states, as means are, and judged outcomes.
+For measuring only. Trained are openings without content, each cut where an answer would begin, and no end:
+what follows an opening is the model's own, and it alone counts as acceptance, so that a trained sentence is
+not taken for one. The attacked copy lives in memory while it is measured, and is neither saved nor given a
+name. What is kept is states, as means are, and judged outcomes.
 """
 
 import uuid
@@ -45,17 +47,25 @@ def own_words(text: str) -> str:
 
 
 def sizes(n: int) -> list[int]:
-    """The numbers of examples after which an attack with `n` of them is measured: a quarter, half and all, in whole batches."""
+    """The numbers of examples after which an attack with `n` of them is measured: a quarter, half and all, in
+    whole batches.
+    """
     return sorted({max(BATCH, n * part // 4 // BATCH * BATCH) for part in (1, 2, 4)})
 
 
-def after(model, trained_on: Sequence[Prompt], tests: Sequence[Prompt], seed: int = 0, max_new_tokens: int = 24) -> dict[int, dict]:
-    """Fine-tune a copy of `model` (see `finetune.adapted`) on `trained_on` → `OPENINGS`, each example once, and measure `tests` on the way. Cached.
+def after(
+    model, trained_on: Sequence[Prompt], tests: Sequence[Prompt], seed: int = 0, max_new_tokens: int = 24
+) -> dict[int, dict]:
+    """Fine-tune a copy of `model` (see `finetune.adapted`) on `trained_on` → `OPENINGS`, each example once,
+    and measure `tests` on the way. Cached.
 
-    Returns {number of examples seen: {"seen": what the copy did and held, "opened": share of answers that begin with an opening, "loss": of the
-    last step}}. An outcome is that of the copy's own words: an opening alone is ``empty``. The optimizer begins anew after each measurement.
+    Returns {number of examples seen: {"seen": what the copy did and held, "opened": share of answers that
+    begin with an opening, "loss": of the last step}}. An outcome is that of the copy's own words: an opening
+    alone is ``empty``. The optimizer begins anew after each measurement.
     """
-    name = cache.key(model, _after, trained_on=trained_on, tests=tests, seed=seed, max_new_tokens=max_new_tokens)
+    name = cache.key(
+        model, _after, trained_on=trained_on, tests=tests, seed=seed, max_new_tokens=max_new_tokens
+    )
     kept: dict = {}
 
     def measured() -> dict:
@@ -64,9 +74,17 @@ def after(model, trained_on: Sequence[Prompt], tests: Sequence[Prompt], seed: in
         return kept
 
     states = cache.remember_tensors(name, lambda: {str(n): m["states"] for n, m in measured().items()})
-    said = cache.remember_json(name, lambda: {n: {k: v for k, v in m.items() if k != "states"} for n, m in measured().items()})
-    return {int(n): {"seen": Seen(list(tests), np.array([judge(own_words(t)) for t in m["texts"]]), states[str(n)]),
-                     "opened": float(np.mean([own_words(t) != t for t in m["texts"]])), "loss": m["loss"]} for n, m in said.items()}  # fmt: skip
+    said = cache.remember_json(
+        name, lambda: {n: {k: v for k, v in m.items() if k != "states"} for n, m in measured().items()}
+    )
+    return {
+        int(n): {
+            "seen": Seen(list(tests), np.array([judge(own_words(t)) for t in m["texts"]]), states[str(n)]),
+            "opened": float(np.mean([own_words(t) != t for t in m["texts"]])),
+            "loss": m["loss"],
+        }
+        for n, m in said.items()
+    }
 
 
 def _after(model, trained_on, tests, seed, max_new_tokens) -> dict[int, dict]:
@@ -79,37 +97,75 @@ def _after(model, trained_on, tests, seed, max_new_tokens) -> dict[int, dict]:
         for p in learned:
             p.requires_grad_(True)
         part = examples[before:n]
-        losses = steps(copied, part, max(1, len(part) // BATCH), RATE, seed, BATCH, label=f"fine-tuning attack, examples {before + 1} to {n}")
-        attacked = replace(loading.wrap(copied, model.tokenizer, name=model.name, batch_tokens=model.batch_tokens), revision=uuid.uuid4().hex)
-        texts, states, _ = generate_and_read(attacked, tests, at=["t_inst", "t_post"], max_new_tokens=max_new_tokens)
+        losses = steps(
+            copied,
+            part,
+            max(1, len(part) // BATCH),
+            RATE,
+            seed,
+            BATCH,
+            label=f"fine-tuning attack, examples {before + 1} to {n}",
+        )
+        attacked = replace(
+            loading.wrap(copied, model.tokenizer, name=model.name, batch_tokens=model.batch_tokens),
+            revision=uuid.uuid4().hex,
+        )
+        texts, states, _ = generate_and_read(
+            attacked, tests, at=["t_inst", "t_post"], max_new_tokens=max_new_tokens
+        )
         found[n], before = {"states": states["resid"], "texts": texts, "loss": losses[-1]}, n
     return found
 
 
 def shift(before: np.ndarray, after: np.ndarray, gap: float, seed: int = 0) -> dict:
-    """{value, ci95, n} of how far mean scores of the same prompts have moved, either way, in units of `gap`."""
-    return stats.bootstrap(lambda d: np.abs(d.mean()) / abs(gap), np.asarray(after) - np.asarray(before), seed=seed)
+    """{value, ci95, n} of how far mean scores of the same prompts have moved, either way, in units of
+    `gap`."""
+    return stats.bootstrap(
+        lambda d: np.abs(d.mean()) / abs(gap), np.asarray(after) - np.asarray(before), seed=seed
+    )
 
 
-def stays(before: np.ndarray, after: dict[int, np.ndarray], harmful: np.ndarray, accepted: dict[int, np.ndarray], accepted_before: np.ndarray,
-          seed: int = 0) -> tuple[dict, dict, str | None]:  # fmt: skip
+def stays(
+    before: np.ndarray,
+    after: dict[int, np.ndarray],
+    harmful: np.ndarray,
+    accepted: dict[int, np.ndarray],
+    accepted_before: np.ndarray,
+    seed: int = 0,
+) -> tuple[dict, dict, str | None]:
     """Value and controls of "the representation stays", and why the attack cannot tell, or None.
 
-    `before` and ``after[size]`` are the guard's scores [prompt], `accepted_before` and ``accepted[size]`` whether the prompt was answered.
-    The value is the shift of harmful prompts after the largest size, in units of the gap between harmful and harmless before; every other
-    shift, of both sides at every size, is a control ``shift_<side>_<size>``.
+    `before` and ``after[size]`` are the guard's scores [prompt], `accepted_before` and ``accepted[size]``
+    whether the prompt was answered. The value is the shift of harmful prompts after the largest size, in
+    units of the gap between harmful and harmless before; every other shift, of both sides at every size, is a
+    control ``shift_<side>_<size>``.
     """
     gap, last = float(before[harmful].mean() - before[~harmful].mean()), max(after)
     sides = {"harmful": harmful, "harmless": ~harmful}
-    moved = {f"shift_{side}_{n}": shift(before[which], scores[which], gap, seed) for n, scores in after.items() for side, which in sides.items()}
+    moved = {
+        f"shift_{side}_{n}": shift(before[which], scores[which], gap, seed)
+        for n, scores in after.items()
+        for side, which in sides.items()
+    }
     value = moved.pop(f"shift_harmful_{last}")
     up = stats.difference(accepted[last][harmful], accepted_before[harmful], seed, paired=True)
-    area = lambda s: stats.auroc(s[harmful], s[~harmful], seed)["value"]  # noqa: E731
-    controls = {"acceptance_change": up["value"], "auroc_before": area(before), "auroc_after": area(after[last]), "gap": gap, "sizes": len(after)}
+    area = lambda s: stats.auroc(s[harmful], s[~harmful], seed)["value"]
+    controls = {
+        "acceptance_change": up["value"],
+        "auroc_before": area(before),
+        "auroc_after": area(after[last]),
+        "gap": gap,
+        "sizes": len(after),
+    }
     for name, found in moved.items():
         controls |= {name: found["value"], f"{name}_ci95": found["ci95"]}
     for n in after:
-        controls |= {f"accepted_{side}_{n}": float(accepted[n][which].mean()) for side, which in sides.items()}
-    void = None if up["ci95"][0] > 0 else f"the attack did not work: acceptance of harmful prompts changed by {up['value']:.2f}"
+        controls |= {
+            f"accepted_{side}_{n}": float(accepted[n][which].mean()) for side, which in sides.items()
+        }
+    void = (
+        None
+        if up["ci95"][0] > 0
+        else f"the attack did not work: acceptance of harmful prompts changed by {up['value']:.2f}"
+    )
     return value, controls, void
-

@@ -9,9 +9,14 @@ from refusal.trace import tracing
 
 
 def ratios(model, prompts, batches, alternate: Callable[..., dict[str, float]]) -> list[str]:
-    """A request's prompt pass with the guard over that without; `batches` are of `prompts`, `alternate` times parts in turn."""
+    """A request's prompt pass with the guard over that without; `batches` are of `prompts`, `alternate` times
+    parts in turn.
+    """
     watch = guard.fit(model, prompts[:10], prompts[10:20])
-    at = [torch.tensor([[prompts[i].t_inst + pad] for i, pad in zip(b.rows, b.pad, strict=True)]) for b in batches]
+    at = [
+        torch.tensor([[prompts[i].t_inst + pad] for i, pad in zip(b.rows, b.pad, strict=True)])
+        for b in batches
+    ]
 
     def request():
         for b in batches:
@@ -19,8 +24,13 @@ def ratios(model, prompts, batches, alternate: Callable[..., dict[str, float]]) 
 
     def guarded():
         for b, columns in zip(batches, at, strict=True):
-            seen, _ = tracing._forward(model, b, read={"resid": (range(model.n_layers + 1), columns)}, logits=True)
+            seen, _ = tracing._forward(
+                model, b, read={"resid": (range(model.n_layers + 1), columns)}, logits=True
+            )
             guard.score_states(watch, seen["resid"][:, :, 0].float().cpu())
 
     t = alternate(request=request, guarded=guarded)
-    return [f"a request's prompt pass with the guard / without                {t['guarded'] / t['request']:.2f}   (at most 1.05)"]
+    return [
+        f"a request's prompt pass with the guard / without                {t['guarded'] / t['request']:.2f} "
+        f"  (at most 1.05)"
+    ]

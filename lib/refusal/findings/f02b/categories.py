@@ -1,7 +1,9 @@
-"""Directions of single harm categories (arXiv 2507.11878, Fig. 9): are kinds of harm told apart at t_inst, while refusal is one at t_post?
+"""Directions of single harm categories (arXiv 2507.11878, Fig. 9): are kinds of harm told apart at t_inst,
+while refusal is one at t_post?
 
-All directions share their harmless mean, which alone makes them alike, and more so at one position than at the other. So what the claim compares
-is also worked out for groups that are drawn at random from the same prompts.
+All directions share their harmless mean, which alone makes them alike, and more so at one position than at
+the other. So what the claim compares is also worked out for groups that are drawn at random from the same
+prompts.
 """
 
 from collections.abc import Sequence
@@ -24,22 +26,31 @@ States = Float[Tensor, "prompt layer 2 d"]  # of every layer at t_inst and t_pos
 
 
 def members(pool: pd.DataFrame) -> dict[str, np.ndarray]:
-    """{"HB name": row numbers} of the categories of both benchmarks that have at least `SMALLEST` prompts in `pool`."""
-    tidy = pool.category.map(lambda name: shorten(name.replace("_", " ").replace(",", "").lower(), 26, placeholder="…"))
+    """{"HB name": row numbers} of the categories of both benchmarks that have at least `SMALLEST` prompts in
+    `pool`.
+    """
+    tidy = pool.category.map(
+        lambda name: shorten(name.replace("_", " ").replace(",", "").lower(), 26, placeholder="…")
+    )
     names = pool.source.map(BENCHMARKS) + " " + tidy
     sizes = names.value_counts()
     return {name: np.flatnonzero(names == name) for name in sorted(sizes[sizes >= SMALLEST].index)}
 
 
 def cosines(acts: States, calm: Float[Tensor, "layer 2 d"], groups: Groups, k: int) -> np.ndarray:
-    """Cosines between the directions of groups at position `k`, 0 t_inst or 1 t_post, averaged over layers: [group, group]."""
-    v = torch.stack([acts[g, 1:, k].mean(0) - calm[1:, k] for g in groups])  # [group, layer, d_model]; h[0] is the token alone
+    """Cosines between the directions of groups at position `k`, 0 t_inst or 1 t_post, averaged over layers:
+    [group, group].
+    """
+    v = torch.stack(
+        [acts[g, 1:, k].mean(0) - calm[1:, k] for g in groups]
+    )  # [group, layer, d_model]; h[0] is the token alone
     v = v / v.norm(dim=-1, keepdim=True)
     return torch.einsum("ald,bld->ab", v, v).numpy() / v.shape[1]
 
 
 def alike(acts: States, calm, groups: Groups) -> np.ndarray:
-    """How alike the directions of groups are: the mean cosine over pairs of groups, at t_inst and at t_post."""
+    """How alike the directions of groups are: the mean cosine over pairs of groups, at t_inst and at
+    t_post."""
     below = np.tril_indices(len(groups), -1)
     return np.array([cosines(acts, calm, groups, k)[below].mean() for k in (0, 1)])
 
@@ -55,15 +66,16 @@ def regrouped(groups: Groups, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def differ_in_harm(acts: States, calm, groups: Groups, n_random: int, seed: int = 0) -> tuple[dict, dict]:
-    """Value and controls: mean cosine of refusal directions minus that of harmfulness directions, against `n_random` random groupings.
+    """Value and controls: mean cosine of refusal directions minus that of harmfulness directions, against
+    `n_random` random groupings.
 
-    The interval is ± 1.96 standard deviations over bootstrap draws of prompts: the draws themselves are biased, as fewer different prompts make
-    noisier directions. Fewer than two groups give value None.
+    The interval is ± 1.96 standard deviations over bootstrap draws of prompts: the draws themselves are
+    biased, as fewer different prompts make noisier directions. Fewer than two groups give value None.
     """
     if len(groups) < 2:
         return stats.rate([]), {"categories": len(groups), "random_groups": 0}
     rng = np.random.default_rng(seed)
-    around = lambda value, draws: [value - 1.96 * float(np.std(draws)), value + 1.96 * float(np.std(draws))]  # noqa: E731
+    around = lambda value, draws: [value - 1.96 * float(np.std(draws)), value + 1.96 * float(np.std(draws))]
     found, n = alike(acts, calm, groups), sum(map(len, groups))
     drawn = np.array([alike(acts, calm, resampled(groups, rng)) for _ in range(DRAWS)])
     random = np.array([alike(acts, calm, regrouped(groups, rng)) for _ in range(n_random)])
@@ -75,12 +87,22 @@ def differ_in_harm(acts: States, calm, groups: Groups, n_random: int, seed: int 
 
 
 def table(acts: States, calm, groups: dict[str, np.ndarray], seed: int = 0) -> pd.DataFrame:
-    """Rows of a ``grid`` figure: the cosine of each pair of categories at both positions, ± 1.96 standard deviations over prompts drawn anew."""
+    """Rows of a ``grid`` figure: the cosine of each pair of categories at both positions, ± 1.96 standard
+    deviations over prompts drawn anew.
+    """
     rng, rows, names = np.random.default_rng(seed), [], list(groups)
     draws = [resampled([*groups.values()], rng) for _ in range(DRAWS)]
     for k, panel in enumerate(("v_harm at t_inst", "v_refuse at t_post")):
         error = 1.96 * np.std([cosines(acts, calm, g, k) for g in draws], axis=0)
         for (i, j), value in np.ndenumerate(cosines(acts, calm, [*groups.values()], k)):
-            rows.append({"panel": panel, "row": names[i], "column": names[j], "value": value, "low": value - error[i, j], "high": value + error[i, j]})
+            rows.append(
+                {
+                    "panel": panel,
+                    "row": names[i],
+                    "column": names[j],
+                    "value": value,
+                    "low": value - error[i, j],
+                    "high": value + error[i, j],
+                }
+            )
     return pd.DataFrame(rows)
-

@@ -1,7 +1,9 @@
-"""Jailbreaks as arXiv 2507.11878 (section 5.2) counts them: successful ones, requests that a model refuses plainly and answers in other words.
+"""Jailbreaks as arXiv 2507.11878 (section 5.2) counts them: successful ones, requests that a model refuses
+plainly and answers in other words.
 
-An attacker tries one wording after another, so a request is tried until it works, and is scored once, at its first success. The same wordings
-around harmless requests tell a guard that sees harm from one that sees the wording.
+An attacker tries one wording after another, so a request is tried until it works, and is scored once, at its
+first success. The same wordings around harmless requests tell a guard that sees harm from one that sees the
+wording.
 """
 
 from collections.abc import Sequence
@@ -29,7 +31,9 @@ class Attempts:
 
     @property
     def won(self) -> np.ndarray:
-        """Which attempts succeeded; none is made on a request after that, so each request counts once at most."""
+        """Which attempts succeeded; none is made on a request after that, so each request counts once at
+        most.
+        """
         return self.seen.outcome == "answer"
 
 
@@ -39,8 +43,17 @@ def wrapped(requests: pd.DataFrame, wordings: Sequence[str]) -> pd.DataFrame:
     return data.without_final_punctuation(requests.assign(text=texts))
 
 
-def search(model, requests: pd.DataFrame, wordings: Sequence[str], wanted: int, tries: int, max_new_tokens: int = 12, chunk: int = 32) -> Attempts:
-    """Try wordings on requests until `wanted` have succeeded: the first on all, the next on those that stand, up to `tries` (at most all wordings).
+def search(
+    model,
+    requests: pd.DataFrame,
+    wordings: Sequence[str],
+    wanted: int,
+    tries: int,
+    max_new_tokens: int = 12,
+    chunk: int = 32,
+) -> Attempts:
+    """Try wordings on requests until `wanted` have succeeded: the first on all, the next on those that stand,
+    up to `tries` (at most all wordings).
 
     The i-th request begins with the i-th wording, so that all are used. No request gives no attempt.
     """
@@ -50,7 +63,13 @@ def search(model, requests: pd.DataFrame, wordings: Sequence[str], wanted: int, 
         for start in range(0, len(standing), chunk):
             rows = standing[start : start + chunk]
             which = (rows + k) % len(wordings)
-            seen.append(look(model, chat(model, wrapped(requests.iloc[rows], [wordings[i] for i in which])), max_new_tokens))
+            seen.append(
+                look(
+                    model,
+                    chat(model, wrapped(requests.iloc[rows], [wordings[i] for i in which])),
+                    max_new_tokens,
+                )
+            )
             used.append(which)
             success = seen[-1].outcome == "answer"
             still.append(rows[~success])
@@ -59,22 +78,33 @@ def search(model, requests: pd.DataFrame, wordings: Sequence[str], wanted: int, 
                 return Attempts(joined(seen), np.concatenate(used))
         standing = np.concatenate(still) if still else standing
     if not seen:
-        return Attempts(Seen([], np.array([], str), torch.empty(0, model.n_layers + 1, 2, model.d_model)), np.array([], int))
+        return Attempts(
+            Seen([], np.array([], str), torch.empty(0, model.n_layers + 1, 2, model.d_model)),
+            np.array([], int),
+        )
     return Attempts(joined(seen), np.concatenate(used))
 
 
 def in_the_same_words(attempts: Attempts, requests: pd.DataFrame, wordings: Sequence[str]) -> pd.DataFrame:
-    """Harmless requests in the wordings of the successful attempts, as often as they come there; in all wordings where none succeeded."""
+    """Harmless requests in the wordings of the successful attempts, as often as they come there; in all
+    wordings where none succeeded.
+    """
     which = attempts.wording[attempts.won] if attempts.won.any() else np.arange(len(wordings))
     return wrapped(requests, [wordings[which[i % len(which)]] for i in range(len(requests))])
 
 
 def caught(watch: Scores, reader: Scores, won: np.ndarray, name: str, seed: int = 0) -> tuple[dict, dict]:
-    """Value and controls of "flags successful jailbreaks": `guard.caught` of the attempts that `won`; all attempts beside it.
+    """Value and controls of "flags successful jailbreaks": `guard.caught` of the attempts that `won`; all
+    attempts beside it.
 
     `watch` and `reader` are scores of all attempts and of harmless requests in the same words.
     """
-    value, controls = guard.caught((watch[0][won], watch[1]), (reader[0][won], reader[1]), name, "wrapped_harmless", seed)
+    value, controls = guard.caught(
+        (watch[0][won], watch[1]), (reader[0][won], reader[1]), name, "wrapped_harmless", seed
+    )
     everything = stats.rate(watch[0] > 0)
-    return value, controls | {"attempts_flagged": everything["value"], "attempts_flagged_ci95": everything["ci95"], "attempts": len(won)}
-
+    return value, controls | {
+        "attempts_flagged": everything["value"],
+        "attempts_flagged_ci95": everything["ci95"],
+        "attempts": len(won),
+    }

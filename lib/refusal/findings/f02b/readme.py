@@ -4,30 +4,42 @@ from refusal.report.rules import Record
 
 
 def paragraph(records: list[Record]) -> str | None:
-    """Would you use the model's own harmfulness direction as a guard? A paragraph from the ledger of notebook 02b; None where it was not run."""
+    """Would you use the model's own harmfulness direction as a guard? A paragraph from the ledger of notebook
+    02b; None where it was not run.
+    """
     by = {r.id: r for r in records}
     needed = [by.get(f"02b.guard.{name}") for name in ("beats-text", "false-positives", "accepted-harmful")]
     if not all(needed) or any(r.value is None for r in needed):
         return None
     text, alarms, caught = needed
     yes = all(r.verdict == "replicated" for r in needed)
-    share = lambda x: "–" if x is None else f"{x:.0%}"  # noqa: E731
+    share = lambda x: "–" if x is None else f"{x:.0%}"
     parts = [
         "*Would you use this model's own harmfulness direction as a guard?* "
         + ("Yes" if yes else "Not alone")
-        + f": it flags {share(caught.value)} of the harmful prompts that the model accepts, {share(alarms.value)} of ordinary harmless ones and "
-        f"{share(alarms.controls['pseudo_harmful'])} of harmless ones with an alarming word; its AUROC is {text.controls['guard']:.2f}, that of the best "
+        + f": it flags {share(caught.value)} of the harmful prompts that the model accepts, "
+        f"{share(alarms.value)} of ordinary harmless ones and "
+        f"{share(alarms.controls['pseudo_harmful'])} of harmless ones with an alarming word; its AUROC is "
+        f"{text.controls['guard']:.2f}, that of the best "
         f"reader of the bare text ({text.controls['best_reader']}) {text.controls['reader']:.2f}."
     ]
     for r in (r for r in records if r.id.startswith("02b.jailbreak.") and r.value is not None):
         calm = r.controls.get("wrapped_harmless_flagged", r.controls.get("harmless_flagged"))
         what, read = r.id.split(".")[-1].replace("-", " "), r.controls
-        among = "harmless requests in the same words" if "wrapped_harmless_flagged" in read else "plain harmless requests"
+        among = (
+            "harmless requests in the same words"
+            if "wrapped_harmless_flagged" in read
+            else "plain harmless requests"
+        )
         parts.append(
-            f"Jailbreaks, {what}: {share(read['harmful_flagged'])} flagged, against {share(calm)} of {among}; the reader of the text flags "
+            f"Jailbreaks, {what}: {share(read['harmful_flagged'])} flagged, against {share(calm)} of "
+            f"{among}; the reader of the text flags "
             f"{share(read['best_reader_harmful'])} and {share(read.get('best_reader_harmless'))}."
         )
     attack = by.get("02b.attack.representation-stays")
     if attack and attack.value is not None and attack.controls["auroc_after"] is not None:
-        parts.append(f"After the fine-tuning attack its AUROC goes from {attack.controls['auroc_before']:.2f} to {attack.controls['auroc_after']:.2f}.")
+        parts.append(
+            f"After the fine-tuning attack its AUROC goes from {attack.controls['auroc_before']:.2f} to "
+            f"{attack.controls['auroc_after']:.2f}."
+        )
     return " ".join(parts)

@@ -1,7 +1,9 @@
-"""Which heads write against refusal, and what becomes of scores and answers without them (arXiv 2510.06036, section 4).
+"""Which heads write against refusal, and what becomes of scores and answers without them (arXiv 2510.06036,
+section 4).
 
-Heads are chosen on rollouts behind the prober and tried on others. An effect counts against random sets with as many heads in the same layers: all of
-these by the refusal score, which starts from stored states, and the strongest of them by judged answers, on the prompts of the effect.
+Heads are chosen on rollouts behind the prober and tried on others. An effect counts against random sets with
+as many heads in the same layers: all of these by the refusal score, which starts from stored states, and the
+strongest of them by judged answers, on the prompts of the effect.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,10 +52,20 @@ class Off:
         return [self.sets[k] for k in np.argsort(-self.by_sets.mean(1))[:n]] if len(self.sets) else []
 
 
-def switched_off(model, rollouts: Sequence[Rollout], prober: Prober, heads: Heads, n_sets: int, on: int, seed: int, rescale: bool = False,
-                 never: Heads = ()) -> Off:  # fmt: skip
-    """The final score of all `rollouts` without `heads`, and of the first `on` of them without each of `n_sets` random sets, as `matched_sets` draws
-    them."""
+def switched_off(
+    model,
+    rollouts: Sequence[Rollout],
+    prober: Prober,
+    heads: Heads,
+    n_sets: int,
+    on: int,
+    seed: int,
+    rescale: bool = False,
+    never: Heads = (),
+) -> Off:
+    """The final score of all `rollouts` without `heads`, and of the first `on` of them without each of
+    `n_sets` random sets, as `matched_sets` draws them.
+    """
     sets = matched_sets(heads, model.n_layers, model.n_heads, n_sets, seed, never)
     arms = [[], *(silence(each, rescale) for each in (heads, *sets))]
     none, off, *by_sets = last_scores(model, rollouts[:on], arms, prober).numpy()
@@ -63,33 +75,58 @@ def switched_off(model, rollouts: Sequence[Rollout], prober: Prober, heads: Head
     return Off(none, off, np.reshape(by_sets, (len(sets), -1)) - none[:on], sets)
 
 
-def alone(model, rollouts: Sequence[Rollout], prober: Prober, effect: Tensor, seed: int) -> tuple[list[float], list[float], float]:
-    """What each of some heads writes, by how much the final score changes without it alone, and Spearman's correlation of the two."""
+def alone(
+    model, rollouts: Sequence[Rollout], prober: Prober, effect: Tensor, seed: int
+) -> tuple[list[float], list[float], float]:
+    """What each of some heads writes, by how much the final score changes without it alone, and Spearman's
+    correlation of the two.
+    """
     order, rng = effect.flatten().argsort().tolist(), np.random.default_rng(seed)
-    some = {*order[:TRIED_ALONE], *order[-TRIED_ALONE:], *rng.choice(len(order), min(TRIED_ALONE, len(order)), replace=False).tolist()}
+    some = {
+        *order[:TRIED_ALONE],
+        *order[-TRIED_ALONE:],
+        *rng.choice(len(order), min(TRIED_ALONE, len(order)), replace=False).tolist(),
+    }
     heads = [divmod(k, model.n_heads) for k in sorted(some)]
-    plain, *without = last_scores(model, rollouts[:ALONE], [[], *(silence([head], False) for head in heads)], prober)
-    writes, moves = [float(effect[head]) for head in heads], [float((score - plain).mean()) for score in without]
+    plain, *without = last_scores(
+        model, rollouts[:ALONE], [[], *(silence([head], False) for head in heads)], prober
+    )
+    writes, moves = (
+        [float(effect[head]) for head in heads],
+        [float((score - plain).mean()) for score in without],
+    )
     return writes, moves, float(spearmanr(writes, moves).statistic)
 
 
-def by_refits(model, z: Tensor, refits: Prober, share: float, rollouts: Sequence[Rollout]) -> tuple[np.ndarray, np.ndarray]:
-    """Final scores without and with heads off, by each prober fitted again, which chooses its own `share` of heads on `z`: both [refit, rollout]."""
+def by_refits(
+    model, z: Tensor, refits: Prober, share: float, rollouts: Sequence[Rollout]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Final scores without and with heads off, by each prober fitted again, which chooses its own `share` of
+    heads on `z`: both [refit, rollout].
+    """
     others = [most_negative(written(model, z, w).mean(0), share) for w in refits.w]
-    by_each = last_scores(model, rollouts, [[], *(silence(other, False) for other in others)], refits).numpy()  # [arm, rollout, refit]
+    by_each = last_scores(
+        model, rollouts, [[], *(silence(other, False) for other in others)], refits
+    ).numpy()  # [arm, rollout, refit]
     return by_each[0].T, np.stack([by_each[1 + k, :, k] for k in range(len(others))])
 
 
 def chosen_again(model, z: Tensor, refits: Prober, first: Heads) -> dict:
     """Which share of the heads `first` each prober fitted again chooses as well: mean and range."""
-    others = [most_negative(written(model, z, w).mean(0), len(first) / (model.n_layers * model.n_heads)) for w in refits.w]
+    others = [
+        most_negative(written(model, z, w).mean(0), len(first) / (model.n_layers * model.n_heads))
+        for w in refits.w
+    ]
     shares = [len({*first} & {*other}) / len(first) for other in others]
     return {"value": float(np.mean(shares)), "ci95": [min(shares), max(shares)], "n": len(shares)}
 
 
-def long_answers(model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12, whole: int = 24) -> tuple[np.ndarray, np.ndarray]:
-    """The outcome of each answer by its first `max_new_tokens`, as `cliff.answers` gives it, and whether it is broken by all of its `whole` tokens,
-    for no fewer can show that: both [arm, rollout]."""
+def long_answers(
+    model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12, whole: int = 24
+) -> tuple[np.ndarray, np.ndarray]:
+    """The outcome of each answer by its first `max_new_tokens`, as `cliff.answers` gives it, and whether it
+    is broken by all of its `whole` tokens, for no fewer can show that: both [arm, rollout].
+    """
     texts = generate(model, [r.prompt for r in rollouts], arms, max(whole, max_new_tokens), label="answering")
     begun = [[judge(_first_tokens(model, text, max_new_tokens)) for text in arm] for arm in texts]
     return np.array(begun), np.array([[judge(text) in BROKEN for text in arm] for arm in texts])
@@ -111,15 +148,29 @@ class Spoken:
     strongest: np.ndarray  # outcomes of the harmful prompts under the strongest random sets, [set, prompt]
 
 
-def spoken(model, rollouts: dict[str, Sequence[Rollout]], none: dict[str, np.ndarray], heads: Heads, strongest: Sequence[Heads],
-           max_new_tokens: int, whole: int, rescale: bool = False) -> Spoken:  # fmt: skip
-    """What is answered after the same thinking with `heads` off; and with each of the `strongest` random sets off, after harmful prompts."""
+def spoken(
+    model,
+    rollouts: dict[str, Sequence[Rollout]],
+    none: dict[str, np.ndarray],
+    heads: Heads,
+    strongest: Sequence[Heads],
+    max_new_tokens: int,
+    whole: int,
+    rescale: bool = False,
+) -> Spoken:
+    """What is answered after the same thinking with `heads` off; and with each of the `strongest` random sets
+    off, after harmful prompts.
+    """
     both = [r for label in rollouts for r in rollouts[label]]
     (outcome,), (broken,) = long_answers(model, both, [silence(heads, rescale)], max_new_tokens, whole)
     ends = np.cumsum([len(of) for of in rollouts.values()])[:-1]
     parts = [dict(zip(rollouts, np.split(values, ends), strict=True)) for values in (outcome, broken)]
     sets = [silence(each, rescale) for each in strongest]
-    by_sets = np.array(observed.answers(model, rollouts["harmful"], sets, max_new_tokens)) if sets else np.zeros((0, len(rollouts["harmful"])), str)
+    by_sets = (
+        np.array(observed.answers(model, rollouts["harmful"], sets, max_new_tokens))
+        if sets
+        else np.zeros((0, len(rollouts["harmful"])), str)
+    )
     return Spoken(none, *parts, by_sets)
 
 
@@ -128,49 +179,80 @@ SHARE = 0.03  # of all heads, as the paper reports
 
 @dataclass(frozen=True)
 class Planted:
-    """What the instrument finds in a pair of tiny models, in one of which a head was written by hand that takes refusal back after thinking."""
+    """What the instrument finds in a pair of tiny models, in one of which a head was written by hand that
+    takes refusal back after thinking.
+    """
 
     scores: Off
-    redrawn: tuple[np.ndarray, np.ndarray]  # final scores by probers fitted again, without and with their own heads off: [refit, rollout]
+    redrawn: tuple[
+        np.ndarray, np.ndarray
+    ]  # final scores by probers fitted again, without and with their own heads off: [refit, rollout]
     twin: Off
     twin_redrawn: tuple[np.ndarray, np.ndarray]
     said: Spoken
 
 
-def in_planted_pair(load: Callable, n_sets: int, seed: int, n: int = 40, max_new_tokens: int = 8, whole: int = 24) -> Planted:
-    """Choose heads in the tiny reasoner with the planted head and in its twin, as in any reasoner, and switch them off. `load` loads a model by name.
+def in_planted_pair(
+    load: Callable, n_sets: int, seed: int, n: int = 40, max_new_tokens: int = 8, whole: int = 24
+) -> Planted:
+    """Choose heads in the tiny reasoner with the planted head and in its twin, as in any reasoner, and switch
+    them off. `load` loads a model by name.
 
-    Random sets are drawn from the heads that nothing was written into: the two that bring harm to refusal have a job of their own.
+    Random sets are drawn from the heads that nothing was written into: the two that bring harm to refusal
+    have a job of their own.
     """
     found = {}
     for name in (TINY_CLIFF, TINY):
         model = load(name)
-        tables = [[data.prompts(role, label=label, n=min(n, 32) if role == "prober" else n, seed=seed, tier="smoke") for label in ("harmful", "harmless")]
-                  for role in ("prober", "test")]  # fmt: skip
+        tables = [
+            [
+                data.prompts(
+                    role, label=label, n=min(n, 32) if role == "prober" else n, seed=seed, tier="smoke"
+                )
+                for label in ("harmful", "harmless")
+            ]
+            for role in ("prober", "test")
+        ]
         behind, tried = observed.observe(model, *tables, lambda _: {}, 12, max_new_tokens, seed)
-        training = observed.all_positions(*behind).at_the_top()  # it never refuses after thinking: only inside it can a prober of it have seen thinking
+        training = (
+            observed.all_positions(*behind).at_the_top()
+        )  # it never refuses after thinking: only inside it can a prober of it have seen thinking
         prober, refits = probes.fit(training), probes.refitted(training, seed)
         z = behind[0].heads[np.flatnonzero(behind[0].direct == "refusal")]
         heads = most_negative(written(model, z, prober.w[-1]).mean(0), SHARE)
         rollouts = [tried[0].rollouts[i] for i in np.flatnonzero(tried[0].direct == "refusal")]
-        off = switched_off(model, rollouts, prober, heads, n_sets, len(rollouts), seed, never=[HARM_HEAD, REFUSAL_HEAD])
+        off = switched_off(
+            model, rollouts, prober, heads, n_sets, len(rollouts), seed, never=[HARM_HEAD, REFUSAL_HEAD]
+        )
         found[name] = (off, by_refits(model, z, refits, SHARE, rollouts))
         if name == TINY_CLIFF:
             by_label = dict(zip(("harmful", "harmless"), tried, strict=True))
-            said = spoken(model, {label: s.rollouts for label, s in by_label.items()}, {label: s.thought for label, s in by_label.items()},
-                          heads, off.strongest(), max_new_tokens, whole)  # fmt: skip
+            said = spoken(
+                model,
+                {label: s.rollouts for label, s in by_label.items()},
+                {label: s.thought for label, s in by_label.items()},
+                heads,
+                off.strongest(),
+                max_new_tokens,
+                whole,
+            )
     return Planted(*found[TINY_CLIFF], *found[TINY], said)
 
 
 def figure_rows(panel: str, offs: dict[tuple[float, bool], Off], seed: int) -> list[dict]:
-    """Rows of a ``rates`` figure: how the score changes without each share of heads, against the range of the random sets."""
+    """Rows of a ``rates`` figure: how the score changes without each share of heads, against the range of the
+    random sets.
+    """
     rows = []
     for (share, rescale), found in offs.items():
         by_set = found.by_sets.mean(1)
         where = f"{panel}{', rescaled' if rescale else ''}"
         rows.append(point(f"{share:.0%}", stats.mean(found.gained, seed), "most negative heads", panel=where))
         if len(by_set):
-            spread = {"value": float(by_set.mean()), "ci95": [float(by_set.min()), float(by_set.max())], "n": len(by_set)}
+            spread = {
+                "value": float(by_set.mean()),
+                "ci95": [float(by_set.min()), float(by_set.max())],
+                "n": len(by_set),
+            }
             rows.append(point(f"{share:.0%}", spread, "random sets, same layers (range)", "control", where))
     return rows
-

@@ -19,7 +19,9 @@ from refusal.train.refusals import REFUSALS
 
 
 def select(cliffs: ArrayLike, finals: ArrayLike, n: int, how: str, seed: int = 0) -> list[int]:
-    """Which `n` prompts to train on (Cliff-as-a-Judge): the largest ``cliff``, the lowest ``final`` score, ``random``, or ``all``."""
+    """Which `n` prompts to train on (Cliff-as-a-Judge): the largest ``cliff``, the lowest ``final`` score,
+    ``random``, or ``all``.
+    """
     if how == "all":
         return list(range(len(cliffs)))
     if how == "random":
@@ -39,36 +41,73 @@ def retrained(
     max_new_tokens: int = 12,
     neutral: Sequence[str] = (),
 ) -> dict[str, list]:
-    """After fine-tuning a copy of a model: judged outcomes {harmful, harmless} → [rollout], and the cross-entropy of `neutral` texts → [text].
-    Cached; the copy is never saved.
+    """After fine-tuning a copy of a model: judged outcomes {harmful, harmless} → [rollout], and the
+    cross-entropy of `neutral` texts → [text]. Cached; the copy is never saved.
 
-    Trained on refusals after the thinking of `chosen`, and as often on the given answers after that of benign `anchors`, so that it does not
-    learn to refuse everything. All thinking stays as it was, and as it was read: `begun` holds it (`hold_thoughts`), and the adapters act from the
-    closing tag on, in neutral texts on every token.
+    Trained on refusals after the thinking of `chosen`, and as often on the given answers after that of benign
+    `anchors`, so that it does not learn to refuse everything. All thinking stays as it was, and as it was
+    read: `begun` holds it (`hold_thoughts`), and the adapters act from the closing tag on, in neutral texts
+    on every token.
     """
     name = cache.key(
-        model, _retrained, chosen=chosen, anchors=anchors, harmful=harmful, benign=benign, seed=seed, max_new_tokens=max_new_tokens, neutral=neutral,
+        model,
+        _retrained,
+        chosen=chosen,
+        anchors=anchors,
+        harmful=harmful,
+        benign=benign,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        neutral=neutral,
         stems=sorted(begun.stems),
-    )  # fmt: skip
-    said = cache.remember_json(name, lambda: _retrained(model, chosen, anchors, [*harmful, *benign], begun, seed, max_new_tokens, neutral))
+    )
+    said = cache.remember_json(
+        name,
+        lambda: _retrained(model, chosen, anchors, [*harmful, *benign], begun, seed, max_new_tokens, neutral),
+    )
     outcome = [judge(text) for text in said["texts"]]  # not cached: the judge may change
-    return {"harmful": outcome[: len(harmful)], "harmless": outcome[len(harmful) :], "neutral": said["neutral"]}
+    return {
+        "harmful": outcome[: len(harmful)],
+        "harmless": outcome[len(harmful) :],
+        "neutral": said["neutral"],
+    }
 
 
-# of fine-tuning in Cliff-as-a-Judge, the same for every selection: chosen on random selections of other seeds and prompts of another role than the test
+# of fine-tuning in Cliff-as-a-Judge, the same for every selection: chosen on random selections of other seeds
+# and prompts of another role than the test
 STEPS, RATE, ADAPTED = 4, 2e-3, ["q_proj", "v_proj"]
 
 
 def _retrained(model, chosen, anchors, tried, begun, seed, max_new_tokens, neutral) -> dict[str, list]:
     copied = adapted(model.module, seed, ADAPTED)
     rng = random.Random(seed)
-    encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+    encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]
     known = model.tokenizer.get_vocab()
-    texts = ["Sorry I cannot help"] if "<user>" in known else REFUSALS  # the planted tiny model has a vocabulary of its own
-    examples = [(list(r.prompt.ids), [*encode(rng.choice(texts)), model.tokenizer.eos_token_id]) for r in chosen]
-    examples += [(list(r.prompt.ids), encode(text)) for r, text in itertools.islice(itertools.cycle(anchors), len(chosen))]
-    steps(copied, examples, STEPS, RATE, seed, together=8, begun=begun, label=f"fine-tuning on {len(chosen)} prompts")
-    tuned = replace(loading.wrap(copied, model.tokenizer, name=model.name, batch_tokens=model.batch_tokens), revision=uuid.uuid4().hex)
-    said = generate(tuned, [r.prompt for r in tried], max_new_tokens=max_new_tokens, begun=begun, label="answering")[0]
+    texts = (
+        ["Sorry I cannot help"] if "<user>" in known else REFUSALS
+    )  # the planted tiny model has a vocabulary of its own
+    examples = [
+        (list(r.prompt.ids), [*encode(rng.choice(texts)), model.tokenizer.eos_token_id]) for r in chosen
+    ]
+    examples += [
+        (list(r.prompt.ids), encode(text))
+        for r, text in itertools.islice(itertools.cycle(anchors), len(chosen))
+    ]
+    steps(
+        copied,
+        examples,
+        STEPS,
+        RATE,
+        seed,
+        together=8,
+        begun=begun,
+        label=f"fine-tuning on {len(chosen)} prompts",
+    )
+    tuned = replace(
+        loading.wrap(copied, model.tokenizer, name=model.name, batch_tokens=model.batch_tokens),
+        revision=uuid.uuid4().hex,
+    )
+    said = generate(
+        tuned, [r.prompt for r in tried], max_new_tokens=max_new_tokens, begun=begun, label="answering"
+    )[0]
     return {"texts": said, "neutral": tracing.read_text(tuned, neutral)["loss"].tolist() if neutral else []}
-
