@@ -194,7 +194,7 @@ def chat(
     after: str = "",
     said: Sequence[str] | None = None,
 ) -> list[Prompt]:
-    """The rows of `table` (columns id, text, source, label), or texts alone, in the model's own chat template.
+    """Rows of a table (columns id, text, source, label), or texts alone, in the model's own chat template.
 
     `before` and `after` wrap each text inside the user's turn; the instruction span is then ``before +
     text``, and `after` belongs to the closing tokens (used for the inversion question). `said` holds what the
