@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from refusal.base.errors import UserError
 from refusal.base.progress import track
-from refusal.trace.prefix import Held, reach
+from refusal.trace.prefix import Prefix, reach
 from refusal.train.batches import left_padded
 
 TOGETHER = (
@@ -45,20 +45,20 @@ def steps(
     batch: int = 8,
     together: int = TOGETHER,
     *,
-    begun: Held | None = None,
+    prefix: Prefix | None = None,
     label: str,
 ) -> list[float]:
     """`n` AdamW steps on the answers' cross-entropy; returns the loss of each step. Examples are drawn in
     seeded passes over all of them.
 
-    With `begun` what an example begins with is taken as it was read there, so that what is trained acts on
+    With `prefix` what an example begins with is taken as it was read there, so that what is trained acts on
     the rest alone, as in activated low-rank adapters (Greenewald et al., arXiv 2504.12397); requests and
     thoughts are then read once for any number of trainings.
     """
     rng, order, losses = random.Random(seed), [], []
     device = next(module.parameters()).device
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=learning_rate)
-    if begun and reach(module) < math.inf:
+    if prefix and reach(module) < math.inf:
         # rows of unequal length would have padding between what was read and the rest, which such a model
         # counts as tokens
         together = 1
@@ -79,7 +79,7 @@ def steps(
         )  # alike lengths go together
         n_learned, total = sum(len(answer) for _, answer in rows), 0.0
         for i in range(0, batch, together):
-            loss = _summed_loss(module, rows[i : i + together], device, begun) / n_learned
+            loss = _summed_loss(module, rows[i : i + together], device, prefix) / n_learned
             loss.backward()
             total += float(loss.detach())
         optimizer.step()
@@ -95,18 +95,18 @@ def steps(
     return losses
 
 
-def _summed_loss(module, rows, device, begun: Held | None = None) -> torch.Tensor:
+def _summed_loss(module, rows, device, prefix: Prefix | None = None) -> torch.Tensor:
     """The answers' summed cross-entropy."""
     before = {}
-    if begun:
-        stems = [begun.longest(prompt, len(prompt) - 1) for prompt, _ in rows]
-        rows = [(prompt[begun.length(k) :], answer) for k, (prompt, answer) in zip(stems, rows, strict=True)]
-        cache, held = begun.rows(stems)
+    if prefix:
+        stems = [prefix.longest(prompt, len(prompt) - 1) for prompt, _ in rows]
+        rows = [(prompt[prefix.length(k) :], answer) for k, (prompt, answer) in zip(stems, rows, strict=True)]
+        cache, held = prefix.rows(stems)
         before = {"cache": cache}
     batch = {
         name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in left_padded(rows).items()
     }
-    if begun:
+    if prefix:
         batch["attention_mask"] = torch.cat([held, batch["attention_mask"]], 1)
         batch["position_ids"] = batch["position_ids"] + held.sum(1, keepdim=True)
     labels = batch.pop("labels")

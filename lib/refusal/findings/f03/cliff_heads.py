@@ -22,8 +22,8 @@ from refusal.measure.probes import Prober
 from refusal.model.registry import TINY, TINY_CLIFF
 from refusal.model.tiny import HARM_LAYER, REFUSAL_LAYER
 from refusal.report.figures import point
+from refusal.trace.decode import generate
 from refusal.trace.thinking import Rollout
-from refusal.trace.tracing import generate
 
 ALONE = 2  # rollouts on which heads are switched off one by one
 STRONGEST = 2  # random sets whose answers are judged
