@@ -231,6 +231,14 @@ def chosen(logits, u, temperature: float, top_p: float):
     return at if index is None else index.gather(-1, at[:, None])[:, 0]
 
 
+def _draw_step(model: "Model", u, step: int, temperature: float, top_p: float) -> None:
+    """Inside a generation: what is drawn gets the largest logit, for the generation itself is greedy."""
+    if u is not None:
+        logits = model.nn.output.logits
+        token = chosen(logits[:, -1], u[:, step].to(logits.device), temperature, top_p)
+        logits[:, -1] = torch.zeros_like(logits[:, -1]).scatter(1, token[:, None], 1.0)
+
+
 def generate_remote(
     model: "Model",
     batch: Batch,
@@ -264,12 +272,7 @@ def generate_remote(
                 if every_step:
                     for step in tracer.iter[:]:
                         _edit_step(model, edits, rescaled, step)
-                        if (
-                            u is not None
-                        ):  # what is drawn gets the largest logit, for the generation is greedy
-                            logits = model.nn.output.logits
-                            token = chosen(logits[:, -1], u[:, step].to(logits.device), temperature, top_p)
-                            logits[:, -1] = torch.zeros_like(logits[:, -1]).scatter(1, token[:, None], 1.0)
+                        _draw_step(model, u, step, temperature, top_p)
                 elif ops:
                     _edit_step(model, edits, rescaled, 0)
             with tracer.invoke():
