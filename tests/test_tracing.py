@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from conftest import TEXTS, Plain, table, tiny_module, windowed
+from conftest import TEXTS, Plain, greedy, plain_edit, table, text_of, tiny_module, windowed
 from refusal.base.errors import ParameterError, UserError
 from refusal.model import attention, loading
 from refusal.model.tiny import tiny_tokenizer
@@ -60,33 +60,6 @@ def same(a, b):
         torch.testing.assert_close(line, other, rtol=1e-3, atol=2e-3)
 
 
-def text_of(tokenizer, ids):
-    """New tokens as a reader sees them, each special token as one character."""
-    text = ""
-    for token in ids:
-        word = tokenizer.convert_ids_to_tokens(token)
-        special = (
-            tokenizer.added_tokens_decoder[token].special
-            if token in tokenizer.added_tokens_decoder
-            else False
-        )
-        text += (
-            decode.CONTROL if special else word if not text or text.endswith(decode.CONTROL) else " " + word
-        )
-    return text
-
-
-def greedy(model, prompt, n, edit=None, kind=None):
-    """The new tokens of plain passes over the whole text, one for each token, up to the end."""
-    ids = list(prompt.ids)
-    for _ in range(n):
-        logits, _ = Plain(model.module, kind or model.name).run(ids, edit and edit(len(ids)))
-        ids.append(int(logits[-1].argmax()))
-        if ids[-1] in decode.stop_tokens(model):
-            return ids[len(prompt.ids) : -1]
-    return ids[len(prompt.ids) :]
-
-
 def arms():
     return [
         [],
@@ -100,53 +73,6 @@ def arms():
         [Add(V, 2, (-3, -1))],
         [ScaleHead(1, 2, 0.0, rescale=True), ScaleHead(1, 0, 0.2, rescale=True)],
     ]
-
-
-def plain_edit(model, prompt, arm, length):
-    """What an arm does, written again without the library: a function for `Plain.run` on a sequence of
-    `length` tokens.
-    """
-
-    def edit(site, layer, x):
-        x = x.clone()
-        for e in arm:
-            columns = list(prompt.span(e.span)) + (
-                list(range(len(prompt.ids), length)) if e.span == "every_token" else []
-            )
-            if isinstance(e, ScaleHead) and e.rescale:
-                continue
-            for c in columns:
-                if isinstance(e, Add) and site == "resid" and layer == e.layer:
-                    x[0, c] += e.coefficient * e.vector
-                elif isinstance(e, Patch) and site == "resid" and layer == e.layer:
-                    x[0, c] = e.values
-                elif isinstance(e, ScaleHead) and site == "heads" and layer == e.layer:
-                    x[0, c, e.head * model.d_head : (e.head + 1) * model.d_head] *= e.factor
-                elif isinstance(e, Ablate) and (
-                    (e.layers is None and site != "heads")
-                    or (e.layers and site == "resid" and layer in e.layers)
-                ):
-                    u = e.vector / e.vector.norm()
-                    x[0, c] -= (x[0, c] @ u) * u
-        keeping = (
-            [e for e in arm if isinstance(e, ScaleHead) and e.rescale and e.layer == layer]
-            if site == "heads"
-            else []
-        )
-        if keeping:  # the projection's output times `ratio`, made by an input that gives it
-            projection = model.nn.layers[layer].self_attn.o_proj._module
-            weight = (projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T).to(
-                x.device
-            )
-            bias = torch.zeros(weight.shape[1]) if projection.bias is None else projection.bias.to(x.device)
-            old = (x @ weight + bias).norm(dim=-1, keepdim=True)
-            for e in keeping:
-                x[..., e.head * model.d_head : (e.head + 1) * model.d_head] *= e.factor
-            ratio = old / (x @ weight + bias).norm(dim=-1, keepdim=True)
-            x = x * ratio + (ratio - 1) * torch.linalg.solve(weight.T, bias)
-        return x
-
-    return edit
 
 
 @pytest.mark.parametrize("batch_tokens", [30, 4000])
