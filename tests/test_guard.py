@@ -289,7 +289,10 @@ def test_a_model_without_refusals_ends_the_notebook_before_what_is_dear(which, l
     space: dict = {}
     for cell in json.loads((NOTEBOOKS / "02b_latent_guard.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), space)
+            try:
+                exec("".join(cell["source"]), space)
+            except record.NotebookEnded:
+                break
             if "parameters" in cell["metadata"].get("tags", []):
                 space |= {"TIER": "smoke", "MODEL": "tiny"}
     assert {c.id for c in runs[0].claims} == set(runs[0].planned) and {c.verdict for c in runs[0].claims} == {"uninformative"}
