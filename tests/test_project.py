@@ -1,8 +1,10 @@
 """The repository holds together: pins, README, notebooks, committed results."""
 
+import ast
 import json
 import re
 import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -36,20 +38,17 @@ def test_every_import_is_required():
         "sklearn": "scikit-learn",
         "IPython": "ipykernel",
         "jupyter_client": "ipykernel",
-        "matplotlib": "matplotlib",
         "tokenizers": "transformers",
         "huggingface_hub": "huggingface-hub",
     }
     direct = pins((ROOT / "requirements.txt").read_text())
     for path in PACKAGE.rglob("*.py"):
-        for module in re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.M):
-            from sys import stdlib_module_names
-
-            if module not in stdlib_module_names and module not in (
-                "refusal",
-                "pip",
-            ):  # every environment brings pip
-                assert names.get(module, module) in direct, (path.name, module)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            found = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for module in (name.partition(".")[0] for name in found):
+                if module not in (*sys.stdlib_module_names, "refusal", "pip"):  # every environment brings pip
+                    assert names.get(module, module) in direct, (path.name, module)
 
 
 def test_notebooks_hold_no_outputs_and_state_their_question():

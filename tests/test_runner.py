@@ -81,8 +81,13 @@ def test_a_run_leaves_what_the_contract_names(smoke):
     assert re.search(r"\] cell \d+/\d+ · ", printed) and "REPLICATED" in printed
 
 
+def subjects_of(path) -> str:
+    """The folder of a notebook's smoke run."""
+    return "--vs--".join(p.tiers["smoke"] for p in params.parameters_of(path).values() if p.subject)
+
+
 @pytest.mark.parametrize(
-    "number, subjects", [("01", "tiny-base--vs--tiny"), ("02b", "tiny"), ("03", "tiny-cliff")]
+    "number, subjects", [(n, subjects_of(path)) for n, path in runner.notebooks().items()]
 )
 def test_every_notebook_leaves_what_the_contract_names(smoke, number, subjects):
     folder = RESULTS / "smoke" / subjects / runner.notebooks()[number].stem
