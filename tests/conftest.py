@@ -11,8 +11,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import beartype  # noqa: F401 - before nnsight, or it fails
 from jaxtyping import install_import_hook
 
-# shapes in annotations are checked while the tests run; the room that opens traces is left out, as a trace is not
-# plain Python, and three modules whose annotations are looser than their shapes
+# shapes in annotations are checked while the tests run; the room that opens traces is left out, as a trace is
+# not plain Python, and three modules whose annotations are looser than their shapes
 FINDINGS = Path(__file__).resolve().parent.parent / "lib" / "refusal" / "findings"
 LOOSE = ("cliff_claims", "cliff_heads", "cliff_steps")
 SHAPED = ["refusal.measure"] + [
