@@ -171,9 +171,8 @@ class Plain:
     """The independent implementation: plain forward hooks on one unpadded prompt at a time."""
 
     def __init__(self, module, kind: str):
-        module = (
-            module if module.device.type == "cpu" else copy.deepcopy(module).cpu()
-        )  # the independent run is one on the processor
+        # the independent run is one on the processor
+        module = module if module.device.type == "cpu" else copy.deepcopy(module).cpu()
         self.module, self.kind = module, kind
         blocks, attention, projection, mlp, self.attn_writes, self.mlp_writes = PATHS[kind]
         self.blocks = module.get_submodule(blocks)

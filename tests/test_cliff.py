@@ -814,9 +814,8 @@ def test_a_step_of_fine_tuning_is_one_of_plain_adamw_on_the_batch():
         optimizer.step()
         assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
         for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
-            real = (
-                b.grad.abs() > 1e-6
-            )  # a key's bias has no gradient: AdamW makes steps of what is rounding there
+            # a key's bias has no gradient: AdamW makes steps of what is rounding there
+            real = b.grad.abs() > 1e-6
             torch.testing.assert_close(a[real], b.detach()[real], rtol=1e-3, atol=2e-4)
 
 

@@ -234,9 +234,8 @@ def test_truth_is_found_where_it_was_planted():
     v = truth.direction(acts, label, sets)
     assert v[1, 0] / v[1].norm() > 0.95 > v[0, 0] / v[0].norm()
     moved = acts.clone()
-    moved[..., 0] += (
-        3.0  # an offset between two models: hidden by the tested set's own mean, seen with the training mean
-    )
+    # an offset between two models: hidden by the tested set's own mean, seen with the training mean
+    moved[..., 0] += 3.0
     hits = truth.transfer_hits({"base": acts, "post": moved}, label, sets)
     assert hits["own", "b", "base", "base"].shape == (40, 2)
     assert all(

@@ -124,9 +124,8 @@ def test_the_planted_cliff_carries_the_verdicts_of_the_instrument(smoke):
     # shuffled labels, which varies a lot
     for name in ("cliff.all-positions", "twin.all-positions", "heads.score", "heads.refusal", "heads.twin"):
         assert verdict[f"03.instrument.{name}"] == "replicated", verdict
-    blind = (
-        verdict["03.instrument.cliff"] != "replicated"
-    )  # what does not find the planted cliff may not speak of the twin
+    # what does not find the planted cliff may not speak of the twin
+    blind = verdict["03.instrument.cliff"] != "replicated"
     assert verdict["03.instrument.twin"] == ("uninformative" if blind else "replicated"), verdict
 
 

@@ -229,9 +229,9 @@ def test_what_is_read_while_answering_is_what_plain_passes_give(tiny, five):
     _, states, lines = generate_all(tiny, five, [[]], 4, wanted=want)
     projected = reads.project(tiny, five, want.along.directions, want.along.layers)
     for i, p in enumerate(five):
-        resid, heads = (
-            Plain(tiny.module, tiny.name).run(p.ids)[1][site] for site in ("resid", "heads")
-        )  # [layer, token, width]
+        # [layer, token, width]
+        seen = Plain(tiny.module, tiny.name).run(p.ids)[1]
+        resid, heads = seen["resid"], seen["heads"]
         torch.testing.assert_close(states["resid"][i], resid[:, [p.t_inst, p.t_post]], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(states["heads"][i], heads[:, [p.t_inst, p.t_post]], rtol=1e-3, atol=1e-4)
         along = torch.stack(

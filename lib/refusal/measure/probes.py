@@ -130,9 +130,8 @@ class Training:
         return w
 
 
-FEW = (
-    5  # refused and answered harmful prompts after thinking, without which nothing can be learned about that
-)
+# refused and answered harmful prompts after thinking, without which nothing can be learned about that
+FEW = 5
 
 
 def _training(rows: Sequence[tuple[Tensor, bool, bool, bool, Prompt]], empty: Tensor) -> Training:

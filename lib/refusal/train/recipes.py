@@ -25,9 +25,8 @@ from refusal.model.registry import RECIPES, Recipe
 from refusal.train.batches import left_padded
 
 MAX_LENGTH = 256
-TOGETHER = (
-    4  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
-)
+# examples per backward pass; gradients add up over a batch, so only memory and time depend on it
+TOGETHER = 4
 
 
 def examples_of(recipe: Recipe, model) -> list[tuple[list[int], list[int]]]:

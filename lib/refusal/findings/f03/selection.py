@@ -86,9 +86,8 @@ def _retrained(model, chosen, anchors, tried, prefix, seed, max_new_tokens, neut
     rng = random.Random(seed)
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]
     known = model.tokenizer.get_vocab()
-    texts = (
-        ["Sorry I cannot help"] if "<user>" in known else REFUSALS
-    )  # the planted tiny model has a vocabulary of its own
+    # the planted tiny model has a vocabulary of its own
+    texts = ["Sorry I cannot help"] if "<user>" in known else REFUSALS
     examples = [
         (list(r.prompt.ids), [*encode(rng.choice(texts)), model.tokenizer.eos_token_id]) for r in chosen
     ]
