@@ -1,10 +1,12 @@
 """The repository holds together: pins, README, notebooks, committed results."""
 
 import ast
+import itertools
 import json
 import re
 import subprocess
 import sys
+import tomllib
 
 import nbformat
 import pytest
@@ -142,3 +144,11 @@ def test_every_file_that_the_readme_links_to_is_there():
     assert len(links) > 5 and not [
         link for link in links if not link.startswith("http") and not (ROOT / link).exists()
     ]
+
+
+def test_the_package_asks_for_what_is_pinned():
+    """Dependencies and extras of pyproject.toml together are requirements.txt, pin for pin."""
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*about["dependencies"], *itertools.chain(*about["optional-dependencies"].values())]
+    assert dict(line.split("==") for line in asked) == pins((ROOT / "requirements.txt").read_text())
+    assert len(asked) == len(set(asked)) and set(about["optional-dependencies"]) == {"notebooks", "dev"}
