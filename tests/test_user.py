@@ -702,8 +702,15 @@ def test_a_user_error_ends_the_run_at_its_cell_with_its_name(tmp_path, left_as_i
 
 def test_what_a_killed_process_started_ends_with_it(tmp_path):
     """A training or a conversion would go on for nobody, on all cores."""
-    child = f"import os, time; from refusal.base.machine import end_with; end_with(os.getppid()); open({str(tmp_path / 'up')!r}, 'w').close(); time.sleep(600)"
-    parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid, flush=True); p.wait()"
+    child = f"""import os, time
+from refusal.base.machine import end_with
+end_with(os.getppid())
+open({str(tmp_path / "up")!r}, "w").close()
+time.sleep(600)"""
+    parent = f"""import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {child!r}])
+print(child.pid, flush=True)
+child.wait()"""
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
     pid = int(process.stdout.readline())
     until(lambda: (tmp_path / "up").exists())

@@ -74,8 +74,9 @@ def give_back() -> None:
 
 
 def end_with(pid: int) -> None:
-    """From now on this process ends when the process `pid` is gone: kill -9 reaches that one only, and what it started
-    would go on for nobody, on all cores."""
+    """From now on this process ends when the process `pid` is gone: kill -9 reaches that one only, and what
+    it started would go on for nobody, on all cores.
+    """
 
     def watch():
         while True:
