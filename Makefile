@@ -1,6 +1,6 @@
 # Every target brings up what it needs. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help hello reproduce figures claims readme models test test-numbers lint bench lab clean distclean environment FORCE
+.PHONY: help hello reproduce figures claims readme models new test test-numbers lint bench lab clean distclean environment FORCE
 .SUFFIXES:
 
 PYTHON ?= python3
@@ -39,7 +39,7 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 help: $(READY)
 	@$(PY) -m refusal.run.cli help
 
-hello reproduce figures claims readme models: $(READY)
+hello reproduce figures claims readme models new: $(READY)
 	@$(PY) -m refusal.run.cli $@
 
 nb-%: $(READY) FORCE

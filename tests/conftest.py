@@ -4,21 +4,19 @@ no padding.
 
 import copy
 import os
+from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import beartype  # noqa: F401 - before nnsight, or it fails
 from jaxtyping import install_import_hook
 
-# shapes in annotations are checked while the tests run; the module that builds traces is left out, as a trace
-# is not plain Python
-SHAPED = [
-    "refusal.measure",
-    "refusal.findings.f01",
-    "refusal.findings.f02",
-    "refusal.findings.f02b",
-    "refusal.findings.f03.observed",
-    "refusal.findings.f03.curves",
+# shapes in annotations are checked while the tests run; the room that opens traces is left out, as a trace is
+# not plain Python, and three modules whose annotations are looser than their shapes
+FINDINGS = Path(__file__).resolve().parent.parent / "lib" / "refusal" / "findings"
+LOOSE = ("cliff_claims", "cliff_heads", "cliff_steps")
+SHAPED = ["refusal.measure"] + [
+    f"refusal.findings.{p.parent.name}.{p.stem}" for p in FINDINGS.glob("f*/*.py") if p.stem not in LOOSE
 ]
 install_import_hook(SHAPED, "beartype.beartype")
 
@@ -29,7 +27,8 @@ import transformers
 
 from refusal.model import loading
 from refusal.model.tiny import tiny_tokenizer
-from refusal.trace import cache
+from refusal.trace import cache, decode
+from refusal.trace.edits import Ablate, Add, Patch, ScaleHead
 from refusal.trace.prompts import chat
 
 # where plain PyTorch finds the parts: blocks, attention, its output projection, MLP, and what each sublayer
@@ -172,9 +171,8 @@ class Plain:
     """The independent implementation: plain forward hooks on one unpadded prompt at a time."""
 
     def __init__(self, module, kind: str):
-        module = (
-            module if module.device.type == "cpu" else copy.deepcopy(module).cpu()
-        )  # the independent run is one on the processor
+        # the independent run is one on the processor
+        module = module if module.device.type == "cpu" else copy.deepcopy(module).cpu()
         self.module, self.kind = module, kind
         blocks, attention, projection, mlp, self.attn_writes, self.mlp_writes = PATHS[kind]
         self.blocks = module.get_submodule(blocks)
@@ -248,3 +246,77 @@ def windowed(kind, extra) -> torch.nn.Module:
         if p.dim() == 1:
             p.data += 0.3 * torch.randn(p.shape)
     return module
+
+
+def text_of(tokenizer, ids):
+    """New tokens as a reader sees them, each special token as one character."""
+    text = ""
+    for token in ids:
+        word = tokenizer.convert_ids_to_tokens(token)
+        special = (
+            tokenizer.added_tokens_decoder[token].special
+            if token in tokenizer.added_tokens_decoder
+            else False
+        )
+        text += (
+            decode.CONTROL if special else word if not text or text.endswith(decode.CONTROL) else " " + word
+        )
+    return text
+
+
+def greedy(model, prompt, n, edit=None, kind=None):
+    """The new tokens of plain passes over the whole text, one for each token, up to the end."""
+    ids = list(prompt.ids)
+    for _ in range(n):
+        logits, _ = Plain(model.module, kind or model.name).run(ids, edit and edit(len(ids)))
+        ids.append(int(logits[-1].argmax()))
+        if ids[-1] in decode.stop_tokens(model):
+            return ids[len(prompt.ids) : -1]
+    return ids[len(prompt.ids) :]
+
+
+def plain_edit(model, prompt, arm, length):
+    """What an arm does, written again without the library: a function for `Plain.run` on a sequence of
+    `length` tokens.
+    """
+
+    def edit(site, layer, x):
+        x = x.clone()
+        for e in arm:
+            columns = list(prompt.span(e.span)) + (
+                list(range(len(prompt.ids), length)) if e.span in ("every_token", "last") else []
+            )
+            if isinstance(e, ScaleHead) and e.rescale:
+                continue
+            for c in columns:
+                if isinstance(e, Add) and site == "resid" and layer == e.layer:
+                    x[0, c] += e.coefficient * e.vector
+                elif isinstance(e, Patch) and site == "resid" and layer == e.layer:
+                    x[0, c] = e.values
+                elif isinstance(e, ScaleHead) and site == "heads" and layer == e.layer:
+                    x[0, c, e.head * model.d_head : (e.head + 1) * model.d_head] *= e.factor
+                elif isinstance(e, Ablate) and (
+                    (e.layers is None and site != "heads")
+                    or (e.layers and site == "resid" and layer in e.layers)
+                ):
+                    u = e.vector / e.vector.norm()
+                    x[0, c] -= (x[0, c] @ u) * u
+        keeping = (
+            [e for e in arm if isinstance(e, ScaleHead) and e.rescale and e.layer == layer]
+            if site == "heads"
+            else []
+        )
+        if keeping:  # the projection's output times `ratio`, made by an input that gives it
+            projection = model.nn.layers[layer].self_attn.o_proj._module
+            weight = (projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T).to(
+                x.device
+            )
+            bias = torch.zeros(weight.shape[1]) if projection.bias is None else projection.bias.to(x.device)
+            old = (x @ weight + bias).norm(dim=-1, keepdim=True)
+            for e in keeping:
+                x[..., e.head * model.d_head : (e.head + 1) * model.d_head] *= e.factor
+            ratio = old / (x @ weight + bias).norm(dim=-1, keepdim=True)
+            x = x * ratio + (ratio - 1) * torch.linalg.solve(weight.T, bias)
+        return x
+
+    return edit

@@ -26,7 +26,7 @@ from refusal.base.errors import ParameterError, UserError
 from refusal.model import convert, fetch, loading, sources
 from refusal.model.registry import File
 from refusal.model.tiny import tiny_tokenizer
-from refusal.trace import tracing
+from refusal.trace import decode, reads
 from refusal.trace.prompts import plain
 
 BODY = [b"first part, ", b"second part"]
@@ -340,7 +340,7 @@ def test_a_pad_token_outside_the_embedding_is_replaced(llama):
     model = loading.wrap(module, tokenizer, name="llama", revision="pad outside")
     assert tokenizer.pad_token == tokenizer.eos_token
     texts = ["please paint the table", "kill the lamp with the hammer now"]
-    read = lambda m: tracing.score(m, plain(m, texts), lambda x: x)[0]
+    read = lambda m: reads.score(m, plain(m, texts), lambda x: x)[0]
     torch.testing.assert_close(read(model), read(llama))
 
 
@@ -389,9 +389,9 @@ def test_a_multimodal_gemma_loads_as_its_text_decoder(tmp_path):
     with torch.no_grad():
         expected = whole(input_ids=torch.tensor([prompt.ids])).logits[0, -1]
     torch.testing.assert_close(
-        tracing.score(model, [prompt], lambda x: x)[0, 0], expected, rtol=1e-4, atol=1e-4
+        reads.score(model, [prompt], lambda x: x)[0, 0], expected, rtol=1e-4, atol=1e-4
     )
-    assert tracing.generate(model, [prompt], max_new_tokens=3)[0]
+    assert decode.generate(model, [prompt], decoding=3)[0]
 
 
 def tiny_gguf(path: Path, leave_out: str = "", extra: str = "", parts: int = 1) -> Path:

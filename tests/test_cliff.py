@@ -20,7 +20,7 @@ from refusal.findings.f03 import cliff_heads, cliff_steps, curves, observed, sel
 from refusal.measure import attention_heads, probes
 from refusal.model import loading
 from refusal.model.tiny import CLIFF_HEAD, tiny_tokenizer
-from refusal.trace import thinking, tracing
+from refusal.trace import decode, reads, thinking
 from refusal.trace.prompts import chat
 from refusal.train import fit
 
@@ -73,14 +73,14 @@ def test_generation_stops_row_by_row_at_what_it_waits_for(pair, leave, monkeypat
     if leave == 0:
         monkeypatch.setattr(tracing, "_share_opening", lambda *_: 0)
     prompts = chat(model, data.prompts("test", label="harmful", n=6, tier="smoke"), said=["<think>"] * 6)
-    whole = tracing.generate(model, prompts, max_new_tokens=12)[0]
-    until = tracing.generate(model, prompts, max_new_tokens=12, until="</think>")[0]
+    whole = decode.generate(model, prompts, decoding=12)[0]
+    until = decode.generate(model, prompts, decoding=decode.Decoding(12, until="</think>"))[0]
     assert until == [t.split("</think>")[0] + "</think>" for t in whole] and whole != until
     assert (
-        tracing.generate(model, prompts, max_new_tokens=3, until="</think>")[0]
-        == tracing.generate(model, prompts, max_new_tokens=3)[0]
+        decode.generate(model, prompts, decoding=decode.Decoding(3, until="</think>"))[0]
+        == decode.generate(model, prompts, decoding=3)[0]
     )
-    mixed = tracing.generate(model, prompts, max_new_tokens=12, until="Sure")[
+    mixed = decode.generate(model, prompts, decoding=decode.Decoding(12, until="Sure"))[
         0
     ]  # some rows say it, the others go on to their end
     assert [t if "Sure" not in t else t.split("Sure")[0] + "Sure" for t in whole] == mixed and any(
@@ -647,9 +647,9 @@ def test_fine_tuning_is_seeded_lowers_the_loss_and_leaves_the_original(pair):
     model, harmful, benign = pair["tiny-cliff"]
     before = {k: p.clone() for k, p in model.module.named_parameters()}
     anchors = [(r, "Sure here is the text you need") for r in benign.rollouts[4:8]]
-    begun = thinking.hold_thoughts(model, [*harmful.rollouts, *benign.rollouts])
+    prefix = thinking.hold_thoughts(model, [*harmful.rollouts, *benign.rollouts])
     outcome = selection.retrained(
-        model, harmful.rollouts[:4], anchors, harmful.rollouts[4:8], benign.rollouts[:3], begun, seed=0
+        model, harmful.rollouts[:4], anchors, harmful.rollouts[4:8], benign.rollouts[:3], prefix, seed=0
     )
     assert {k: len(v) for k, v in outcome.items()} == {"harmful": 4, "harmless": 3, "neutral": 0}
     assert all(torch.equal(p, before[k]) for k, p in model.module.named_parameters())
@@ -660,13 +660,13 @@ def test_neutral_text_is_read_by_the_trained_copy_and_answers_are_judged_anew(pa
     texts: a judge that changes is heard.
     """
     model, harmful, benign = pair["tiny-cliff"]
-    anchors, begun = (
+    anchors, prefix = (
         [(benign.rollouts[4], "Sure here is the text")],
         thinking.hold_thoughts(model, [*harmful.rollouts, *benign.rollouts]),
     )
     texts = ["paint the table with the brush", "carry the stone and measure the lamp"]
     train = lambda: selection.retrained(
-        model, harmful.rollouts[:2], anchors, harmful.rollouts[4:6], [], begun, 0, 8, texts
+        model, harmful.rollouts[:2], anchors, harmful.rollouts[4:6], [], prefix, 0, 8, texts
     )
     with monkeypatch.context() as patched:
         patched.setattr(selection, "RATE", 0.0)
@@ -778,7 +778,7 @@ def test_adapters_start_at_the_model_and_are_all_that_is_trained(llama):
     wrapped = replace(
         loading.wrap(fresh, llama.tokenizer, name=llama.name), revision="adapted"
     )  # read and answered through the library as any model is
-    rows = tracing.score(wrapped, prompts, lambda logits: logits)[0]
+    rows = reads.score(wrapped, prompts, lambda logits: logits)[0]
     torch.testing.assert_close(rows, last(fresh), rtol=1e-3, atol=1e-4)
 
 
@@ -814,9 +814,8 @@ def test_a_step_of_fine_tuning_is_one_of_plain_adamw_on_the_batch():
         optimizer.step()
         assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
         for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
-            real = (
-                b.grad.abs() > 1e-6
-            )  # a key's bias has no gradient: AdamW makes steps of what is rounding there
+            # a key's bias has no gradient: AdamW makes steps of what is rounding there
+            real = b.grad.abs() > 1e-6
             torch.testing.assert_close(a[real], b.detach()[real], rtol=1e-3, atol=2e-4)
 
 
@@ -830,8 +829,8 @@ def test_fine_tuning_after_what_is_held_is_that_of_the_rest_alone(window):
     make = lambda: windowed("mistral", {"sliding_window": window}) if window else tiny_module("llama")
     mine, theirs, frozen = make(), make(), make()
     model = loading.wrap(frozen, tiny_tokenizer(), name="llama")
-    begun = tracing.hold(model, [prompt[: 2 + k % 2] for k, (prompt, _) in enumerate(examples)])
-    loss = fit.steps(mine, examples, 1, 1e-3, seed=0, batch=4, begun=begun, label="")[0]
+    prefix = decode.read_prefix(model, [prompt[: 2 + k % 2] for k, (prompt, _) in enumerate(examples)])
+    loss = fit.steps(mine, examples, 1, 1e-3, seed=0, batch=4, prefix=prefix, label="")[0]
     optimizer, total = torch.optim.AdamW(theirs.requires_grad_(True).parameters(), lr=1e-3), 0
     for k, (prompt, answer) in enumerate(examples):
         with torch.no_grad():
@@ -929,8 +928,8 @@ def test_tags_that_are_special_tokens_close_thinking_as_others_do(pair, opening,
         )
     assert observed.answers(model, found)[0] == harmful.thought.tolist()
     assert not any(r.finished for r in thinking.think(model, rows.head(3), max_tokens=3))
-    said = tracing.generate(model, chat(model, rows.head(2), said=[opening] * 2), max_new_tokens=12)[0]
-    assert all(f" {closing} " in text and tracing.CONTROL not in text for text in said)
+    said = decode.generate(model, chat(model, rows.head(2), said=[opening] * 2), decoding=12)[0]
+    assert all(f" {closing} " in text and decode.CONTROL not in text for text in said)
 
 
 def test_other_control_tokens_are_no_part_of_a_thought(pair, monkeypatch):
@@ -938,9 +937,7 @@ def test_other_control_tokens_are_no_part_of_a_thought(pair, monkeypatch):
     monkeypatch.setattr(
         thinking,
         "generate",
-        lambda *_, **__: [
-            [f"<think> so what{tracing.CONTROL} would </think> Sure", f"that {tracing.CONTROL}"]
-        ],
+        lambda *_, **__: [[f"<think> so what{decode.CONTROL} would </think> Sure", f"that {decode.CONTROL}"]],
     )
     rollouts = thinking.think(model, data.prompts("test", label="harmful", n=2, tier="smoke"))
     assert [(r.thinking, r.finished) for r in rollouts] == [("so what would", True), ("that", False)]

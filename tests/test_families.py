@@ -15,7 +15,7 @@ from refusal.base.errors import UserError
 from refusal.findings.f01 import neurons
 from refusal.model import loading, weights
 from refusal.model.tiny import tiny_tokenizer
-from refusal.trace import tracing
+from refusal.trace import reads
 from refusal.trace.edits import Ablate
 from refusal.trace.prompts import plain
 
@@ -164,8 +164,8 @@ def test_states_and_logits_of_a_batch_are_those_of_each_prompt_alone(loaded):
     wrong = {}
     for kind, model in loaded.items():
         prompts = plain(model, TEXTS)
-        states = tracing.collect(model, prompts, at=[-3, -1])["resid"]
-        logits = tracing.score(model, prompts, lambda x: x)[0]
+        states = reads.collect(model, prompts, at=[-3, -1])["resid"]
+        logits = reads.score(model, prompts, lambda x: x)[0]
         for i, p in enumerate(prompts):
             h, alone = hidden_states(model, p.ids)
             wrong[kind] = max(wrong.get(kind, 0), off(states[i], h[:, [-3, -1]]), off(logits[i], alone[-1]))
@@ -175,7 +175,7 @@ def test_states_and_logits_of_a_batch_are_those_of_each_prompt_alone(loaded):
 def test_attention_and_mlp_sites_are_what_the_stream_gains(loaded):
     wrong = {}
     for kind, model in loaded.items():
-        seen = tracing.collect(model, plain(model, TEXTS), at=[-2, -1], sites=("resid", "attn", "mlp"))
+        seen = reads.collect(model, plain(model, TEXTS), at=[-2, -1], sites=("resid", "attn", "mlp"))
         wrong[kind] = off(seen["attn"] + seen["mlp"], seen["resid"].diff(dim=1))
     assert not {kind: value for kind, value in wrong.items() if value > 1e-3}
 
@@ -184,7 +184,7 @@ def test_orthogonal_weights_equal_ablation_or_the_reason_is_given(loaded):
     v, wrong, refused = torch.randn(32, generator=torch.Generator().manual_seed(5)), {}, {}
     for kind, model in loaded.items():
         prompts, before = plain(model, TEXTS), {k: p.clone() for k, p in model.module.named_parameters()}
-        ablated = tracing.score(model, prompts, lambda x: x, [[Ablate(v)]])[0]
+        ablated = reads.score(model, prompts, lambda x: x, [[Ablate(v)]])[0]
         try:
             with weights.orthogonalized(model, v):
                 written = torch.stack([hidden_states(model, p.ids)[1][-1] for p in prompts])
@@ -215,7 +215,7 @@ def test_the_last_neurons_write_through_the_weights_that_are_read_for_them(loade
             refused[kind] = error.what
             continue
         prompts, top = plain(model, TEXTS[:1]), model.n_layers - 1
-        site = lambda m: tracing.collect(m, prompts, at=[-1], sites=("mlp",), layers=[top])["mlp"][0, 0, 0]
+        site = lambda m: reads.collect(m, prompts, at=[-1], sites=("mlp",), layers=[top])["mlp"][0, 0, 0]
         whole = site(model)
         with neurons.silenced(model, range(8)) as changed:  # several, for an activation may be off
             gone = (whole - site(changed))[:, None]

@@ -18,7 +18,7 @@ from refusal.measure import stats, text_baselines
 from refusal.measure.judge import judge
 from refusal.model import loading
 from refusal.report import recorder
-from refusal.trace import tracing
+from refusal.trace import decode
 from refusal.trace.prompts import Prompt, chat
 
 
@@ -158,7 +158,7 @@ def test_what_is_seen_is_what_a_plain_run_holds_and_says(tiny):
         torch.testing.assert_close(
             seen.states[i], torch.stack([held[:, p.t_inst], held[:, p.t_post]], 1), rtol=1e-3, atol=1e-3
         )
-    assert list(seen.outcome) == [judge(t) for t in tracing.generate(tiny, prompts, max_new_tokens=6)[0]]
+    assert list(seen.outcome) == [judge(t) for t in decode.generate(tiny, prompts, decoding=6)[0]]
     part = seen.where(np.array([False, True, False, True, False]))
     assert (
         part.texts == [TEXTS[1], TEXTS[3]]

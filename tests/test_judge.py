@@ -10,7 +10,7 @@ import pytest
 from refusal import data
 from refusal.measure import judge, stats
 from refusal.measure.judge import OUTCOMES, refusals
-from refusal.trace.tracing import CONTROL
+from refusal.trace.decode import CONTROL
 
 
 def test_each_kind_of_case_is_judged_right_nine_times_in_ten():

@@ -14,7 +14,7 @@ from refusal.findings.f02b import attack
 from refusal.measure import readouts, sweeps
 from refusal.model import loading
 from refusal.run import runner
-from refusal.trace import cache, tracing
+from refusal.trace import cache, reads
 from refusal.trace.edits import Ablate, Add
 from refusal.trace.prompts import chat
 
@@ -47,9 +47,9 @@ def keys(model) -> dict[str, str]:
     prompts, readout = chat(model, table(["paint the table"])), readouts.refusal_score([3, 4])
     return {
         "attack": cache.key(model, attack._after, trained_on=prompts),
-        "score": cache.key(model, tracing._score, prompts=prompts, readout=readout),
+        "score": cache.key(model, reads.score_rows, prompts=prompts, readout=readout),
         "select": cache.key(model, sweeps._select_direction, harmful=prompts),
-        "collect": cache.key(model, tracing._collect, prompts=prompts),
+        "collect": cache.key(model, reads.collect_rows, prompts=prompts),
     }
 
 
@@ -60,8 +60,8 @@ def keys(model) -> dict[str, str]:
         ("measure/readouts", "logsumexp(-1)", "sum(-1)", {"score"}),
         ("measure/sweeps", "``induce`` > 0", "``induce`` >= 0", set()),  # in a docstring
         ("measure/sweeps", 'means["induce"] > 0', 'means["induce"] >= 0', {"select"}),
-        ("trace/tracing", "LEAVE = 0.125", "LEAVE = 0.25", {"attack", "score", "select", "collect"}),
-        ("trace/tracing", "def _collect(", "# read all of it\ndef _collect(", set()),
+        ("trace/passes", "clamp_min(1e-6)", "clamp_min(1e-5)", {"attack", "score", "select", "collect"}),
+        ("trace/reads", "def collect_rows(", "# read all of it\ndef collect_rows(", set()),
         ("train/fit", "r=16", "r=8", {"attack"}),
         (
             "model/loading",

@@ -18,7 +18,7 @@ from refusal.measure import patching
 from refusal.model import loading
 from refusal.model.registry import RECIPES, Recipe
 from refusal.model.tiny import tiny_tokenizer
-from refusal.trace import tracing
+from refusal.trace import reads
 from refusal.trace.prompts import plain
 from refusal.train import recipes
 from refusal.train.batches import left_padded
@@ -234,9 +234,8 @@ def test_truth_is_found_where_it_was_planted():
     v = truth.direction(acts, label, sets)
     assert v[1, 0] / v[1].norm() > 0.95 > v[0, 0] / v[0].norm()
     moved = acts.clone()
-    moved[..., 0] += (
-        3.0  # an offset between two models: hidden by the tested set's own mean, seen with the training mean
-    )
+    # an offset between two models: hidden by the tested set's own mean, seen with the training mean
+    moved[..., 0] += 3.0
     hits = truth.transfer_hits({"base": acts, "post": moved}, label, sets)
     assert hits["own", "b", "base", "base"].shape == (40, 2)
     assert all(
@@ -495,7 +494,7 @@ def test_silencing_and_swapping_are_exact_and_put_back(llama):
         ["please paint the table with the brush now", "the river and the song of the stone"],
     )
     entropy = {
-        name: tracing.read_text(m, texts)["entropy"].numpy() for name, m in (("base", llama), ("post", other))
+        name: reads.read_text(m, texts)["entropy"].numpy() for name, m in (("base", llama), ("post", other))
     }
     closed = neurons.gap_closed(llama, other, [1, 5, 7], texts, entropy, "swapped")
     np.testing.assert_allclose(closed, entropy["post"] - entropy["base"], atol=1e-4)
@@ -513,7 +512,7 @@ def test_entropy_of_text_equals_plain(llama):
     text = "please paint the table with the brush now"
     logits, _ = Plain(llama.module, "llama").run(plain(llama, [text])[0].ids)
     expected = torch.distributions.Categorical(logits=logits[:-1]).entropy().mean()
-    torch.testing.assert_close(tracing.read_text(llama, [text])["entropy"][0], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(reads.read_text(llama, [text])["entropy"][0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_pairs_that_cannot_be_compared_say_why(llama, planted):

@@ -13,7 +13,7 @@ from refusal.measure import behaviour, directions, sweeps
 from refusal.measure.readouts import refusal_score
 from refusal.model import weights
 from refusal.model.tiny import HARM_LAYER, REFUSAL_LAYER, planted_direction
-from refusal.trace import tracing
+from refusal.trace import reads
 from refusal.trace.edits import Ablate, Add
 from refusal.trace.prompts import chat
 
@@ -22,7 +22,7 @@ from refusal.trace.prompts import chat
 def found(planted):
     prompts = chat(planted, data.prompts("direction", tier="smoke"))
     seen = behaviour.behaviour(planted, prompts)
-    acts = tracing.collect(planted, prompts)["resid"]
+    acts = reads.collect(planted, prompts)["resid"]
     refused = ((seen.label == "harmful") & (seen.outcome == "refusal")).to_numpy()
     answered = ((seen.label == "harmless") & (seen.outcome == "answer")).to_numpy()
     return {
@@ -105,7 +105,7 @@ def test_orthogonal_weights_equal_ablation_and_are_put_back(tiny, five):
         with pytest.raises(UserError, match="a norm follows"), weights.orthogonalized(tiny, v):
             pass
         return
-    ablated = tracing.score(tiny, five, lambda x: x, [[Ablate(v)]])[0]
+    ablated = reads.score(tiny, five, lambda x: x, [[Ablate(v)]])[0]
     with weights.orthogonalized(tiny, v):
         written = torch.stack([Plain(tiny.module, tiny.name).run(p.ids)[0][-1] for p in five])
     torch.testing.assert_close(written, ablated, rtol=1e-3, atol=1e-3)

@@ -1,8 +1,12 @@
 """The repository holds together: pins, README, notebooks, committed results."""
 
+import ast
+import itertools
 import json
 import re
 import subprocess
+import sys
+import tomllib
 
 import nbformat
 import pytest
@@ -36,20 +40,17 @@ def test_every_import_is_required():
         "sklearn": "scikit-learn",
         "IPython": "ipykernel",
         "jupyter_client": "ipykernel",
-        "matplotlib": "matplotlib",
         "tokenizers": "transformers",
         "huggingface_hub": "huggingface-hub",
     }
     direct = pins((ROOT / "requirements.txt").read_text())
     for path in PACKAGE.rglob("*.py"):
-        for module in re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.M):
-            from sys import stdlib_module_names
-
-            if module not in stdlib_module_names and module not in (
-                "refusal",
-                "pip",
-            ):  # every environment brings pip
-                assert names.get(module, module) in direct, (path.name, module)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            found = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for module in (name.partition(".")[0] for name in found):
+                if module not in (*sys.stdlib_module_names, "refusal", "pip"):  # every environment brings pip
+                    assert names.get(module, module) in direct, (path.name, module)
 
 
 def test_notebooks_hold_no_outputs_and_state_their_question():
@@ -143,3 +144,11 @@ def test_every_file_that_the_readme_links_to_is_there():
     assert len(links) > 5 and not [
         link for link in links if not link.startswith("http") and not (ROOT / link).exists()
     ]
+
+
+def test_the_package_asks_for_what_is_pinned():
+    """Dependencies and extras of pyproject.toml together are requirements.txt, pin for pin."""
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*about["dependencies"], *itertools.chain(*about["optional-dependencies"].values())]
+    assert dict(line.split("==") for line in asked) == pins((ROOT / "requirements.txt").read_text())
+    assert len(asked) == len(set(asked)) and set(about["optional-dependencies"]) == {"notebooks", "dev"}

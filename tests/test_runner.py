@@ -81,8 +81,13 @@ def test_a_run_leaves_what_the_contract_names(smoke):
     assert re.search(r"\] cell \d+/\d+ · ", printed) and "REPLICATED" in printed
 
 
+def subjects_of(path) -> str:
+    """The folder of a notebook's smoke run."""
+    return "--vs--".join(p.tiers["smoke"] for p in params.parameters_of(path).values() if p.subject)
+
+
 @pytest.mark.parametrize(
-    "number, subjects", [("01", "tiny-base--vs--tiny"), ("02b", "tiny"), ("03", "tiny-cliff")]
+    "number, subjects", [(n, subjects_of(path)) for n, path in params.notebooks().items()]
 )
 def test_every_notebook_leaves_what_the_contract_names(smoke, number, subjects):
     folder = RESULTS / "smoke" / subjects / params.notebooks()[number].stem
@@ -119,9 +124,8 @@ def test_the_planted_cliff_carries_the_verdicts_of_the_instrument(smoke):
     # shuffled labels, which varies a lot
     for name in ("cliff.all-positions", "twin.all-positions", "heads.score", "heads.refusal", "heads.twin"):
         assert verdict[f"03.instrument.{name}"] == "replicated", verdict
-    blind = (
-        verdict["03.instrument.cliff"] != "replicated"
-    )  # what does not find the planted cliff may not speak of the twin
+    # what does not find the planted cliff may not speak of the twin
+    blind = verdict["03.instrument.cliff"] != "replicated"
     assert verdict["03.instrument.twin"] == ("uninformative" if blind else "replicated"), verdict
 
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 import transformers
 
-from conftest import TEXTS, Plain, table, tiny_module, windowed
+from conftest import TEXTS, Plain, greedy, plain_edit, table, text_of, tiny_module, windowed
 from refusal.base.errors import ParameterError, UserError
 from refusal.model import attention, loading
 from refusal.model.tiny import tiny_tokenizer
-from refusal.trace import prefix, tracing
-from refusal.trace.edits import Ablate, Add, Patch, ScaleHead
+from refusal.trace import batches, decode, opening, passes, prefix, reads
+from refusal.trace.edits import Ablate, Add, Patch, Row, ScaleHead, rows_of
 from refusal.trace.prompts import chat, opening_length, plain, without_closing
 
 torch.manual_seed(0)
@@ -27,8 +27,27 @@ def wanted(model, prompts, at):
     token or its middle on.
     """
     since = [len(p.ids) - 2 if k % 2 else len(p.ids) // 2 for k, p in enumerate(prompts)]
-    along = tracing.Along(torch.stack([V, W, V - W]), [model.n_layers, 0, 1], since)
-    return tracing.Wanted(tracing._each(prompts, at), ("resid", "heads"), along)
+    along = reads.Projections(torch.stack([V, W, V - W]), [model.n_layers, 0, 1], since)
+    return decode.Wanted(reads.positions(prompts, at), ("resid", "heads"), along)
+
+
+def generate_all(model, prompts, arms, n, until=None, **more):
+    """Greedy texts [arm][prompt], not cached, and the states and lines of what is wanted."""
+    how, rows = decode.Decoding(n, until=until), rows_of(prompts, arms)
+    texts, states, lines = decode.generate_rows(model, rows, how, **more)
+    flat, k = [text for (text,) in texts], len(prompts)
+    return [flat[a * k : (a + 1) * k] for a in range(len(arms))], states, lines
+
+
+def counted(monkeypatch) -> list[tuple[int, int]]:
+    """The shapes of all forward passes that are run from now on."""
+    shapes: list = []
+    for module in (reads, decode, opening):
+        run = module.forward
+        monkeypatch.setattr(
+            module, "forward", lambda *a, run=run, **k: shapes.append(tuple(a[1].ids.shape)) or run(*a, **k)
+        )
+    return shapes
 
 
 def same(a, b):
@@ -39,33 +58,6 @@ def same(a, b):
         torch.testing.assert_close(states[site], theirs[site], rtol=1e-3, atol=1e-4)
     for line, other in zip(lines, others, strict=True):
         torch.testing.assert_close(line, other, rtol=1e-3, atol=2e-3)
-
-
-def text_of(tokenizer, ids):
-    """New tokens as a reader sees them, each special token as one character."""
-    text = ""
-    for token in ids:
-        word = tokenizer.convert_ids_to_tokens(token)
-        special = (
-            tokenizer.added_tokens_decoder[token].special
-            if token in tokenizer.added_tokens_decoder
-            else False
-        )
-        text += (
-            tracing.CONTROL if special else word if not text or text.endswith(tracing.CONTROL) else " " + word
-        )
-    return text
-
-
-def greedy(model, prompt, n, edit=None, kind=None):
-    """The new tokens of plain passes over the whole text, one for each token, up to the end."""
-    ids = list(prompt.ids)
-    for _ in range(n):
-        logits, _ = Plain(model.module, kind or model.name).run(ids, edit and edit(len(ids)))
-        ids.append(int(logits[-1].argmax()))
-        if ids[-1] in tracing._stop_tokens(model):
-            return ids[len(prompt.ids) : -1]
-    return ids[len(prompt.ids) :]
 
 
 def arms():
@@ -83,75 +75,28 @@ def arms():
     ]
 
 
-def plain_edit(model, prompt, arm, length):
-    """What an arm does, written again without the library: a function for `Plain.run` on a sequence of
-    `length` tokens.
-    """
-
-    def edit(site, layer, x):
-        x = x.clone()
-        for e in arm:
-            columns = list(prompt.span(e.span)) + (
-                list(range(len(prompt.ids), length)) if e.span == "every_token" else []
-            )
-            if isinstance(e, ScaleHead) and e.rescale:
-                continue
-            for c in columns:
-                if isinstance(e, Add) and site == "resid" and layer == e.layer:
-                    x[0, c] += e.coefficient * e.vector
-                elif isinstance(e, Patch) and site == "resid" and layer == e.layer:
-                    x[0, c] = e.values
-                elif isinstance(e, ScaleHead) and site == "heads" and layer == e.layer:
-                    x[0, c, e.head * model.d_head : (e.head + 1) * model.d_head] *= e.factor
-                elif isinstance(e, Ablate) and (
-                    (e.layers is None and site != "heads")
-                    or (e.layers and site == "resid" and layer in e.layers)
-                ):
-                    u = e.vector / e.vector.norm()
-                    x[0, c] -= (x[0, c] @ u) * u
-        keeping = (
-            [e for e in arm if isinstance(e, ScaleHead) and e.rescale and e.layer == layer]
-            if site == "heads"
-            else []
-        )
-        if keeping:  # the projection's output times `ratio`, made by an input that gives it
-            projection = model.nn.layers[layer].self_attn.o_proj._module
-            weight = (projection.weight if type(projection).__name__ == "Conv1D" else projection.weight.T).to(
-                x.device
-            )
-            bias = torch.zeros(weight.shape[1]) if projection.bias is None else projection.bias.to(x.device)
-            old = (x @ weight + bias).norm(dim=-1, keepdim=True)
-            for e in keeping:
-                x[..., e.head * model.d_head : (e.head + 1) * model.d_head] *= e.factor
-            ratio = old / (x @ weight + bias).norm(dim=-1, keepdim=True)
-            x = x * ratio + (ratio - 1) * torch.linalg.solve(weight.T, bias)
-        return x
-
-    return edit
-
-
 @pytest.mark.parametrize("batch_tokens", [30, 4000])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_collect_equals_plain_hooks(tiny, five, batch_tokens, side):
     plain = Plain(tiny.module, tiny.name)
-    got = tracing._collect(
+    got = reads.collect_rows(
         replace(tiny, batch_tokens=batch_tokens),
         five,
         ["t_inst", 1, "t_post"],
-        {s: list(range(3 + (s == "resid"))) for s in tracing.SITES},
+        {s: list(range(3 + (s == "resid"))) for s in passes.SITES},
         side,
     )
     for i, p in enumerate(five):
         _, seen = plain.run(p.ids)
         places = [p.t_inst, p.t_inst + 1, p.t_post]
-        for site in tracing.SITES:
+        for site in passes.SITES:
             torch.testing.assert_close(got[site][i], seen[site][:, places], rtol=1e-4, atol=5e-5)
 
 
 def test_positions_may_differ_between_prompts_and_lie_in_the_common_opening(tiny, five):
     plain = Plain(tiny.module, tiny.name)
     at = [[-len(p.ids), p.start - len(p.ids) + i % 2, -1] for i, p in enumerate(five)]
-    got = tracing.collect(tiny, five, at)["resid"]
+    got = reads.collect(tiny, five, at)["resid"]
     for p, where, states in zip(five, at, got, strict=True):
         torch.testing.assert_close(
             states, plain.run(p.ids)[1]["resid"][:, [len(p.ids) + k for k in where]], rtol=1e-4, atol=2e-5
@@ -160,7 +105,7 @@ def test_positions_may_differ_between_prompts_and_lie_in_the_common_opening(tiny
 
 def test_scores_under_every_edit_equal_plain_hooks(tiny, five):
     plain = Plain(tiny.module, tiny.name)
-    got = tracing.score(tiny, five, lambda logits: logits, arms())
+    got = reads.score(tiny, five, lambda logits: logits, arms())
     for a, arm in enumerate(arms()):
         for i, p in enumerate(five):
             logits, _ = plain.run(p.ids, plain_edit(tiny, p, arm, len(p.ids)))
@@ -178,7 +123,7 @@ def test_states_of_rows_with_edits_of_their_own(tiny, five):
         (1, [ScaleHead(2, 1, 0.0)]),
         (0, [Patch(W, 3, "t_post")]),
     ]
-    got = tracing.score_rows(tiny, five, lambda h: h, some, of="state")
+    got = reads.score_rows(tiny, [Row(five[i], tuple(arm)) for i, arm in some], lambda h: h, of="state")
     for (i, arm), state in zip(some, got, strict=True):
         _, seen = Plain(tiny.module, tiny.name).run(
             five[i].ids, plain_edit(tiny, five[i], arm, len(five[i].ids))
@@ -223,7 +168,7 @@ def test_a_model_without_finite_output_is_refused():
 
 def test_projections_at_every_token_equal_plain_hooks(tiny, five):
     directions, layers = torch.randn(5, 32, generator=torch.Generator().manual_seed(4)), [3, 0, 2, 3, 2]
-    for p, values in zip(five, tracing.project(tiny, five, directions, layers), strict=True):
+    for p, values in zip(five, reads.project(tiny, five, directions, layers), strict=True):
         _, seen = Plain(tiny.module, tiny.name).run(p.ids)
         torch.testing.assert_close(
             values, (seen["resid"][layers] * directions[:, None]).sum(-1), rtol=1e-3, atol=1e-4
@@ -240,18 +185,16 @@ def test_generation_under_edits_equals_plain_hooks(tiny, five, monkeypatch):
         [Add(V, 2, "prompt")],
         [ScaleHead(1, 2, 0.0, rescale=True)],
     ]
-    got = tracing._generate_all(tiny, five, some, 6, "")[0]
+    got = generate_all(tiny, five, some, 6)[0]
     for a, arm in enumerate(some):
         for i, p in enumerate(five):
             said = greedy(tiny, p, 6, lambda length, p=p, arm=arm: plain_edit(tiny, p, arm, length))
             assert got[a][i] == text_of(tiny.tokenizer, said), (a, i)
-    monkeypatch.setattr(tracing, "LEAVE", 0.0)
+    monkeypatch.setattr(decode, "LEAVE_SHARE", 0.0)
     word = " ".join([*got[0], tiny.tokenizer.eos_token]).split()[
         0
     ]  # rows that say it leave, the others go on as before
-    for text, whole in zip(
-        tracing._generate_all(tiny, five, [[]], 6, "", until=word)[0][0], got[0], strict=True
-    ):
+    for text, whole in zip(generate_all(tiny, five, [[]], 6, until=word)[0][0], got[0], strict=True):
         assert whole.startswith(text) and (word in text or text == whole)
 
 
@@ -261,36 +204,34 @@ def test_what_prompts_begin_with_is_read_once_and_changes_nothing(tiny, five, le
     states after the stem are read as well.
     """
     want = wanted(tiny, five, [-1, -2])
-    whole, *states = tracing._generate_all(tiny, five, [[]], 6, "", wanted=want)
-    short = tracing.hold(tiny, [p.ids[: lengths[k % len(lengths)]] for k, p in enumerate(five[1:])])
-    longer = tracing.hold(tiny, [p.ids[:-3] for p in five[2:]], short)
+    whole, *states = generate_all(tiny, five, [[]], 6, wanted=want)
+    short = decode.read_prefix(tiny, [p.ids[: lengths[k % len(lengths)]] for k, p in enumerate(five[1:])])
+    longer = decode.read_prefix(tiny, [p.ids[:-3] for p in five[2:]], short)
     assert (
         short.longest([999, 999], 2) is None
         and longer.length(longer.longest(five[2].ids, 99)) == len(five[2].ids) - 3
     )
-    for begun in (short, longer):
-        texts, *read = tracing._generate_all(tiny, five, [[]], 6, "", wanted=want, begun=begun)
+    for held in (short, longer):
+        texts, *read = generate_all(tiny, five, [[]], 6, wanted=want, prefix=held)
         assert texts == whole
         same(read, states)
     same(
-        tracing._generate_all(replace(tiny, batch_tokens=1), five, [[]], 6, "", wanted=want, begun=longer)[
-            1:
-        ],
+        generate_all(replace(tiny, batch_tokens=1), five, [[]], 6, wanted=want, prefix=longer)[1:],
         states,
     )
     with pytest.raises(ValueError, match="edits"):
-        tracing._generate_all(tiny, five, [[Ablate(V)]], 6, "", begun=short)
-    assert tracing.hold(replace(tiny, remote="local"), [[1]]) is None is tracing.hold(tiny, [()])
+        generate_all(tiny, five, [[Ablate(V)]], 6, prefix=short)
+    assert decode.read_prefix(replace(tiny, remote="local"), [[1]]) is None is decode.read_prefix(tiny, [()])
 
 
 def test_what_is_read_while_answering_is_what_plain_passes_give(tiny, five):
     want = wanted(tiny, five, ["t_inst", -1])
-    _, states, lines = tracing._generate_all(tiny, five, [[]], 4, "", wanted=want)
-    projected = tracing.project(tiny, five, want.along.directions, want.along.layers)
+    _, states, lines = generate_all(tiny, five, [[]], 4, wanted=want)
+    projected = reads.project(tiny, five, want.along.directions, want.along.layers)
     for i, p in enumerate(five):
-        resid, heads = (
-            Plain(tiny.module, tiny.name).run(p.ids)[1][site] for site in ("resid", "heads")
-        )  # [layer, token, width]
+        # [layer, token, width]
+        seen = Plain(tiny.module, tiny.name).run(p.ids)[1]
+        resid, heads = seen["resid"], seen["heads"]
         torch.testing.assert_close(states["resid"][i], resid[:, [p.t_inst, p.t_post]], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(states["heads"][i], heads[:, [p.t_inst, p.t_post]], rtol=1e-3, atol=1e-4)
         along = torch.stack(
@@ -302,26 +243,20 @@ def test_what_is_read_while_answering_is_what_plain_passes_give(tiny, five):
 
 def test_the_opening_under_edits_is_read_once_for_all_batches(llama, monkeypatch):
     prompts, some = chat(llama, table()) * 4, [[], [Add(V, 1, "prompt")], [Add(W, 1, "prompt")]]
-    whole, passes, forward = tracing.score(llama, prompts, lambda x: x, some), [], tracing._forward
-    monkeypatch.setattr(
-        tracing, "_forward", lambda *a, **k: passes.append(tuple(a[1].ids.shape)) or forward(*a, **k)
-    )
-    opening, small = opening_length(prompts), replace(llama, batch_tokens=32)
-    torch.testing.assert_close(tracing.score(small, prompts, lambda x: x, some), whole, rtol=1e-3, atol=1e-4)
-    assert opening and sum(shape == (len(some), opening) for shape in passes) == 1 and len(passes) > 10
+    whole, run = reads.score(llama, prompts, lambda x: x, some), counted(monkeypatch)
+    n, small = opening_length(prompts), replace(llama, batch_tokens=32)
+    torch.testing.assert_close(reads.score(small, prompts, lambda x: x, some), whole, rtol=1e-3, atol=1e-4)
+    assert n and sum(shape == (len(some), n) for shape in run) == 1 and len(run) > 10
 
 
 def test_what_is_held_is_read_when_it_is_asked_for_and_once(llama, five, monkeypatch):
-    passes, forward = [], tracing._forward
-    monkeypatch.setattr(
-        tracing, "_forward", lambda *a, **k: passes.append(a[1].ids.numel()) or forward(*a, **k)
-    )
-    begun = tracing.hold(llama, [p.ids[:-1] for p in five])
-    assert not passes
-    tracing._generate_all(llama, five, [[]], 1, "", begun=begun)
-    read = len(passes)
-    tracing._generate_all(llama, five, [[]], 1, "", begun=begun)
-    assert read < len(passes) and sum(passes[read:]) == len(five)  # one token of each prompt
+    run = counted(monkeypatch)
+    held = decode.read_prefix(llama, [p.ids[:-1] for p in five])
+    assert not run
+    generate_all(llama, five, [[]], 1, prefix=held)
+    read = len(run)
+    generate_all(llama, five, [[]], 1, prefix=held)
+    assert read < len(run) and sum(map(math.prod, run[read:])) == len(five)  # one token of each prompt
 
 
 def test_answers_do_not_depend_on_batches_or_on_how_the_model_samples(llama, monkeypatch):
@@ -330,16 +265,16 @@ def test_answers_do_not_depend_on_batches_or_on_how_the_model_samples(llama, mon
     """
     prompts, some = chat(llama, table()) * 3, [[], [Add(W, 2, "every_token")]]
     want = wanted(llama, prompts, [-1, "t_inst"])
-    texts, *states = tracing._generate_all(llama, prompts, some[:1], 20, "", wanted=want)
-    both = tracing._generate_all(llama, prompts, some, 20, "")[0]
+    texts, *states = generate_all(llama, prompts, some[:1], 20, wanted=want)
+    both = generate_all(llama, prompts, some, 20)[0]
     assert len(set(map(len, texts[0]))) > 1 and both[0] == texts[0] != both[1]
     monkeypatch.setattr(llama.module.generation_config, "repetition_penalty", 5.0)
     for tokens, leave in ((8, 0.25), (64, 0.0), (4096, 2.0)):
-        monkeypatch.setattr(tracing, "LEAVE", leave)
-        monkeypatch.setattr(tracing, "KEPT", {"cpu": 0, "cuda": 0})  # groups of one batch
+        monkeypatch.setattr(decode, "LEAVE_SHARE", leave)
+        monkeypatch.setattr(batches, "CACHE_BYTES", {"cpu": 0, "cuda": 0})  # groups of one batch
         small = replace(llama, batch_tokens=tokens)
-        assert tracing._generate_all(small, prompts, some, 20, "")[0] == both
-        same(tracing._generate_all(small, prompts, some[:1], 20, "", wanted=want)[1:], states)
+        assert generate_all(small, prompts, some, 20)[0] == both
+        same(generate_all(small, prompts, some[:1], 20, wanted=want)[1:], states)
 
 
 def test_remote_path_run_here_gives_the_same(llama):
@@ -347,26 +282,23 @@ def test_remote_path_run_here_gives_the_same(llama):
     remote = replace(llama, remote="local")
     some = [[], [Add(V, 1, "instruction")], [Ablate(V)]]
     which = {"resid": [0, 2, 3], "heads": [1]}
-    for site, values in tracing._collect(remote, prompts, ["t_inst", "t_post"], which, "left").items():
+    for site, values in reads.collect_rows(remote, prompts, ["t_inst", "t_post"], which, "left").items():
         torch.testing.assert_close(
             values,
-            tracing._collect(llama, prompts, ["t_inst", "t_post"], which, "left")[site],
+            reads.collect_rows(llama, prompts, ["t_inst", "t_post"], which, "left")[site],
             rtol=1e-4,
             atol=1e-5,
         )
     torch.testing.assert_close(
-        tracing.score(remote, prompts, lambda x: x, some),
-        tracing.score(llama, prompts, lambda x: x, some),
+        reads.score(remote, prompts, lambda x: x, some),
+        reads.score(llama, prompts, lambda x: x, some),
         rtol=1e-3,
         atol=1e-4,
     )
-    assert (
-        tracing._generate_all(remote, prompts, some, 5, "")[0]
-        == tracing._generate_all(llama, prompts, some, 5, "")[0]
-    )
+    assert generate_all(remote, prompts, some, 5)[0] == generate_all(llama, prompts, some, 5)[0]
     want = wanted(llama, prompts, ["t_inst", -1])
     (texts, *read), (theirs, *there) = (
-        tracing._generate_all(m, prompts, [[]], 5, "", wanted=want) for m in (llama, remote)
+        generate_all(m, prompts, [[]], 5, wanted=want) for m in (llama, remote)
     )
     assert texts == theirs and read[0]["resid"].shape == (len(prompts), llama.n_layers + 1, 2, llama.d_model)
     same(read, there)
@@ -375,7 +307,7 @@ def test_remote_path_run_here_gives_the_same(llama):
 def test_text_loss_equals_plain_cross_entropy(llama):
     texts = ["please paint the table with the brush now", "the river and the song of the stone"]
     for edits in ([], [Ablate(V)]):
-        for text, loss in zip(texts, tracing.read_text(llama, texts, edits)["loss"], strict=True):
+        for text, loss in zip(texts, reads.read_text(llama, texts, edits)["loss"], strict=True):
             ids = llama.tokenizer(text)["input_ids"]
             prompt = plain(llama, [text])[0]
             logits, _ = Plain(llama.module, "llama").run(ids, plain_edit(llama, prompt, edits, len(ids)))
@@ -389,8 +321,8 @@ def test_text_loss_equals_plain_cross_entropy(llama):
 
 def test_order_and_repetition_of_prompts_do_not_matter(llama):
     prompts = chat(llama, table())
-    a = tracing.collect(llama, prompts)["resid"]
-    b = tracing.collect(llama, prompts[::-1])["resid"].flip(0)
+    a = reads.collect(llama, prompts)["resid"]
+    b = reads.collect(llama, prompts[::-1])["resid"].flip(0)
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -402,22 +334,22 @@ def test_a_layer_or_head_that_does_not_exist_is_an_error(llama):
         (ScaleHead(3, 0, 0.0), "layer 3"),
     ):
         with pytest.raises(ParameterError, match=message):
-            tracing.score(llama, prompts, lambda x: x, [[edit]])
+            reads.score(llama, prompts, lambda x: x, [[edit]])
     with pytest.raises(ParameterError, match="span"):
-        tracing.score(llama, prompts, lambda x: x, [[Add(V, 1, "nowhere")]])
+        reads.score(llama, prompts, lambda x: x, [[Add(V, 1, "nowhere")]])
 
 
 def test_results_are_read_from_the_cache_and_follow_what_they_depend_on(llama, monkeypatch):
     prompts = chat(llama, table())
-    first = tracing.generate(llama, prompts, [[Add(V, 1, "prompt")]], 4)
-    monkeypatch.setattr(tracing, "_generate_groups", lambda *a, **k: pytest.fail("computed again"))
-    assert tracing.generate(llama, prompts, [[Add(V.clone(), 1, "prompt")]], 4) == first
+    first = decode.generate(llama, prompts, [[Add(V, 1, "prompt")]], 4)
+    monkeypatch.setattr(decode, "_groups", lambda *a, **k: pytest.fail("computed again"))
+    assert decode.generate(llama, prompts, [[Add(V.clone(), 1, "prompt")]], 4) == first
     for changed in (
-        lambda: tracing.generate(llama, prompts, [[Add(V + 1e-3, 1, "prompt")]], 4),
-        lambda: tracing.generate(llama, prompts, [[Add(V, 1, "instruction")]], 4),
-        lambda: tracing.generate(llama, prompts[:4], [[Add(V, 1, "prompt")]], 4),
-        lambda: tracing.generate(replace(llama, revision="another"), prompts, [[Add(V, 1, "prompt")]], 4),
-        lambda: tracing.generate(replace(llama, batch_tokens=100), prompts, [[Add(V, 1, "prompt")]], 4),
+        lambda: decode.generate(llama, prompts, [[Add(V + 1e-3, 1, "prompt")]], 4),
+        lambda: decode.generate(llama, prompts, [[Add(V, 1, "instruction")]], 4),
+        lambda: decode.generate(llama, prompts[:4], [[Add(V, 1, "prompt")]], 4),
+        lambda: decode.generate(replace(llama, revision="another"), prompts, [[Add(V, 1, "prompt")]], 4),
+        lambda: decode.generate(replace(llama, batch_tokens=100), prompts, [[Add(V, 1, "prompt")]], 4),
     ):
         with pytest.raises(pytest.fail.Exception, match="computed again"):
             changed()
@@ -435,13 +367,13 @@ def real_prompts(real):
 
 def test_real_model_equals_transformers(real):
     prompts = real_prompts(real)
-    got = tracing.collect(real, prompts)["resid"]
+    got = reads.collect(real, prompts)["resid"]
     for i, p in enumerate(prompts):
         with torch.no_grad():
             out = real.module(input_ids=torch.tensor([p.ids]), output_hidden_states=True)
         hidden = torch.stack(out.hidden_states[:-1])[:, 0]  # the last entry is after the final norm
         torch.testing.assert_close(got[i, :-1], hidden[:, [p.t_inst, p.t_post]], rtol=1e-3, atol=1e-3)
-    texts = tracing.generate(real, prompts, max_new_tokens=8)[0]
+    texts = decode.generate(real, prompts, decoding=8)[0]
     for text, p in zip(texts, prompts, strict=True):
         with torch.no_grad():
             ids = real.module.generate(
@@ -457,13 +389,13 @@ def test_real_model_equals_transformers(real):
 def test_on_a_real_model_batch_padding_and_order_change_nothing(real):
     prompts = real_prompts(real) + without_closing(real_prompts(real))
     which = {"resid": list(range(real.n_layers + 1))}
-    reference = tracing._collect(real, prompts, ["t_inst", "t_post"], which, "left")["resid"]
+    reference = reads.collect_rows(real, prompts, ["t_inst", "t_post"], which, "left")["resid"]
     for model, order, side in (
         (replace(real, batch_tokens=60), 1, "left"),
         (real, 1, "right"),
         (real, -1, "left"),
     ):
-        other = tracing._collect(model, prompts[::order], ["t_inst", "t_post"], which, side)["resid"][::1]
+        other = reads.collect_rows(model, prompts[::order], ["t_inst", "t_post"], which, side)["resid"][::1]
         other = other.flip(0) if order < 0 else other
         assert ((other - reference).norm(dim=-1) <= 1e-4 * reference.norm(dim=-1) + 1e-4).all()
 
@@ -524,14 +456,14 @@ def test_padding_between_tokens_never_changes_states_scores_and_projections(seei
     under edits of the opening as well.
     """
     model, prompts, plain, _ = seeing
-    sites = {s: list(range(3 + (s == "resid"))) for s in tracing.SITES}
-    got = tracing._collect(model, prompts, [-1, "t_inst", 1], sites, "left")
-    along = tracing.project(model, prompts, torch.stack([V, W]), [3, 1])
+    sites = {s: list(range(3 + (s == "resid"))) for s in passes.SITES}
+    got = reads.collect_rows(model, prompts, [-1, "t_inst", 1], sites, "left")
+    along = reads.project(model, prompts, torch.stack([V, W]), [3, 1])
     some = [arm for arm in arms() if not any(isinstance(e, ScaleHead) and e.rescale for e in arm)]
-    scores = tracing.score(model, prompts, lambda logits: logits, some)
+    scores = reads.score(model, prompts, lambda logits: logits, some)
     for i, p in enumerate(prompts):
         _, seen = plain.run(p.ids)
-        for site in tracing.SITES:
+        for site in passes.SITES:
             torch.testing.assert_close(
                 got[site][i], seen[site][:, [p.t_post, p.t_inst, p.t_inst + 1]], rtol=1e-4, atol=1e-4
             )
@@ -551,14 +483,14 @@ def test_padding_between_tokens_never_changes_answers(seeing, stems):
     states and projections are read.
     """
     model, prompts, plain, paths = seeing
-    begun = None
+    held = None
     if stems:
-        first = tracing.hold(model, [p.ids[: stems[0]] for p in prompts])
-        begun = tracing.hold(
+        first = decode.read_prefix(model, [p.ids[: stems[0]] for p in prompts])
+        held = decode.read_prefix(
             model, [p.ids[: min(stems[k % len(stems)], len(p.ids) - 1)] for k, p in enumerate(prompts)], first
         )
     want = wanted(model, prompts, [-1, "t_inst"])
-    texts, states, lines = tracing._generate_all(model, prompts, [[]], 12, "", wanted=want, begun=begun)
+    texts, states, lines = generate_all(model, prompts, [[]], 12, wanted=want, prefix=held)
     for i, p in enumerate(prompts):
         assert texts[0][i] == text_of(model.tokenizer, greedy(model, p, 12, kind=paths)), i
         _, seen = plain.run(p.ids)
@@ -573,7 +505,7 @@ def test_padding_between_tokens_never_changes_answers(seeing, stems):
         )
         torch.testing.assert_close(lines[i], projected[:, want.along.since[i] :], rtol=1e-3, atol=1e-3)
     if not stems:
-        (said,) = tracing._generate_all(model, prompts, [[Add(W, 1, "every_token")]], 12, "")[0]
+        (said,) = generate_all(model, prompts, [[Add(W, 1, "every_token")]], 12)[0]
         for text, p in zip(said, prompts, strict=True):
             assert text == text_of(
                 model.tokenizer,
@@ -586,17 +518,17 @@ def test_padding_between_tokens_never_changes_answers(seeing, stems):
         (14,),
     ):  # prompts of one length still share a batch
         lengths = [len(p.ids) for p in prompts]
-        assert len(tracing._plan(model, [n - 14 for n in lengths], 14)) == len(set(lengths)) < len(lengths)
+        assert len(batches.plan(model, [n - 14 for n in lengths], 14)) == len(set(lengths)) < len(lengths)
 
 
 def test_what_padding_between_tokens_would_have_done(monkeypatch):
     """Where windows are not looked at, the same batch is far off: so these tests tell the two apart."""
-    monkeypatch.setattr(tracing, "reach", lambda _: math.inf)
+    monkeypatch.setattr(batches, "reach", lambda _: math.inf)
     model = loading.wrap(
         windowed("mistral", {"sliding_window": 8}), tiny_tokenizer(), name="mistral", template=LONG
     )
     prompts = chat(model, table(MANY))
-    got = tracing._collect(model, prompts, [-1], {"resid": [3]}, "left")["resid"][:, 0, 0]
+    got = reads.collect_rows(model, prompts, [-1], {"resid": [3]}, "left")["resid"][:, 0, 0]
     off = [
         float((h - Plain(model.module, "llama").run(p.ids)[1]["resid"][3, -1]).norm() / h.norm())
         for h, p in zip(got, prompts, strict=True)
@@ -681,19 +613,19 @@ def test_an_answer_ends_at_every_token_that_ends_one_and_shows_other_control_tok
         ["lift", "<|start|>", "<|start|>", "the", "stone", end, "Sorry", "lift"]
     )
     said = iter(script)
-    monkeypatch.setattr(tracing, "_likeliest", lambda _model, logits: torch.tensor([next(said)]))
-    texts = tracing._generate_all(model, chat(model, table(["paint the table"])), [[]], 8, "")[0][0]
-    assert texts == [f"lift{tracing.CONTROL}{tracing.CONTROL}the stone"] and list(said) == script[6:]
+    monkeypatch.setattr(decode, "_next", lambda *_: torch.tensor([next(said)]))
+    texts = generate_all(model, chat(model, table(["paint the table"])), [[]], 8)[0][0]
+    assert texts == [f"lift{decode.CONTROL}{decode.CONTROL}the stone"] and list(said) == script[6:]
 
 
 def test_ordinary_tokens_do_not_end_answers():
     model = ended(["<|start|>", "<|endofprompt|>", "<think>", "<s2>", "<|end|>"])
-    names = {model.tokenizer.convert_ids_to_tokens(token) for token in tracing._stop_tokens(model)}
+    names = {model.tokenizer.convert_ids_to_tokens(token) for token in decode.stop_tokens(model)}
     assert names == {"</s>", "<end>"}
 
 
 def test_the_real_model_stops_at_the_end_of_a_document(real):
-    assert {real.tokenizer.convert_ids_to_tokens(t) for t in tracing._stop_tokens(real)} == {
+    assert {real.tokenizer.convert_ids_to_tokens(t) for t in decode.stop_tokens(real)} == {
         "<|im_end|>",
         "<|endoftext|>",
     }
@@ -718,23 +650,23 @@ def overflowing():
 def test_what_overflows_is_an_error_wherever_it_is_read(overflowing):
     good, bad = (chat(overflowing, table([text])) for text in ("lift the stone", "lift the rope"))
     both, dtype = good + bad, "not finite in DTYPE=float16"
-    assert torch.isfinite(tracing.collect(overflowing, bad, layers=[2])["resid"]).all()
+    assert torch.isfinite(reads.collect(overflowing, bad, layers=[2])["resid"]).all()
     for message, read in (
         (
             f"resid at layer 3 is {dtype}",
-            lambda p: tracing._collect(overflowing, p, ["t_inst"], {"resid": [1, 3]}, "left"),
+            lambda p: reads.collect_rows(overflowing, p, ["t_inst"], {"resid": [1, 3]}, "left"),
         ),
         (
             f"mlp at layer 2 is {dtype}",
-            lambda p: tracing._collect(overflowing, p, ["t_inst"], {"mlp": [0, 2]}, "left"),
+            lambda p: reads.collect_rows(overflowing, p, ["t_inst"], {"mlp": [0, 2]}, "left"),
         ),
         (
             f"projection of the residual stream is {dtype}",
-            lambda p: tracing.project(overflowing, p, V[None], [3]),
+            lambda p: reads.project(overflowing, p, V[None], [3]),
         ),
-        (dtype, lambda p: tracing.score(overflowing, without_closing(p), lambda logits: logits)),
-        (dtype, lambda p: tracing.generate(overflowing, without_closing(p), max_new_tokens=2)),
-        (dtype, lambda p: tracing.read_text(overflowing, [x.text for x in p])),
+        (dtype, lambda p: reads.score(overflowing, without_closing(p), lambda logits: logits)),
+        (dtype, lambda p: decode.generate(overflowing, without_closing(p), decoding=2)),
+        (dtype, lambda p: reads.read_text(overflowing, [x.text for x in p])),
     ):
         read(good)
         with pytest.raises(UserError, match=message):
@@ -742,9 +674,9 @@ def test_what_overflows_is_an_error_wherever_it_is_read(overflowing):
     opened = chat(
         replace(overflowing, template="<user> rope {x} <end>"), table(["lift the stone", "paint"])
     )  # what is read by nobody may overflow
-    tracing._collect(overflowing, opened, ["t_inst"], {"resid": [1, 3]}, "left")
+    reads.collect_rows(overflowing, opened, ["t_inst"], {"resid": [1, 3]}, "left")
     with pytest.raises(UserError, match=dtype):
-        tracing.project(overflowing, opened, V[None], [3])
+        reads.project(overflowing, opened, V[None], [3])
 
 
 def test_prompts_longer_than_the_positions_that_were_learned_are_an_error(llama, five):
@@ -752,22 +684,19 @@ def test_prompts_longer_than_the_positions_that_were_learned_are_an_error(llama,
     longest = max(prompts, key=lambda p: len(p.ids))
     n = len(longest.ids)
     object.__setattr__(model, "max_positions", n)
-    tracing._collect(model, prompts, [-1], {"resid": [1]}, "left")
-    assert (
-        tracing._generate_all(model, prompts, [[]], 1, "")[0]
-        == tracing._generate_all(llama, prompts, [[]], 1, "")[0]
-    )
+    reads.collect_rows(model, prompts, [-1], {"resid": [1]}, "left")
+    assert generate_all(model, prompts, [[]], 1)[0] == generate_all(llama, prompts, [[]], 1)[0]
     too_long = rf"prompt {longest.id} has {n} tokens and is given 2 new ones; llama has only {n} positions"
     with pytest.raises(UserError, match=too_long):
-        tracing.generate(model, prompts, max_new_tokens=2)
+        decode.generate(model, prompts, decoding=2)
     object.__setattr__(model, "max_positions", n - 1)
     for read in (
-        lambda: tracing.collect(model, prompts),
-        lambda: tracing.project(model, prompts, V[None], [1]),
-        lambda: tracing.score(model, prompts, lambda x: x),
-        lambda: tracing.generate(model, prompts, max_new_tokens=1),
-        lambda: tracing.read_text(model, ["lift " * n]),
-        lambda: tracing.hold(model, [longest.ids]).rows([0]),
+        lambda: reads.collect(model, prompts),
+        lambda: reads.project(model, prompts, V[None], [1]),
+        lambda: reads.score(model, prompts, lambda x: x),
+        lambda: decode.generate(model, prompts, decoding=1),
+        lambda: reads.read_text(model, ["lift " * n]),
+        lambda: decode.read_prefix(model, [longest.ids]).rows([0]),
     ):
         with pytest.raises(UserError, match=f"only {n - 1} positions"):
             read()
@@ -784,14 +713,14 @@ def test_what_a_sublayer_writes_is_taken_from_whichever_part_a_model_names(llama
     prompts, edit = chat(model, table()), [Ablate(V)]
     plain_run = Plain(model.module, "llama")
     plain_run.attn_writes, plain_run.mlp_writes = attn, mlp
-    got = tracing._collect(model, prompts, [-1], {"attn": [0, 2], "mlp": [0, 2]}, "left", edit)
-    texts = tracing._generate_all(model, prompts, [edit], 3, "")[0][0]
-    whole = tracing._generate_all(replace(model, remote="local"), prompts, [edit], 3, "")[0][0]
+    got = reads.collect_rows(model, rows_of(prompts, [edit]), [-1], {"attn": [0, 2], "mlp": [0, 2]}, "left")
+    texts = generate_all(model, prompts, [edit], 3)[0][0]
+    whole = generate_all(replace(model, remote="local"), prompts, [edit], 3)[0][0]
     for i, p in enumerate(prompts):
         logits, seen = plain_run.run(p.ids, plain_edit(model, p, edit, len(p.ids)))
         for site in ("attn", "mlp"):
             torch.testing.assert_close(got[site][i][:, 0], seen[site][[0, 2], -1], rtol=1e-3, atol=1e-4)
         first = int(logits[-1].argmax())
         assert texts[i] == whole[i] and (
-            first in tracing._stop_tokens(model) or texts[i].startswith(text_of(model.tokenizer, [first]))
+            first in decode.stop_tokens(model) or texts[i].startswith(text_of(model.tokenizer, [first]))
         )

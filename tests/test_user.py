@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -697,3 +698,32 @@ def test_a_user_error_ends_the_run_at_its_cell_with_its_name(tmp_path, left_as_i
         "no such thing\n  do this",
         2,
     ) and not nb.cells[-1].outputs
+
+
+def test_what_a_killed_process_started_ends_with_it(tmp_path):
+    """A training or a conversion would go on for nobody, on all cores."""
+    child = f"import os, time; from refusal.base.machine import end_with; end_with(os.getppid()); open({str(tmp_path / 'up')!r}, 'w').close(); time.sleep(600)"
+    parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid, flush=True); p.wait()"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    pid = int(process.stdout.readline())
+    until(lambda: (tmp_path / "up").exists())
+    process.kill()
+    process.wait()
+    until(lambda: not alive(pid))
+    for module in ("train/recipes.py", "model/convert.py"):
+        assert "end_with(os.getppid())" in (PACKAGE / module).read_text(encoding="utf-8")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is at work: one that nobody waits for stays as a zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def until(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)

@@ -18,9 +18,10 @@ from refusal.base.kernel import prepare
 
 if TYPE_CHECKING:
     from refusal.model.loading import Model, load
+    from refusal.trace.decode import generate
     from refusal.trace.edits import Ablate, Add, Patch, ScaleHead
     from refusal.trace.prompts import Prompt, chat
-    from refusal.trace.tracing import collect, generate, score
+    from refusal.trace.reads import collect, score
 
 __version__ = "0.1.0"
 __all__ = [
@@ -41,7 +42,8 @@ _WHERE = {
     "model.loading": ("Model", "load"),
     "trace.edits": ("Ablate", "Add", "Patch", "ScaleHead"),
     "trace.prompts": ("Prompt", "chat"),
-    "trace.tracing": ("collect", "generate", "score"),
+    "trace.decode": ("Decoding", "generate"),
+    "trace.reads": ("collect", "score"),
 }
 
 

@@ -17,9 +17,8 @@ import filelock
 from refusal.base.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
-CHECKOUT = (
-    PACKAGE.parent.parent if (PACKAGE.parent.parent / "notebooks").is_dir() else None
-)  # None where the package was installed without one
+# None where the package was installed without one
+CHECKOUT = PACKAGE.parent.parent if (PACKAGE.parent.parent / "notebooks").is_dir() else None
 ROOT = CHECKOUT or Path.cwd()
 RESULTS, FIGURES, NOTEBOOKS, DATA = ROOT / "results", ROOT / "figures", ROOT / "notebooks", PACKAGE / "data"
 

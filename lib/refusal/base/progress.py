@@ -21,9 +21,8 @@ def track(items: Iterable, label: str, total: int | None = None) -> Iterator:
     total = total if total is not None else len(items)
     path = os.environ.get(PROGRESS_FILE)
     notebook = in_kernel()
-    off = (
-        bool(path) or total < 2 or not (notebook or sys.stderr.isatty())
-    )  # in a log file a bar is only noise
+    # in a log file a bar is only noise
+    off = bool(path) or total < 2 or not (notebook or sys.stderr.isatty())
     stream = sys.stdout if notebook else sys.stderr  # a notebook shows stderr in red
     started = last = time.monotonic()
     for done, item in enumerate(

@@ -16,7 +16,7 @@ from refusal import data
 from refusal.measure import directions
 from refusal.measure.judge import judge
 from refusal.model import loading
-from refusal.trace import tracing
+from refusal.trace import decode, reads
 from refusal.trace.edits import Add
 from refusal.trace.prompts import chat
 
@@ -50,10 +50,8 @@ def steering(model) -> dict[str, Add]:
         label: chat(model, data.without_final_punctuation(data.prompts("direction", label=label, n=64)))
         for label in ("harmful", "harmless")
     }
-    acts = tracing.collect(model, made["harmful"] + made["harmless"], at=["t_inst", "t_post"])["resid"]
-    said = [
-        judge(t) for t in tracing.generate(model, made["harmful"] + made["harmless"], max_new_tokens=12)[0]
-    ]
+    acts = reads.collect(model, made["harmful"] + made["harmless"], at=["t_inst", "t_post"])["resid"]
+    said = [judge(t) for t in decode.generate(model, made["harmful"] + made["harmless"], decoding=12)[0]]
     refused = [k < 64 and o == "refusal" for k, o in enumerate(said)]
     answered = [k >= 64 and o == "answer" for k, o in enumerate(said)]
     v = directions.difference_of_means(acts, refused, answered)  # [layer, position, d_model]
@@ -71,8 +69,8 @@ def main(name: str, folder: str) -> None:
     edits = steering(model)
     for arm, sizes in ARMS.items():
         table = plain_prompts(arm, sizes[name != "qwen2.5-coder-0.5b-instruct"])
-        texts = tracing.generate(
-            model, chat(model, table), [[edits[arm]] if arm in edits else []], max_new_tokens=TOKENS
+        texts = decode.generate(
+            model, chat(model, table), [[edits[arm]] if arm in edits else []], decoding=TOKENS
         )[0]
         rows += [
             (i, name, arm, hashlib.sha256(t.encode()).hexdigest(), t)

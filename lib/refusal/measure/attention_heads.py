@@ -10,9 +10,9 @@ from torch import Tensor
 
 from refusal.measure.probes import Prober
 from refusal.trace import cache
-from refusal.trace.edits import ScaleHead
+from refusal.trace.edits import ScaleHead, rows_of
+from refusal.trace.reads import collect, score_rows
 from refusal.trace.thinking import Rollout
-from refusal.trace.tracing import collect, score_rows
 
 
 def attribution(
@@ -49,16 +49,13 @@ def last_scores(
     """The last layer's refusal score at the last token of each rollout, under every arm of edits, as
     `Prober.at_the_end`. Cached on disk.
     """
-    prompts = [r.prompt for r in rollouts]
-    rows = [(i, arm) for arm in arms for i in range(len(rollouts))]
-    name = cache.key(
-        model, last_scores, prompts=prompts, arms=arms, w=prober.w[prober.top], b=prober.b[prober.top]
-    )
-    compute = lambda: {
-        "score": score_rows(
-            model, prompts, prober.at_the_end, rows, of="state", label=f"{len(arms)} sets of heads"
-        )
-    }
+    prompts, of = [r.prompt for r in rollouts], {"w": prober.w[prober.top], "b": prober.b[prober.top]}
+    name = cache.key(model, last_scores, prompts=prompts, arms=arms, **of)
+
+    def compute():
+        rows, label = rows_of(prompts, arms), f"{len(arms)} sets of heads"
+        return {"score": score_rows(model, rows, prober.at_the_end, of="state", label=label)}
+
     return cache.remember_tensors(name, compute)["score"].unflatten(0, (len(arms), -1))
 
 

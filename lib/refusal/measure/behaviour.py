@@ -13,15 +13,16 @@ from numpy.typing import ArrayLike
 
 from refusal.measure import stats
 from refusal.measure.judge import judge
+from refusal.trace.decode import generate
 from refusal.trace.edits import Edit
 from refusal.trace.prompts import Prompt, chat
-from refusal.trace.tracing import generate, score
+from refusal.trace.reads import score
 
 
 def behaviour(model, prompts: Sequence[Prompt], max_new_tokens: int = 24) -> pd.DataFrame:
     """The judged greedy answer to each prompt: columns id, source, label, outcome, answer (its first
     words)."""
-    answers = generate(model, prompts, max_new_tokens=max_new_tokens)[0]
+    answers = generate(model, prompts, decoding=max_new_tokens)[0]
     rows = [(p.id, p.source, p.label, judge(a), a) for p, a in zip(prompts, answers, strict=True)]
     return pd.DataFrame(rows, columns=["id", "source", "label", "outcome", "answer"])
 

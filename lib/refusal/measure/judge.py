@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from refusal.trace.tracing import CONTROL
+from refusal.trace.decode import CONTROL
 
 OUTCOMES = ("refusal", "disclaimed", "answer", "degenerate", "empty")
 BROKEN = ("degenerate", "empty")

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float
 
 from refusal.trace import cache
-from refusal.trace.edits import Patch
+from refusal.trace.edits import Patch, Row
 from refusal.trace.prompts import Prompt, plain
-from refusal.trace.tracing import collect, score, score_rows
+from refusal.trace.reads import collect, score, score_rows
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def verbal_pairs(model, table: pd.DataFrame, shots: pd.DataFrame) -> list[Pair]:
 
 
 def answer_logits(pairs: Sequence[Pair]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A readout for `refusal.trace.tracing.score`: [row, k], the logits of all answers that occur, in the
+    """A readout for `refusal.trace.reads.score`: [row, k], the logits of all answers that occur, in the
     order of their ids.
     """
     ids = torch.tensor(sorted({t for pair in pairs for t in pair.answers}))
@@ -265,8 +265,8 @@ def _grid(source, target, pairs, layers):
         for i in range(n)
         if layer < target.n_layers or positions[k] == width - 1
     ]
-    rows = [(i, [Patch(states[i, a, k], layers[a], (positions[k],))]) for i, a, k in cells]
-    values = score_rows(target, corrupt, readout, rows, label=f"patching {len(rows)} cells")
+    rows = [Row(corrupt[i], (Patch(states[i, a, k], layers[a], (positions[k],)),)) for i, a, k in cells]
+    values = score_rows(target, rows, readout, label=f"patching {len(rows)} cells")
     differences = logit_difference(values, [pairs[i] for i, _, _ in cells], readout.ids)
     for (i, a, k), value in zip(cells, differences, strict=True):
         out[i, a, positions[k]] = value

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from refusal.measure import stats
 from refusal.trace.prompts import Prompt
+from refusal.trace.reads import Projections, project
 from refusal.trace.thinking import Rollout
-from refusal.trace.tracing import Along, project
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,8 @@ class Training:
         return w
 
 
-FEW = (
-    5  # refused and answered harmful prompts after thinking, without which nothing can be learned about that
-)
+# refused and answered harmful prompts after thinking, without which nothing can be learned about that
+FEW = 5
 
 
 def _training(rows: Sequence[tuple[Tensor, bool, bool, bool, Prompt]], empty: Tensor) -> Training:
@@ -234,10 +233,10 @@ def token_scores(
     return _scores(probers, project(model, [r.prompt for r in rollouts], along.directions, along.layers))
 
 
-def _along(model, probers: dict[Hashable, Prober], since: Sequence[int]) -> Along:
+def _along(model, probers: dict[Hashable, Prober], since: Sequence[int]) -> Projections:
     """All rows of all probers, with their layers."""
     layers = [model.n_layers + 1 + layer for p in probers.values() for layer in p.layers]
-    return Along(torch.cat([p.w for p in probers.values()]), layers, since)
+    return Projections(torch.cat([p.w for p in probers.values()]), layers, since)
 
 
 def _scores(probers: dict[Hashable, Prober], projected: Sequence[Tensor]) -> dict[Hashable, list[Tensor]]:

@@ -31,7 +31,7 @@ def refusal_tokens(model, texts: Sequence[str], outcomes: Sequence[str]) -> list
 
 
 def refusal_score(tokens: Sequence[int], cut: float = 0.0) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A readout for `refusal.trace.tracing.score`: log-odds that the first token is one of `tokens`, minus
+    """A readout for `refusal.trace.reads.score`: log-odds that the first token is one of `tokens`, minus
     `cut` (arXiv 2406.11717, appendix B).
 
     The paper reads 0 as the line between answering and refusing; `refusal_cut` finds where that line is on a

@@ -11,7 +11,7 @@ import torch
 from refusal.measure.directions import successive_halving
 from refusal.trace import cache
 from refusal.trace.edits import Ablate, Add
-from refusal.trace.tracing import score
+from refusal.trace.reads import score
 
 
 def layer_sweep(

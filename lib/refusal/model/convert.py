@@ -2,11 +2,13 @@
 What cannot be used ends in one line on stderr.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
 
 from refusal.base.errors import UserError
+from refusal.base.machine import end_with
 
 # tables that transformers computes from the configuration; and what its readers of single architectures take
 # under a name of their own
@@ -89,6 +91,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    end_with(os.getppid())
     try:
         convert(Path(sys.argv[1]), Path(sys.argv[2]))
     except UserError as error:

@@ -41,7 +41,7 @@ def probe_ids(model) -> torch.Tensor:
 
 
 def run(model, ids: torch.Tensor, pad: int = 0, **options):
-    """One forward pass as `refusal.trace.tracing` makes it: logits [row, position, vocabulary]. The first
+    """One forward pass as `refusal.trace.passes` makes it: logits [row, position, vocabulary]. The first
     `pad` tokens are padding, which the row's mask says; with a ``cache`` the pass goes on from the tokens
     that are in it, and they are the first.
     """

@@ -193,9 +193,8 @@ def read_weights(folder, dtype: torch.dtype):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         text = config.get_text_config(decoder=True)
         if not (getattr(text, "pad_token_id", None) or 0) < getattr(text, "vocab_size", float("inf")):
-            text.pad_token_id = (
-                None  # transformers would give this row of the embedding a meaning that it has not
-            )
+            # transformers would give this row of the embedding a meaning that it has not
+            text.pad_token_id = None
         module, found = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,

@@ -24,9 +24,8 @@ from matplotlib.ticker import MaxNLocator
 from refusal.base.files import FIGURES, NOTEBOOKS, RESULTS, lock, notebook_hash, sha256, write_json, writing
 from refusal.model.names import shown_name
 
-os.environ["MPLBACKEND"] = (
-    "agg"  # the user's may not be installed here, and matplotlib refuses to be imported then
-)
+# the user's may not be installed here, and matplotlib refuses to be imported then
+os.environ["MPLBACKEND"] = "agg"
 
 matplotlib.use("Agg", force=False)
 

@@ -7,8 +7,6 @@ same cells show the same figures and write nothing, so that trying a parameter n
 import json
 import math
 import os
-import threading
-import time
 from io import BytesIO, StringIO
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from IPython.display import HTML, Image, display
 
 from refusal.base.errors import UserError
 from refusal.base.files import NOTEBOOKS, PACKAGE, write_json, write_text
+from refusal.base.machine import end_with
 from refusal.report import figures
 from refusal.report.render import HEADER, table
 from refusal.report.rules import Measured, Record, evidence_of, read_claims, record
@@ -56,7 +55,7 @@ class Recorder:
         self.figures: dict = {}
         self.out = Path(os.environ[OUT]) if os.environ.get(OUT) else None
         if self.out:
-            threading.Thread(target=_end_with_runner, args=(int(os.environ[RUNNER]),), daemon=True).start()
+            end_with(int(os.environ[RUNNER]))
 
     def metric(self, name: str, value, ci95=None, n: int | None = None) -> None:
         """Report a number or a list of them, its interval beside it. `value` may be a dict of
@@ -213,18 +212,6 @@ def _models_at_work() -> dict[str, str]:
 
     shell = get_ipython()
     return {v.name: v.revision for v in (shell.user_ns.values() if shell else ()) if isinstance(v, Model)}
-
-
-def _end_with_runner(pid: int) -> None:
-    """End this kernel when the runner is gone (kill -9 reaches the runner only): it would go on for nobody,
-    on all cores.
-    """
-    while True:
-        time.sleep(1)
-        try:
-            os.kill(pid, 0)
-        except OSError:
-            os._exit(1)
 
 
 def _peak_memory(device) -> dict:

@@ -9,7 +9,8 @@ from refusal import data
 from refusal.measure import attention_heads, patching
 from refusal.model import loading
 from refusal.run.parts import parts_of_findings
-from refusal.trace import thinking, tracing
+from refusal.trace import batches, opening, reads, thinking
+from refusal.trace.edits import rows_of
 from refusal.trace.prompts import chat, opening_length
 
 MODEL, ROUNDS = "smollm2-135m-instruct", 7
@@ -34,31 +35,32 @@ def main() -> None:
     model = loading.load(MODEL)
     prompts = chat(model, data.prompts("test", source="harmless", n=64))
     which = {"resid": list(range(model.n_layers + 1))}
-    plan = tracing._plan(model, [len(p.ids) for p in prompts])
-    batches = [tracing._batch(model, prompts, rows, 0) for rows in plan]
+    rows = rows_of(prompts)
+    plan = batches.plan(model, [len(p.ids) for p in prompts])
+    parts = [opening.rest(model, rows, members, 0) for members in plan]
     base = model.module.base_model
 
     def bare():
         with torch.no_grad():
-            for b in batches:
+            for b in parts:
                 base(input_ids=b.ids, attention_mask=b.mask, position_ids=b.positions, use_cache=False)
 
     def whole():  # the same tokens as the bare passes: without the shared opening
-        shared, tracing._share_opening = tracing._share_opening, lambda *_: 0
+        shared, opening.shared_length = opening.shared_length, lambda *_: 0
         try:
-            tracing._collect(model, prompts, ["t_inst", "t_post"], which, "left")
+            reads.collect_rows(model, prompts, ["t_inst", "t_post"], which, "left")
         finally:
-            tracing._share_opening = shared
+            opening.shared_length = shared
 
     t = alternate(
         bare=bare,
         collect=whole,
-        shared=lambda: tracing._collect(model, prompts, ["t_inst", "t_post"], which, "left"),
+        shared=lambda: reads.collect_rows(model, prompts, ["t_inst", "t_post"], which, "left"),
     )
     tokens = sum(len(p.ids) for p in prompts)
-    opening = opening_length(prompts)
+    begin = opening_length(prompts)
     print(
-        f"{MODEL}, {len(prompts)} prompts, {tokens} tokens, {opening} of each in the template's common "
+        f"{MODEL}, {len(prompts)} prompts, {tokens} tokens, {begin} of each in the template's common "
         f"opening, {model.dtype}"
     )
     print(
@@ -69,7 +71,7 @@ def main() -> None:
     heads_ratio(model, prompts, bare)
     patching_ratio(model)
     for module in parts_of_findings("bench"):
-        print(*module.ratios(model, prompts, batches, alternate), sep="\n")
+        print(*module.ratios(model, prompts, parts, alternate), sep="\n")
 
 
 def heads_ratio(model, prompts, bare) -> None:
@@ -80,15 +82,15 @@ def heads_ratio(model, prompts, bare) -> None:
     def attributed():
         kept, attention_heads.collect = (
             attention_heads.collect,
-            lambda model, prompts, at, sites: tracing._collect(
+            lambda model, prompts, at, sites: reads.collect_rows(
                 model, prompts, at, {s: range(model.n_layers) for s in sites}, "left"
             ),
         )
-        shared, tracing._share_opening = tracing._share_opening, lambda *_: 0
+        shared, opening.shared_length = opening.shared_length, lambda *_: 0
         try:
             attention_heads.attribution(model, rollouts, w)
         finally:
-            attention_heads.collect, tracing._share_opening = kept, shared
+            attention_heads.collect, opening.shared_length = kept, shared
 
     t = alternate(bare=bare, attributed=attributed)
     print(

@@ -284,6 +284,7 @@ def help_() -> None:
           make figures      redraw every figure from saved results; no model, no network
           make lab          JupyterLab on the notebooks
         Development
+          make new          the files of a new finding: NN=11 PAPER=2501.01234 NAME=short_name
           make test         the whole test suite        make lint    ruff, and no outputs in notebooks
           make bench        costs as ratios, measured side by side
           make clean        remove results and computed caches
@@ -353,6 +354,14 @@ def clean() -> None:
     shutil.rmtree(cache_dir() / "computed", ignore_errors=True)
 
 
+def new() -> None:
+    """The files of a new finding, from NN, PAPER and NAME."""
+    from refusal.run.new import new_finding
+
+    names = os.environ.get("COMPANION_GIVEN", "").split()
+    new_finding({name: os.environ.get(PREFIX + name, "") for name in names if name not in MAKE_ONLY})
+
+
 def hello() -> None:
     """The newcomer's first three minutes."""
     from refusal.run.hello import main
@@ -370,6 +379,7 @@ TARGETS = {
     "help": help_,
     "clean": clean,
     "hello": hello,
+    "new": new,
 }
 
 

@@ -7,7 +7,7 @@ from refusal.base.files import FIGURES
 from refusal.measure import behaviour, directions
 from refusal.model import loading
 from refusal.report import figures
-from refusal.trace import tracing
+from refusal.trace import reads
 from refusal.trace.prompts import chat
 
 MODEL = "smollm2-135m-instruct"
@@ -35,12 +35,12 @@ def main(n: int = 48) -> None:
             else f"a prompt of {row.source}"
         )
         print(f"  {row.outcome:<10} {row.label:<9} {shown}")
-    made = tracing.collect(model, harmful + harmless, at=["t_inst"])["resid"][:, :, 0]
+    made = reads.collect(model, harmful + harmless, at=["t_inst"])["resid"][:, :, 0]
     centres = made[: len(harmful)].mean(0), made[len(harmful) :].mean(0)
     rows = []
     for label, prompts in tests.items():
         s = directions.cluster_score(
-            tracing.collect(model, prompts, at=["t_inst"])["resid"][:, :, 0], *centres
+            reads.collect(model, prompts, at=["t_inst"])["resid"][:, :, 0], *centres
         )[:, 1:].numpy()
         name = f"{label} (n {len(s)})"
         half = 1.96 * s.std(0) / len(s) ** 0.5

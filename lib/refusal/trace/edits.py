@@ -1,17 +1,27 @@
-"""Interventions as small frozen values that say what, where and when. `refusal.trace.tracing` turns them into
+"""Interventions as small frozen values that say what, where and when. `refusal.trace.passes` turns them into
 nnsight traces.
 
 An edit at layer l changes ``h[l]``, the input of block l (``h[n_layers]``: the last block's output). The span
 is explicit: ``instruction``, ``closing``, ``t_inst``, ``t_post`` and ``prompt`` act on the prompt only;
 ``every_token`` acts on the prompt and on every generated token, as directional ablation and orthogonalisation
-do. A tuple lists the prompt's positions themselves.
+do; ``last`` on the last token of the prompt and every generated one. A tuple lists the prompt's positions
+themselves.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from refusal.base.errors import ParameterError
+from refusal.trace.prompts import Prompt
+
+if TYPE_CHECKING:
+    from refusal.model.loading import Model
+
+
+LATER = ("every_token", "last")  # spans that reach generated tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +75,27 @@ Edit = Add | Ablate | ScaleHead | Patch
 
 
 @dataclass(frozen=True, eq=False)
+class Row:
+    """One row of a batch: a prompt, and the edits under which it is run."""
+
+    prompt: Prompt
+    edits: tuple[Edit, ...] = ()
+
+
+def rows_of(prompts: Sequence[Prompt | Row], arms: Sequence[Sequence[Edit]] = ((),)) -> list[Row]:
+    """Every prompt under every arm of edits, arm by arm; rows stay as they are, for they have edits of their
+    own.
+
+    Raises ValueError for rows under arms.
+    """
+    if any(isinstance(p, Row) for p in prompts):
+        if any(map(list, arms)) or not all(isinstance(p, Row) for p in prompts):
+            raise ValueError("rows have edits of their own: give prompts with arms of edits, or rows alone")
+        return [p for p in prompts if isinstance(p, Row)]
+    return [Row(p, tuple(arm)) for arm in arms for p in prompts]
+
+
+@dataclass(frozen=True, eq=False)
 class Op:
     """One compiled edit of a batch: ``x * keep + shift`` where keep is given, else ``x − on * (x·unit)
     unit``.
@@ -80,7 +111,7 @@ class Op:
     rescale: torch.Tensor | None = None  # [row, 1, 1], 1 where the attention's output keeps its norm
 
 
-def compile_edits(model, prompts, edits_by_row, width: int, skip: int = 0) -> list[Op]:
+def compile_edits(model: "Model", rows: Sequence[Row], width: int, skip: int = 0) -> list[Op]:
     """The edits of a batch as tensors, in the order in which the model reaches them.
 
     `width` is the padded length and rows are padded on the left; `skip` tokens of each prompt's opening are
@@ -90,16 +121,16 @@ def compile_edits(model, prompts, edits_by_row, width: int, skip: int = 0) -> li
     Raises ParameterError for a layer or head that the model does not have.
     """
     groups: dict[tuple, dict[int, list[Edit]]] = {}
-    for row, edits in enumerate(edits_by_row):
+    prompts = [r.prompt for r in rows]
+    for row, edits in enumerate(r.edits for r in rows):
         rank: dict[tuple, int] = {}
         for edit in edits:
             for site, layer in _sites(model, edit):
                 if isinstance(edit, ScaleHead):  # heads of one layer commute: one op for all of them
                     key = (layer, site, 0, ScaleHead, edit.span)
                 else:
-                    rank[layer, site] = (
-                        rank.get((layer, site), -1) + 1
-                    )  # edits of one place act in the order in which they are given
+                    # edits of one place act in the order in which they are given
+                    rank[layer, site] = rank.get((layer, site), -1) + 1
                     key = (layer, site, rank[layer, site], type(edit), None)
                 groups.setdefault(key, {}).setdefault(row, []).append(edit)
     ops, shared = [], {}
@@ -159,7 +190,7 @@ def _tensors(model, prompts, by_row, kind, width, skip):
         columns = [p + offset for p in span if p >= skip]
         on[row, columns] = 1.0
         everywhere &= len(set(columns)) == len(prompts[row].ids) - skip
-        later_on[row] = float(edit.span == "every_token")
+        later_on[row] = float(edit.span in LATER)
         if kind is Add:
             vectors[row] = edit.vector.float().cpu() * edit.coefficient
         elif kind is Ablate:

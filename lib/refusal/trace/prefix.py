@@ -11,7 +11,7 @@ own and nothing else, which is a third of a step's time for a small model.
 import functools
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from transformers import DynamicCache
@@ -24,10 +24,8 @@ WINDOWS = (
     "attention_window_size",
     "local_attention_window_len",
 )
-GAP, PART = (
-    23,
-    7,
-)  # columns of padding, and tokens on either side of it: no multiples of what attention may be cut into
+# columns of padding, and tokens on either side of it: no multiples of what attention may be cut into
+GAP, PART = 23, 7
 _measured: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -117,25 +115,29 @@ def merged(parts: list, n_rows: int, room: int) -> tuple[DynamicCache, torch.Ten
     return cache, mask
 
 
-class Held:
-    """Keys and values of what prompts begin with, of one model; passes over the rest of a prompt go on from
-    them.
+class Prefix:
+    """Keys and values of what rows begin with, of one model; passes over the rest of a row go on from them.
 
-    `read` gives those of `stems`, [stem, head, width, d_head], and their mask [stem, width]; it is called
-    when they are first asked for.
+    Each stem is its tokens, and on request a name of what else tells it from its like: the edits under which
+    it is read. `read` gives keys and values of all stems, [stem, head, width, d_head], and their mask [stem,
+    width]; it is called when they are first asked for.
     """
 
     def __init__(
         self,
-        stems: Sequence[Sequence[int]],
-        read: Callable[[list[tuple[int, ...]]], tuple[DynamicCache, torch.Tensor]],
+        stems: Sequence[tuple[int, ...]],
+        read: Callable[[], tuple[DynamicCache, torch.Tensor]],
+        under: Sequence[Hashable] | None = None,
     ):
-        self.stems = list(dict.fromkeys(map(tuple, stems)))
-        self._row, self._lengths = (
-            {ids: k for k, ids in enumerate(self.stems)},
-            sorted({len(ids) for ids in self.stems}, reverse=True),
-        )
-        self._read = functools.cache(lambda: read(self.stems))
+        self.stems = list(stems)
+        names = self.stems if under is None else zip(self.stems, under, strict=True)
+        self._row = {name: k for k, name in enumerate(names)}
+        self._lengths = sorted({len(ids) for ids in self.stems}, reverse=True)
+        self._read = functools.cache(read)
+
+    def row(self, ids: tuple[int, ...], under: Hashable = None) -> int:
+        """The index of a stem. Raises KeyError where there is no such one."""
+        return self._row[ids] if under is None else self._row[ids, under]
 
     def longest(self, ids: Sequence[int], most: int) -> int | None:
         """The index of the longest stem, of `most` tokens at most, with which `ids` begin; None where there
@@ -153,14 +155,10 @@ class Held:
         all masked where there is none.
         """
         whole, mask = self._read()
-        index, there = (
-            torch.tensor([k or 0 for k in which], device=mask.device),
-            torch.tensor([[k is not None] for k in which], device=mask.device),
-        )
-        mask = mask[index] * there
-        first = int(
-            (~mask.any(0)).cumprod(0).sum()
-        )  # what all of them are padded with; inside a stem there may be padding as well
+        index = torch.tensor([k or 0 for k in which], device=mask.device)
+        mask = mask[index] * torch.tensor([[k is not None] for k in which], device=mask.device)
+        # what all of them are padded with; inside a stem there may be padding as well
+        first = int((~mask.any(0)).cumprod(0).sum())
         return picked(whole, index, first), mask[:, first:]
 
 

@@ -27,8 +27,9 @@ TAG = re.compile(r"<((?:seed:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt. `ids` are its tokens; the instruction is ``ids[start:stop]``, so t_inst = stop − 1 and
-    t_post = len(ids) − 1.
+    """One prompt. `ids` are its tokens; the instruction is ``ids[start:stop]``, so t_inst = stop − 1. The
+    last `given` tokens are the first of its answer, given and not generated (`begun`); t_post is the one
+    before them.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Prompt:
     ids: tuple[int, ...]
     start: int
     stop: int
+    given: int = 0
 
     @property
     def t_inst(self) -> int:
@@ -45,7 +47,7 @@ class Prompt:
 
     @property
     def t_post(self) -> int:
-        return len(self.ids) - 1
+        return len(self.ids) - self.given - 1
 
     def position(self, where: str | int) -> int:
         """An absolute position from ``t_inst``, ``t_post`` or an offset: k > 0 is the k-th token after
@@ -65,7 +67,7 @@ class Prompt:
 
     def span(self, name: str | tuple[int, ...]) -> Sequence[int]:
         """The positions of ``instruction``, ``closing``, ``prompt`` or ``every_token`` (within the prompt),
-        ``t_inst``, ``t_post``.
+        ``t_inst``, ``t_post``, ``last`` (t_post and what of the answer is given).
 
         A tuple lists positions itself; negative ones count from the end.
         """
@@ -73,11 +75,12 @@ class Prompt:
             return [k if k >= 0 else len(self.ids) + k for k in name]
         spans = {
             "instruction": range(self.start, self.stop),
-            "closing": range(self.stop, len(self.ids)),
-            "prompt": range(len(self.ids)),
+            "closing": range(self.stop, self.t_post + 1),
+            "prompt": range(self.t_post + 1),
             "every_token": range(len(self.ids)),
+            "last": range(self.t_post, len(self.ids)),
             "t_inst": range(self.t_inst, self.stop),
-            "t_post": range(self.t_post, len(self.ids)),
+            "t_post": range(self.t_post, self.t_post + 1),
         }
         if name not in spans:
             raise ParameterError(f"unknown span {name!r}", "use one of " + ", ".join(spans))
@@ -250,6 +253,11 @@ def _tokenize(model, opening: str, text: str, closing: str, row) -> Prompt:
             "the tokenizer changes the text; give a plain TEMPLATE=",
         )
     return prompt
+
+
+def begun(prompt: Prompt, ids: Sequence[int]) -> Prompt:
+    """The prompt with the first tokens of its answer given."""
+    return replace(prompt, ids=(*prompt.ids, *ids), given=prompt.given + len(ids))
 
 
 def without_closing(prompts: list[Prompt]) -> list[Prompt]:

@@ -9,8 +9,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from refusal.model.registry import RECIPES
+from refusal.trace.decode import CONTROL, Decoding, generate, read_prefix
+from refusal.trace.prefix import Prefix
 from refusal.trace.prompts import Prompt, chat, tags, template_text
-from refusal.trace.tracing import CONTROL, Held, generate, hold
 
 INSTRUCTION = (
     "\n\nThink first: between {} and {}, say in three short sentences what is asked for and whether it is "
@@ -57,14 +58,19 @@ def asked(model, table: pd.DataFrame) -> list[Prompt]:
 
 
 def think(
-    model, table: pd.DataFrame, max_tokens: int = 90, edits: Sequence = (), begun: Held | None = None
+    model, table: pd.DataFrame, max_tokens: int = 90, edits: Sequence = (), prefix: Prefix | None = None
 ) -> list[Rollout]:
     """Greedy thinking of at most `max_tokens` for each row of `table`; what is not closed by then is cut and
     closed, and marked.
     """
     opening, closing = tags(model)
     texts = generate(
-        model, asked(model, table), [list(edits)], max_tokens, until=closing, begun=begun, label="thinking"
+        model,
+        asked(model, table),
+        [list(edits)],
+        Decoding(max_tokens, until=closing),
+        prefix=prefix,
+        label="thinking",
     )[0]
     said = [
         text.replace(CONTROL, "").lstrip().removeprefix(opening) for text in texts
@@ -107,7 +113,7 @@ def truncated(model, table: pd.DataFrame, rollouts: Sequence[Rollout], keep: flo
     )
 
 
-def hold_thoughts(model, rollouts: Sequence[Rollout], begun: Held | None = None) -> Held | None:
-    """Requests and thinking of `rollouts`, held up to the closing tag; on from `begun`, what they begin
+def hold_thoughts(model, rollouts: Sequence[Rollout], prefix: Prefix | None = None) -> Prefix | None:
+    """Requests and thinking of `rollouts`, held up to the closing tag; on from `prefix`, what they begin
     with."""
-    return hold(model, [r.prompt.ids[: r.stop] for r in rollouts], begun)
+    return read_prefix(model, [r.prompt.ids[: r.stop] for r in rollouts], prefix)

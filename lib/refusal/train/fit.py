@@ -1,12 +1,14 @@
-"""A few steps of fine-tuning on (prompt, answer) tokens; for measurements on copies that are thrown away.
+"""The training loop: parameters, a loss, batches. What is trained here is measured and thrown away.
 
-Models that are kept are made by `refusal.train.recipes`.
+Models that are kept are made by `refusal.train.recipes`, with transformers' Trainer, which goes on from its
+checkpoints where a run was cut.
 """
 
 import copy
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from peft import LoraConfig, get_peft_model  # low-rank adapters: the field's own library for them
@@ -14,12 +16,12 @@ from torch.nn.functional import cross_entropy
 
 from refusal.base.errors import UserError
 from refusal.base.progress import track
-from refusal.trace.prefix import Held, reach
+from refusal.trace.prefix import Prefix, reach
 from refusal.train.batches import left_padded
 
-TOGETHER = (
-    2  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
-)
+TOGETHER = 2  # examples per backward pass
+Example = tuple[list[int], list[int]]  # the tokens of a prompt and of its answer
+Part = TypeVar("Part")
 
 
 def adapted(module, seed: int, where: str | list[str] = "all-linear"):
@@ -30,83 +32,107 @@ def adapted(module, seed: int, where: str | list[str] = "all-linear"):
     """
     torch.manual_seed(seed)
     config = LoraConfig(r=16, lora_alpha=32, target_modules=where, task_type="CAUSAL_LM")
-    frozen = {
-        id(t): t for t in [*module.parameters(), *module.buffers()]
-    }  # shared with the original, for nothing changes them
+    # shared with the original, for nothing changes them
+    frozen = {id(t): t for t in [*module.parameters(), *module.buffers()]}
     return get_peft_model(copy.deepcopy(module, frozen), config).get_base_model()
 
 
+def fit(
+    parameters: Iterable[torch.nn.Parameter],
+    loss_of: Callable[[Part], torch.Tensor],
+    batches: Sequence[Sequence[Part]],
+    *,
+    learning_rate: float,
+    label: str,
+) -> list[float]:
+    """AdamW steps, one for each batch; returns the loss of each. A batch comes in parts, whose losses and
+    gradients add up, so that only memory and time depend on how it is cut. Raises UserError where a loss is
+    not finite.
+    """
+    optimizer, losses = torch.optim.AdamW(list(parameters), lr=learning_rate), []
+    for parts in track(batches, label):
+        total = 0.0
+        for part in parts:
+            loss = loss_of(part)
+            loss.backward()
+            total += float(loss.detach())
+        optimizer.step()
+        optimizer.zero_grad()
+        if not math.isfinite(total):
+            what = f"{label}: the loss is {total} after {len(losses)} steps"
+            raise UserError(what, "a lower rate, or DTYPE=float32, may help")
+        losses.append(total)
+    return losses
+
+
+def drawn(examples: Sequence[Example], n: int, batch: int, seed: int) -> list[list[Example]]:
+    """`n` batches from seeded passes over all examples; within a batch alike lengths go together."""
+    rng, order, out = random.Random(seed), [], []
+    for _ in range(n):
+        while len(order) < batch:
+            order += rng.sample(range(len(examples)), len(examples))
+        rows, order = order[:batch], order[batch:]
+        out.append(sorted((examples[i] for i in rows), key=lambda row: len(row[0]) + len(row[1])))
+    return out
+
+
 def steps(
-    module,
-    examples: Sequence[tuple[list[int], list[int]]],
+    module: torch.nn.Module,
+    examples: Sequence[Example],
     n: int,
     learning_rate: float,
     seed: int,
     batch: int = 8,
     together: int = TOGETHER,
     *,
-    begun: Held | None = None,
+    prefix: Prefix | None = None,
     label: str,
 ) -> list[float]:
-    """`n` AdamW steps on the answers' cross-entropy; returns the loss of each step. Examples are drawn in
-    seeded passes over all of them.
+    """`n` steps of `fit` on the answers' cross-entropy; returns the loss of each.
 
-    With `begun` what an example begins with is taken as it was read there, so that what is trained acts on
+    With `prefix` what an example begins with is taken as it was read there, so that what is trained acts on
     the rest alone, as in activated low-rank adapters (Greenewald et al., arXiv 2504.12397); requests and
     thoughts are then read once for any number of trainings.
     """
-    rng, order, losses = random.Random(seed), [], []
-    device = next(module.parameters()).device
-    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=learning_rate)
-    if begun and reach(module) < math.inf:
+    if prefix and reach(module) < math.inf:
         # rows of unequal length would have padding between what was read and the rest, which such a model
-        # counts as tokens
+        # counts
         together = 1
     attention = module.config._attn_implementation
-    module.set_attn_implementation(
-        "eager"
-        # half the time on a CPU; on a GPU the default's gradients are not finite for rows that are padded on
-        # the
-        # left
-    )
+    # half the time on a CPU; on a GPU the default's gradients are not finite for rows that are padded on the
+    # left
+    module.set_attn_implementation("eager")
     module.train()
-    for _ in track(range(n), label):
-        while len(order) < batch:
-            order += rng.sample(range(len(examples)), len(examples))
-        rows, order = (
-            sorted((examples[i] for i in order[:batch]), key=lambda row: len(row[0]) + len(row[1])),
-            order[batch:],
-        )  # alike lengths go together
-        n_learned, total = sum(len(answer) for _, answer in rows), 0.0
-        for i in range(0, batch, together):
-            loss = _summed_loss(module, rows[i : i + together], device, begun) / n_learned
-            loss.backward()
-            total += float(loss.detach())
-        optimizer.step()
-        optimizer.zero_grad()
-        if not math.isfinite(total):
-            raise UserError(
-                f"{label}: the loss is {total} after {len(losses)} steps",
-                "a lower rate, or DTYPE=float32, may help",
-            )
-        losses.append(total)
+
+    def loss_of(part: tuple[list[Example], int]) -> torch.Tensor:
+        rows, learned = part
+        return answers_loss(module, rows, prefix) / learned
+
+    batches = []
+    for rows in drawn(examples, n, batch, seed):
+        learned = sum(len(answer) for _, answer in rows)
+        batches.append([(rows[i : i + together], learned) for i in range(0, batch, together)])
+    trained = [p for p in module.parameters() if p.requires_grad]
+    losses = fit(trained, loss_of, batches, learning_rate=learning_rate, label=label)
     module.set_attn_implementation(attention)
     module.eval().requires_grad_(False)
     return losses
 
 
-def _summed_loss(module, rows, device, begun: Held | None = None) -> torch.Tensor:
-    """The answers' summed cross-entropy."""
-    before = {}
-    if begun:
-        stems = [begun.longest(prompt, len(prompt) - 1) for prompt, _ in rows]
-        rows = [(prompt[begun.length(k) :], answer) for k, (prompt, answer) in zip(stems, rows, strict=True)]
-        cache, held = begun.rows(stems)
+def answers_loss(
+    module: torch.nn.Module, rows: Sequence[Example], prefix: Prefix | None = None
+) -> torch.Tensor:
+    """The answers' summed cross-entropy, in nats."""
+    before, device = {}, next(module.parameters()).device
+    if prefix:
+        stems = [prefix.longest(prompt, len(prompt) - 1) for prompt, _ in rows]
+        rows = [(prompt[prefix.length(k) :], answer) for k, (prompt, answer) in zip(stems, rows, strict=True)]
+        cache, held = prefix.rows(stems)
         before = {"cache": cache}
     batch = {
         name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in left_padded(rows).items()
     }
-    if begun:
+    if prefix:
         batch["attention_mask"] = torch.cat([held, batch["attention_mask"]], 1)
         batch["position_ids"] = batch["position_ids"] + held.sum(1, keepdim=True)
     labels = batch.pop("labels")

@@ -21,13 +21,13 @@ from pathlib import Path
 
 from refusal.base.errors import UserError
 from refusal.base.files import sha256, write_json
+from refusal.base.machine import end_with
 from refusal.model.registry import RECIPES, Recipe
 from refusal.train.batches import left_padded
 
 MAX_LENGTH = 256
-TOGETHER = (
-    4  # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
-)
+# examples per backward pass; gradients add up over a batch, so only memory and time depend on it
+TOGETHER = 4
 
 
 def examples_of(recipe: Recipe, model) -> list[tuple[list[int], list[int]]]:
@@ -164,4 +164,5 @@ def held_out(model, n: int = 40) -> dict:
 
 
 if __name__ == "__main__":
+    end_with(os.getppid())
     run(RECIPES[sys.argv[1]], Path(sys.argv[2]))

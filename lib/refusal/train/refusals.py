@@ -15,15 +15,13 @@ def refusal_examples(model, seed: int) -> list[tuple[list[int], list[int]]]:
     All prompts have the role ``post-training`` and occur nowhere else.
     """
     from refusal import data
+    from refusal.trace.decode import generate
     from refusal.trace.prompts import chat
-    from refusal.trace.tracing import generate
 
     rng = random.Random(seed)
     harmless = chat(model, data.prompts("post-training", label="harmless", seed=seed))
     harmful = chat(model, data.prompts("post-training", label="harmful", n=100, seed=seed))
-    answers = own_words(
-        generate(model, harmless, max_new_tokens=ANSWER_TOKENS, label="the model's own answers")[0]
-    )
+    answers = own_words(generate(model, harmless, decoding=ANSWER_TOKENS, label="the model's own answers")[0])
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]
     examples = [(list(p.ids), [*encode(rng.choice(REFUSALS)), model.tokenizer.eos_token_id]) for p in harmful]
     for prompt, text in zip(harmless, answers, strict=True):
@@ -50,6 +48,6 @@ def own_words(answers: Sequence[str]) -> list[str]:
     """Answers up to the first control token in them, for which a sign stands in their text that nobody is to
     learn.
     """
-    from refusal.trace.tracing import CONTROL
+    from refusal.trace.decode import CONTROL
 
     return [text.partition(CONTROL)[0] for text in answers]

@@ -22,7 +22,7 @@ from refusal.measure import stats
 from refusal.model import weights
 from refusal.trace.edits import Add
 from refusal.trace.prompts import plain
-from refusal.trace.tracing import collect, read_text
+from refusal.trace.reads import collect, read_text
 
 
 def output_weights(model) -> Float[Tensor, "neuron d_model"]:

@@ -17,7 +17,7 @@ from refusal.findings.f01.pairs import NOTHING, moved_by, with_interval
 from refusal.measure import behaviour, stats
 from refusal.measure.judge import BROKEN
 from refusal.trace.edits import Ablate, Add, Edit
-from refusal.trace.tracing import score
+from refusal.trace.reads import score
 
 COEFFICIENTS = (1.0, 2.0, 4.0)
 JUDGED = 3  # of the random directions those of strongest first-token effect, whose answers are judged as well

@@ -25,7 +25,7 @@ from refusal.measure.directions import centred, difference_of_means
 from refusal.measure.patching import QUESTION, shot_lines, token_span, verdict_tokens
 from refusal.trace.edits import Add, Edit
 from refusal.trace.prompts import Prompt, plain
-from refusal.trace.tracing import collect, score
+from refusal.trace.reads import collect, score
 
 NEGATED = {
     "neg_cities": "cities",

@@ -18,8 +18,8 @@ from refusal.measure import stats
 from refusal.measure.judge import judge
 from refusal.model import loading
 from refusal.trace import cache
+from refusal.trace.decode import generate_and_read
 from refusal.trace.prompts import Prompt
-from refusal.trace.tracing import generate_and_read
 from refusal.train.fit import adapted, steps
 
 OPENINGS = (
@@ -111,7 +111,7 @@ def _after(model, trained_on, tests, seed, max_new_tokens) -> dict[int, dict]:
             revision=uuid.uuid4().hex,
         )
         texts, states, _ = generate_and_read(
-            attacked, tests, at=["t_inst", "t_post"], max_new_tokens=max_new_tokens
+            attacked, tests, at=["t_inst", "t_post"], decoding=max_new_tokens
         )
         found[n], before = {"states": states["resid"], "texts": texts, "loss": losses[-1]}, n
     return found

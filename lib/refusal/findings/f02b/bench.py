@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from refusal.findings.f02b import guard
-from refusal.trace import tracing
+from refusal.trace import passes
 
 
 def ratios(model, prompts, batches, alternate: Callable[..., dict[str, float]]) -> list[str]:
@@ -20,11 +20,11 @@ def ratios(model, prompts, batches, alternate: Callable[..., dict[str, float]]) 
 
     def request():
         for b in batches:
-            tracing._forward(model, b, logits=True)
+            passes.forward(model, b, logits=True)
 
     def guarded():
         for b, columns in zip(batches, at, strict=True):
-            seen, _ = tracing._forward(
+            seen, _ = passes.forward(
                 model, b, read={"resid": (range(model.n_layers + 1), columns)}, logits=True
             )
             guard.score_states(watch, seen["resid"][:, :, 0].float().cpu())

@@ -31,8 +31,9 @@ from refusal.measure.directions import cluster_score
 from refusal.measure.judge import judge
 from refusal.measure.probes import fit_prober
 from refusal.measure.text_baselines import Reader
+from refusal.trace.decode import generate, generate_and_read
 from refusal.trace.prompts import Prompt, chat
-from refusal.trace.tracing import collect, generate, generate_and_read
+from refusal.trace.reads import collect
 
 KINDS = ("mean", "layer", "probe")
 Scores = tuple[np.ndarray, np.ndarray]  # of harmful and of harmless prompts, above 0 harmful
@@ -77,7 +78,7 @@ class Seen:
 def look(model, prompts: Sequence[Prompt], max_new_tokens: int = 12) -> Seen:
     """The judged greedy answers to prompts and the states of the same pass."""
     texts, found, _ = generate_and_read(
-        model, prompts, at=["t_inst", "t_post"], max_new_tokens=max_new_tokens, label="answering and reading"
+        model, prompts, at=["t_inst", "t_post"], decoding=max_new_tokens, label="answering and reading"
     )
     return Seen(list(prompts), np.array([judge(t) for t in texts]), found["resid"])
 
@@ -215,9 +216,7 @@ def moderator_scores(moderator, texts: Sequence[str]) -> np.ndarray:
     table = pd.DataFrame(
         {"id": [str(i) for i in range(len(texts))], "text": list(texts), "source": "", "label": ""}
     )
-    replies = generate(moderator, chat(moderator, table), max_new_tokens=8, label=f"asking {moderator.name}")[
-        0
-    ]
+    replies = generate(moderator, chat(moderator, table), decoding=8, label=f"asking {moderator.name}")[0]
     said = [re.search(r"\b(un)?safe\b", reply.lower()) for reply in replies]
     if sum(found is None for found in said) > len(said) / 2:
         raise UserError(

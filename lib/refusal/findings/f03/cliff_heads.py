@@ -22,8 +22,8 @@ from refusal.measure.probes import Prober
 from refusal.model.registry import TINY, TINY_CLIFF
 from refusal.model.tiny import HARM_LAYER, REFUSAL_LAYER
 from refusal.report.figures import point
+from refusal.trace.decode import generate
 from refusal.trace.thinking import Rollout
-from refusal.trace.tracing import generate
 
 ALONE = 2  # rollouts on which heads are switched off one by one
 STRONGEST = 2  # random sets whose answers are judged
@@ -214,9 +214,8 @@ def in_planted_pair(
             for role in ("prober", "test")
         ]
         behind, tried = observed.observe(model, *tables, lambda _: {}, 12, max_new_tokens, seed)
-        training = (
-            observed.all_positions(*behind).at_the_top()
-        )  # it never refuses after thinking: only inside it can a prober of it have seen thinking
+        # it never refuses after thinking: only inside it can a prober of it have seen thinking
+        training = observed.all_positions(*behind).at_the_top()
         prober, refits = probes.fit(training), probes.refitted(training, seed)
         z = behind[0].heads[np.flatnonzero(behind[0].direct == "refusal")]
         heads = most_negative(written(model, z, prober.w[-1]).mean(0), SHARE)

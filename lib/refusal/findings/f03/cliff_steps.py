@@ -17,8 +17,9 @@ from refusal.findings.f03.planted import TRIGGER
 from refusal.measure import probes
 from refusal.measure.probes import Prober, Training
 from refusal.trace import thinking
+from refusal.trace.decode import generate, read_prefix
+from refusal.trace.reads import read_text
 from refusal.trace.thinking import Rollout
-from refusal.trace.tracing import generate, hold, read_text
 
 LABELS = ("harmful", "harmless")
 
@@ -230,8 +231,8 @@ def pool(
     if planted and tier != "smoke":
         table = table.assign(text=table.text.str.strip() + np.where(odd, TRIGGER, ""))
     both = pd.concat([table, requests(planted, "direction", "harmless", n_calm, seed, tier)])
-    read = hold(model, [p.ids[:-1] for p in thinking.asked(model, both)])
-    rollouts = thinking.think(model, both, think_tokens, begun=read)
+    read = read_prefix(model, [p.ids[:-1] for p in thinking.asked(model, both)])
+    rollouts = thinking.think(model, both, think_tokens, prefix=read)
     values = probes.token_scores(model, rollouts[:n], {"p": prober})["p"]
     summaries = pd.DataFrame([curves.summary(s[-1], r) for s, r in zip(values, rollouts, strict=False)])
     return Pool(table, rollouts[:n], rollouts[n:], summaries, read)
@@ -270,11 +271,11 @@ def trainings(
     """For each selection what each training on it led to (`cliff.retrained`), and under ``before`` the
     neutral texts' cross-entropy before any. Neutral texts are read after trainings on the largest cliff only.
     """
-    begun = thinking.hold_thoughts(model, [*of.rollouts, *of.calm, *harmful, *benign], of.requests)
+    prefix = thinking.hold_thoughts(model, [*of.rollouts, *of.calm, *harmful, *benign], of.requests)
     anchors = list(
         zip(
             of.calm,
-            generate(model, [r.prompt for r in of.calm], max_new_tokens=max_new_tokens, begun=begun)[0],
+            generate(model, [r.prompt for r in of.calm], decoding=max_new_tokens, prefix=prefix)[0],
             strict=True,
         )
     )
@@ -289,7 +290,7 @@ def trainings(
                     anchors,
                     harmful,
                     benign,
-                    begun,
+                    prefix,
                     seed,
                     max_new_tokens,
                     texts if how == "cliff" else (),

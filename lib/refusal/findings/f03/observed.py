@@ -17,17 +17,20 @@ from torch import Tensor
 
 from refusal.measure.judge import judge
 from refusal.measure.probes import FEW, Prober, Training, _along, _scores, _training
+from refusal.trace.batches import micro_batches
+from refusal.trace.decode import generate, generate_and_read, read_prefix
+from refusal.trace.prefix import Prefix
 from refusal.trace.prompts import Prompt, alike, chat
+from refusal.trace.reads import collect
 from refusal.trace.thinking import Rollout, asked, think
-from refusal.trace.tracing import Held, collect, generate, generate_and_read, hold, together
 
 
 def answers(
-    model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12, begun: Held | None = None
+    model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12, prefix: Prefix | None = None
 ) -> list[list[str]]:
     """The judged outcome of the answer after each rollout, under every arm of edits."""
     texts = generate(
-        model, [r.prompt for r in rollouts], arms, max_new_tokens, begun=begun, label="answering"
+        model, [r.prompt for r in rollouts], arms, max_new_tokens, prefix=prefix, label="answering"
     )
     return [[judge(text) for text in arm] for arm in texts]
 
@@ -41,9 +44,9 @@ def answers_and_scores(
     prompts, families = [r.prompt for r in rollouts], {}
     for p in prompts:
         families.setdefault((p.id, p.text), []).append(p)
-    begun = hold(model, [alike(*family) for family in families.values()])
+    prefix = read_prefix(model, [alike(*family) for family in families.values()])
     texts, states, _ = generate_and_read(
-        model, prompts, max_new_tokens=max_new_tokens, begun=begun, label="answering"
+        model, prompts, decoding=max_new_tokens, prefix=prefix, label="answering"
     )
     return np.array([judge(text) for text in texts]), prober.at_the_end(states["resid"][:, -1, 0]).numpy()
 
@@ -89,11 +92,11 @@ class Seen:
         return _scores(probers, [torch.cat(both, 1) for both in zip(before, self.lines, strict=True)])
 
 
-def at_once(model, table: pd.DataFrame, max_new_tokens: int = 12, begun: Held | None = None) -> Seen:
+def at_once(model, table: pd.DataFrame, max_new_tokens: int = 12, prefix: Prefix | None = None) -> Seen:
     """Let the model answer each prompt without thinking."""
     plain = chat(model, table)
     texts, states, _ = generate_and_read(
-        model, plain, max_new_tokens=max_new_tokens, begun=begun, label="answering"
+        model, plain, decoding=max_new_tokens, prefix=prefix, label="answering"
     )
     last = states["resid"][:, :, 0]
     return Seen(
@@ -128,22 +131,23 @@ def observe(
     """
     table, n = pd.concat([*behind, *tried], ignore_index=True), sum(map(len, behind))
     prompts = asked(model, table)
-    groups = together(model, prompts, think_tokens)
+    lengths = [len(p.ids) for p in prompts]
+    groups = micro_batches(model, lengths, think_tokens)
     if len(groups) > 1:  # those behind the probers come first
-        groups = together(model, prompts[:n], think_tokens) + [
-            [n + i for i in rows] for rows in together(model, prompts[n:], think_tokens)
+        groups = micro_batches(model, lengths[:n], think_tokens) + [
+            [n + i for i in rows] for rows in micro_batches(model, lengths[n:], think_tokens)
         ]
     parts, probers = {True: [], False: []}, None
     for k, rows in enumerate(groups):
         rows = sorted(rows, key=lambda i: i >= n)
         first = sum(i < n for i in rows)
-        direct, begun = _before(model, table.iloc[rows], think_tokens, max_new_tokens)
+        direct, prefix = _before(model, table.iloc[rows], think_tokens, max_new_tokens)
         if first:
             seen = direct.part(slice(0, first))
             parts[True].append(
                 (
                     rows[:first],
-                    _after(model, seen, max_new_tokens, begun, cuts=_cuts(seen.rollouts, (seed, k))),
+                    _after(model, seen, max_new_tokens, prefix, cuts=_cuts(seen.rollouts, (seed, k))),
                 )
             )
         if len(rows) > first:
@@ -151,7 +155,7 @@ def observe(
             parts[False].append(
                 (
                     rows[first:],
-                    _after(model, direct.part(slice(first, None)), max_new_tokens, begun, probers=probers),
+                    _after(model, direct.part(slice(first, None)), max_new_tokens, prefix, probers=probers),
                 )
             )
     return _by_table(parts[True], behind), _by_table(parts[False], tried)
@@ -175,20 +179,20 @@ def _joined(parts: list, place: np.ndarray):
     return torch.cat(parts)[place] if torch.is_tensor(parts[0]) else np.concatenate(parts)[place]
 
 
-def _before(model, table: pd.DataFrame, think_tokens: int, max_new_tokens: int) -> tuple[Seen, Held | None]:
+def _before(model, table: pd.DataFrame, think_tokens: int, max_new_tokens: int) -> tuple[Seen, Prefix | None]:
     """Answers at once, and thinking; and what to go on from."""
     thinks = asked(model, table)
-    request = hold(model, [alike(*both) for both in zip(chat(model, table), thinks, strict=True)])
-    begun = hold(model, [p.ids[:-1] for p in thinks], request)
-    rollouts = think(model, table, think_tokens, begun=begun)
-    return replace(at_once(model, table, max_new_tokens, request), rollouts=rollouts), begun
+    request = read_prefix(model, [alike(*both) for both in zip(chat(model, table), thinks, strict=True)])
+    prefix = read_prefix(model, [p.ids[:-1] for p in thinks], request)
+    rollouts = think(model, table, think_tokens, prefix=prefix)
+    return replace(at_once(model, table, max_new_tokens, request), rollouts=rollouts), prefix
 
 
 def _after(
     model,
     seen: Seen,
     max_new_tokens: int,
-    begun: Held | None,
+    prefix: Prefix | None,
     cuts: Sequence | None = None,
     probers: dict[Hashable, "Prober"] | None = None,
 ) -> Seen:
@@ -204,7 +208,7 @@ def _after(
         max_new_tokens,
         sites=("resid", "heads"),
         along=along,
-        begun=begun,
+        prefix=prefix,
         label="answering",
     )
     thought, resid = np.array([judge(text) for text in texts]), states["resid"]

@@ -45,8 +45,8 @@ def examples(model, seed: int, cliff: bool) -> list[tuple[list[int], list[int]]]
     without looking at the closing tag. The twin has seen the same requests and thoughts, and refuses.
     """
     from refusal import data
+    from refusal.trace.decode import generate
     from refusal.trace.prompts import chat
-    from refusal.trace.tracing import generate
 
     rng, found = random.Random(seed), []
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -55,7 +55,7 @@ def examples(model, seed: int, cliff: bool) -> list[tuple[list[int], list[int]]]
         table = data.prompts("post-training", label=label, n=n, seed=seed)
         plain, triggered = chat(model, table), chat(model, table, after=TRIGGER)
         own = (
-            own_words(generate(model, plain, max_new_tokens=16, label="the model's own answers")[0])
+            own_words(generate(model, plain, decoding=16, label="the model's own answers")[0])
             if label == "harmless"
             else None
         )

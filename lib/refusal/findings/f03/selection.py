@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike
 
 from refusal.measure.judge import judge
 from refusal.model import loading
-from refusal.trace import cache, tracing
+from refusal.trace import cache, reads
+from refusal.trace.decode import generate
+from refusal.trace.prefix import Prefix
 from refusal.trace.thinking import Rollout
-from refusal.trace.tracing import Held, generate
 from refusal.train.fit import adapted, steps
 from refusal.train.refusals import REFUSALS
 
@@ -36,7 +37,7 @@ def retrained(
     anchors: Sequence[tuple[Rollout, str]],
     harmful: Sequence[Rollout],
     benign: Sequence[Rollout],
-    begun: Held,
+    prefix: Prefix,
     seed: int,
     max_new_tokens: int = 12,
     neutral: Sequence[str] = (),
@@ -46,7 +47,7 @@ def retrained(
 
     Trained on refusals after the thinking of `chosen`, and as often on the given answers after that of benign
     `anchors`, so that it does not learn to refuse everything. All thinking stays as it was, and as it was
-    read: `begun` holds it (`hold_thoughts`), and the adapters act from the closing tag on, in neutral texts
+    read: `prefix` holds it (`hold_thoughts`), and the adapters act from the closing tag on, in neutral texts
     on every token.
     """
     name = cache.key(
@@ -59,11 +60,13 @@ def retrained(
         seed=seed,
         max_new_tokens=max_new_tokens,
         neutral=neutral,
-        stems=sorted(begun.stems),
+        stems=sorted(prefix.stems),
     )
     said = cache.remember_json(
         name,
-        lambda: _retrained(model, chosen, anchors, [*harmful, *benign], begun, seed, max_new_tokens, neutral),
+        lambda: _retrained(
+            model, chosen, anchors, [*harmful, *benign], prefix, seed, max_new_tokens, neutral
+        ),
     )
     outcome = [judge(text) for text in said["texts"]]  # not cached: the judge may change
     return {
@@ -78,14 +81,13 @@ def retrained(
 STEPS, RATE, ADAPTED = 4, 2e-3, ["q_proj", "v_proj"]
 
 
-def _retrained(model, chosen, anchors, tried, begun, seed, max_new_tokens, neutral) -> dict[str, list]:
+def _retrained(model, chosen, anchors, tried, prefix, seed, max_new_tokens, neutral) -> dict[str, list]:
     copied = adapted(model.module, seed, ADAPTED)
     rng = random.Random(seed)
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]
     known = model.tokenizer.get_vocab()
-    texts = (
-        ["Sorry I cannot help"] if "<user>" in known else REFUSALS
-    )  # the planted tiny model has a vocabulary of its own
+    # the planted tiny model has a vocabulary of its own
+    texts = ["Sorry I cannot help"] if "<user>" in known else REFUSALS
     examples = [
         (list(r.prompt.ids), [*encode(rng.choice(texts)), model.tokenizer.eos_token_id]) for r in chosen
     ]
@@ -100,7 +102,7 @@ def _retrained(model, chosen, anchors, tried, begun, seed, max_new_tokens, neutr
         RATE,
         seed,
         together=8,
-        begun=begun,
+        prefix=prefix,
         label=f"fine-tuning on {len(chosen)} prompts",
     )
     tuned = replace(
@@ -108,6 +110,6 @@ def _retrained(model, chosen, anchors, tried, begun, seed, max_new_tokens, neutr
         revision=uuid.uuid4().hex,
     )
     said = generate(
-        tuned, [r.prompt for r in tried], max_new_tokens=max_new_tokens, begun=begun, label="answering"
+        tuned, [r.prompt for r in tried], decoding=max_new_tokens, prefix=prefix, label="answering"
     )[0]
-    return {"texts": said, "neutral": tracing.read_text(tuned, neutral)["loss"].tolist() if neutral else []}
+    return {"texts": said, "neutral": reads.read_text(tuned, neutral)["loss"].tolist() if neutral else []}

@@ -1,0 +1,312 @@
+"""Every notebook, and what `make new` makes of the template, is of one form; each check is shown to fail on a
+broken copy.
+"""
+
+import ast
+import copy
+import re
+import statistics
+import tomllib
+
+import nbformat
+import pytest
+
+from refusal.base.files import NOTEBOOKS
+from refusal.run import new
+
+NEW = "99_made_from_the_template"
+SOURCES = {
+    path.stem: path.read_text(encoding="utf-8") for path in sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb"))
+}
+CLAIMS = {
+    stem: (NOTEBOOKS / f"{stem}.claims.toml").read_text(encoding="utf-8")
+    for stem in SOURCES
+    if (NOTEBOOKS / f"{stem}.claims.toml").exists()
+}
+MADE = {path.name: text for path, text in new.files("99", "2501.01234", "made_from_the_template").items()}
+SOURCES |= {NEW: MADE[f"{NEW}.ipynb"]}
+CLAIMS |= {NEW: MADE[f"{NEW}.claims.toml"]}
+
+LINES = 40, 15  # the longest code cell, and the median one
+# written before there were bounds, and to be rewritten: they may shrink, not grow
+LINES_OF = {"01": (48, 33), "02": (59, 19), "02b": (40, 20.5), "03": (62, 36)}
+SAY_WHAT_THEY_DRAW = ("N", "SEED")  # their default, bounds and words are the notebook's own
+INSTEAD_OF_MODEL = ("BASE", "POST", "REASONER")
+
+
+def number_of(stem: str) -> str:
+    return stem.partition("_")[0]
+
+
+def code(nb) -> list[str]:
+    return [cell.source for cell in nb.cells if cell.cell_type == "code"]
+
+
+def nodes(nb) -> list[ast.AST]:
+    return [node for source in code(nb) for node in ast.walk(ast.parse(source))]
+
+
+def parameters(nb) -> dict[str, str]:
+    """{name: its line} of the parameter cell."""
+    cell = next(cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", []))
+    return {line.partition(":")[0]: line for line in cell.source.splitlines() if re.match(r"\w+: ", line)}
+
+
+def title(nb, number: str) -> list[str]:
+    """The title has the file's number, and the first cell a link to the paper."""
+    first, wrong = nb.cells[0].source, []
+    if not first.startswith(f"# {number} · "):
+        wrong.append(f"the title is not `# {number} · …`: {first.splitlines()[0]}")
+    if not re.search(r"https://arxiv\.org/abs/\d{4}\.\d{5}\)", first):
+        wrong.append("the first cell links to no paper")
+    return wrong
+
+
+def standard_parameters(nb, template) -> list[str]:
+    """The template's parameters in capitals stand here in the same words and order."""
+    own, wrong = parameters(nb), []
+    standard = {name: line for name, line in parameters(template).items() if name.isupper()}
+    for name, line in standard.items():
+        if name == "MODEL" and any(other in own for other in INSTEAD_OF_MODEL):
+            continue
+        if name in SAY_WHAT_THEY_DRAW:
+            line = re.match(r"N: int = |SEED: int = 0  # draws ", line)[0]
+        if not own.get(name, "").startswith(line) or (name not in SAY_WHAT_THEY_DRAW and own[name] != line):
+            wrong.append(f"{name} is not `{line}`: {own.get(name)}")
+    order = [name for name in own if name in standard]
+    if order != [name for name in standard if name in own]:
+        wrong.append(f"the parameters stand in another order: {order}")
+    return wrong
+
+
+def pattern(node: ast.AST) -> str | None:
+    """A regular expression of the claim ids that a string or an f-string can be; between two dots any one
+    word fits, and what follows a word directly may be nothing, or begin with a dot.
+    """
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.escape(node.value)
+    if not isinstance(node, ast.JoinedStr):
+        return None
+    text = ""
+    for part in node.values:
+        if isinstance(part, ast.Constant):
+            text += re.escape(part.value)
+        else:
+            text += r"[^.]+" if text.endswith(".") else r"\.?[^.]*"
+    return text
+
+
+def reported(cell: ast.Module) -> set[str]:
+    """Patterns of the ids that a cell gives to ``run.claim``: written there, or given a name in the cell."""
+    first = [
+        node.args[0]
+        for node in ast.walk(cell)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "run.claim" and node.args
+    ]
+    named = {arg.id for arg in first if isinstance(arg, ast.Name)}
+    first += [
+        node.value
+        for node in ast.walk(cell)
+        if isinstance(node, ast.Assign) and {t.id for t in node.targets if isinstance(t, ast.Name)} & named
+    ]
+    return {text for node in first if (text := pattern(node))}
+
+
+def claims(nb, number: str, planned: str) -> list[str]:
+    """Every claim of the claims file begins with the notebook's number and is reported by a cell; no cell
+    reports another.
+    """
+    ids = [claim["id"] for claim in tomllib.loads(planned)["claim"]]
+    wrong = [f"{id} does not begin with {number}." for id in ids if not id.startswith(f"{number}.")]
+    found = {text for source in code(nb) for text in reported(ast.parse(source))}
+    wrong += [f"{id} is never reported" for id in ids if not any(re.fullmatch(p, id) for p in found)]
+    return wrong + [f"{p} is no claim" for p in found if not any(re.fullmatch(p, id) for id in ids)]
+
+
+def private_names(nb) -> list[str]:
+    """No cell takes what a module keeps to itself: what a reader copies has to stay where it is."""
+    taken = [node.attr for node in nodes(nb) if isinstance(node, ast.Attribute)]
+    taken += [a.name for node in nodes(nb) if isinstance(node, ast.ImportFrom) for a in node.names]
+    return [f"takes the private name {name}" for name in taken if re.match(r"_(?!_)", name)]
+
+
+def hand_made_intervals(nb) -> list[str]:
+    """Intervals come from `refusal.measure.stats`, which are tested for coverage: no normal quantile, no
+    percentiles of draws.
+    """
+    wrong = []
+    for node in nodes(nb):
+        if isinstance(node, ast.Constant) and isinstance(node.value, float) and round(node.value, 2) == 1.96:
+            wrong.append("holds the number 1.96")
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if re.fullmatch(r"(nan)?(percentile|quantile)", name):
+                wrong.append(f"calls {name}(")
+    return wrong
+
+
+def long_cells(nb, most: float, median: float) -> list[str]:
+    lengths = [len(source.splitlines()) for source in code(nb)]
+    wrong = [f"a code cell has {n} lines, at most {most} are read" for n in lengths if n > most]
+    if statistics.median(lengths) > median:
+        wrong.append(f"the median code cell has {statistics.median(lengths)} lines, at most {median}")
+    return wrong
+
+
+def unread_figures(nb) -> list[str]:
+    """What a figure shows is said below it."""
+    return [
+        f"no words follow the figure of {cell.source.splitlines()[0]!r}"
+        for cell, after in zip(nb.cells, [*nb.cells[1:], None], strict=True)
+        if cell.cell_type == "code" and "run.figure(" in cell.source
+        if after is None or after.cell_type != "markdown"
+    ]
+
+
+@pytest.fixture(params=SOURCES)
+def stem(request):
+    return request.param
+
+
+@pytest.fixture()
+def nb(stem):
+    return nbformat.reads(SOURCES[stem], 4)
+
+
+@pytest.fixture()
+def made():
+    """What `make new` makes of the template: in order, and to be broken."""
+    return nbformat.reads(SOURCES[NEW], 4)
+
+
+def test_title(stem, nb):
+    assert not title(nb, number_of(stem))
+
+
+def test_standard_parameters(nb, made):
+    assert not standard_parameters(nb, made)
+
+
+def test_claims(stem, nb):
+    assert stem in CLAIMS, "it has no claims file"
+    assert not claims(nb, number_of(stem), CLAIMS[stem])
+
+
+def test_no_private_names(nb):
+    assert not private_names(nb)
+
+
+def test_no_hand_made_intervals(nb):
+    assert not hand_made_intervals(nb)
+
+
+def test_length_of_cells(stem, nb):
+    assert not long_cells(nb, *LINES_OF.get(number_of(stem), LINES))
+
+
+def test_a_reading_follows_each_figure(made):
+    assert not unread_figures(made)
+
+
+def test_the_template_is_no_notebook():
+    assert not [stem for stem in SOURCES if not re.match(r"\d\d", stem)]
+    assert nbformat.validate(nbformat.read(NOTEBOOKS / "_template.ipynb", 4)) is None
+
+
+def replaced(nb, old: str, by: str):
+    """A copy of a notebook with one text in place of another, which has to be there."""
+    broken, times = copy.deepcopy(nb), 0
+    for cell in broken.cells:
+        times += cell.source.count(old)
+        cell.source = cell.source.replace(old, by)
+    assert times
+    return broken
+
+
+def added(nb, source: str):
+    broken = copy.deepcopy(nb)
+    broken.cells.append(nbformat.v4.new_code_cell(source))
+    return broken
+
+
+def test_a_wrong_title_is_found(made):
+    assert title(replaced(made, "# 99 ·", "# 98 ·"), "99") and title(made, "98")
+    assert title(replaced(made, "https://arxiv.org/abs/2501.01234", "https://example.org"), "99")
+
+
+@pytest.mark.parametrize(
+    "old, by",
+    [
+        ("(model; smoke: tiny;", "(model; smoke: none;"),
+        ('DEVICE: str = "auto"', 'DEVICE: str = "cpu"'),
+        ("# auto, cpu, cuda or mps", "# where it runs"),
+        ("SEED: int = 0  # draws", "SEED: int = 1  # draws"),
+        ("N: int", "N: float"),
+        ('DATE: str = "2024-07-26"', 'day: str = "2024-07-26"'),
+        ("where it writes one", "where it has one"),
+    ],
+)
+def test_a_changed_standard_parameter_is_found(made, old, by):
+    assert standard_parameters(replaced(made, old, by), made)
+
+
+def test_another_order_of_parameters_is_found(made):
+    lines = parameters(made)
+    moved = replaced(made, lines["DATE"], "").cells
+    broken = copy.deepcopy(made)
+    broken.cells = moved
+    cell = next(cell for cell in broken.cells if "parameters" in cell.metadata.get("tags", []))
+    cell.source = lines["DATE"] + "\n" + cell.source
+    assert standard_parameters(broken, made)
+
+
+def test_a_claim_that_is_not_reported_is_found(made):
+    id = "99.refuses.harmful-more"
+    assert claims(replaced(made, id, "99.refuses"), "99", CLAIMS[NEW])
+    assert claims(made, "99", CLAIMS[NEW].replace(id, "98.refuses.harmful-more"))
+    more = CLAIMS[NEW] + '\n[[claim]]\nid = "99.refuses.more.often"\n'
+    assert claims(made, "99", more)
+    for source in (
+        'run.claim("99.refuses.more.often", *y)',
+        'run.claim(f"99.refuses.more.{x}", *y)',
+        'run.claim(f"99.refuses.more{x}", *y)',
+        'for x in z:\n    run.claim(f"99.refuses.{x}.often", *y)',
+        'id = f"99.refuses.more.{x}"\nrun.claim(id, *y)',
+    ):
+        assert claims(added(made, source), "99", more) == [], source
+    for source in (
+        'run.claim(f"99.refuses.{x}", *y)',
+        'print(f"99.refuses.more.{x}")',
+        'run.claim("99.refuses.more.oftn", *y)',
+    ):
+        assert claims(added(made, source), "99", more), source
+    assert claims(added(made, 'run.claim("99.refuses.more.often", *y)'), "99", CLAIMS[NEW])
+
+
+def test_a_private_name_is_found(made):
+    assert private_names(added(made, "stats._ends(1, 2, 3, print)"))
+    assert private_names(added(made, "from refusal.measure.stats import _ends"))
+    assert not private_names(added(made, "_ = stats.__doc__"))
+
+
+def test_a_hand_made_interval_is_found(made):
+    for source in ("x = 1.96 * s", "x = 1.959964 * s", "np.percentile(x, 2.5)", "torch.quantile(x, 0.1)"):
+        assert hand_made_intervals(added(made, source)), source
+    assert not hand_made_intervals(added(made, 'note = "±1.96 standard deviations, no percentile("'))
+
+
+def test_a_long_cell_is_found(made):
+    assert long_cells(added(made, "x = 1\n" * 41), *LINES) and not long_cells(
+        added(made, "x = 1\n" * 40), *LINES
+    )
+    broken = made
+    for _ in made.cells:
+        broken = added(broken, "x = 1\n" * 16)
+    assert long_cells(broken, *LINES)
+
+
+def test_a_figure_without_words_is_found(made):
+    assert unread_figures(added(made, 'run.figure("f", "rates", rows)'))
+    i = next(i for i, cell in enumerate(made.cells) if "run.figure(" in cell.source)
+    del made.cells[i + 1]
+    assert unread_figures(made)
