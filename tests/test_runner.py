@@ -87,10 +87,10 @@ def subjects_of(path) -> str:
 
 
 @pytest.mark.parametrize(
-    "number, subjects", [(n, subjects_of(path)) for n, path in runner.notebooks().items()]
+    "number, subjects", [(n, subjects_of(path)) for n, path in params.notebooks().items()]
 )
 def test_every_notebook_leaves_what_the_contract_names(smoke, number, subjects):
-    folder = RESULTS / "smoke" / subjects / runner.notebooks()[number].stem
+    folder = RESULTS / "smoke" / subjects / params.notebooks()[number].stem
     assert all((folder / name).exists() for name in OUTPUTS)
     about = json.loads((folder / "run.json").read_text())
     assert (
@@ -118,7 +118,7 @@ def test_executed_notebooks_show_every_figure(smoke):
 
 
 def test_the_planted_cliff_carries_the_verdicts_of_the_instrument(smoke):
-    folder = RESULTS / "smoke" / "tiny-cliff" / runner.notebooks()["03"].stem
+    folder = RESULTS / "smoke" / "tiny-cliff" / params.notebooks()["03"].stem
     verdict = {c["id"]: c["verdict"] for c in json.loads((folder / "claims.json").read_text())}
     # by the prober that has seen thinking; a last-token prober of the tiny model is not clearly above one of
     # shuffled labels, which varies a lot
@@ -454,7 +454,7 @@ def test_a_model_that_cannot_inform_ends_in_a_reason_for_every_claim(tmp_path, n
     try:
         done = make(f"nb-{number}", *given)
         assert done.returncode == 0, done.stdout + done.stderr
-        run = places[0] / runner.notebooks()[number].stem
+        run = places[0] / params.notebooks()[number].stem
         claims = json.loads((run / "claims.json").read_text())
         assert {c["id"] for c in claims} == set(read_claims(NOTEBOOKS / f"{run.name}.claims.toml"))
         assert {c["verdict"] for c in claims} == {"uninformative"} and all(

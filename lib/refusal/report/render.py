@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 
-from refusal.report.rules import Record
+from refusal.report.rules import Claim, Record
 
 
 def read_ledger(results: Path) -> list[tuple[str, str, Record]]:
@@ -64,16 +64,21 @@ MADE = {
 }
 
 
+def paper_value(claim: Claim) -> str:
+    """What a claim's paper found, as text."""
+    return "; ".join(f"{k} {_number(v)}" for k, v in (claim.paper_value or {}).items()) or (
+        "our question" if claim.origin == "ours" else "–"
+    )
+
+
 def table(records: list[Record]) -> list[list[str]]:
     """Rows of text: claim, paper's value, value here with interval and n, controls, verdict."""
     rows = []
     for r in records:
-        paper = "; ".join(f"{k} {_number(v)}" for k, v in (r.paper_value or {}).items()) or (
-            "our question" if r.origin == "ours" else "–"
-        )
         here = _number(r.value) + (f" [{r.ci95[0]:.2f}, {r.ci95[1]:.2f}]" if r.ci95 else "") + f", n {r.n}"
         more = f" (about {r.needed_n} items would decide)" if r.needed_n else ""
-        rows.append([f"{r.id}: {r.statement}{MADE[r.evidence]}", paper, here, _controls(r), r.verdict + more])
+        said = f"{r.id}: {r.statement}{MADE[r.evidence]}"
+        rows.append([said, paper_value(r), here, _controls(r), r.verdict + more])
     return rows
 
 

@@ -164,6 +164,27 @@ def rule_of(value: dict) -> Rule:
     return TypeAdapter(Rule).validate_python(value)
 
 
+class Plan(_Frozen):
+    """What a claim's default size is meant to decide, set before any result; `refusal.report.power` says how
+    many items that takes. No verdict depends on it.
+
+    `smallest` is the smallest effect worth seeing: how far beyond its bar the value lies, in the value's
+    unit. `n` says how many items there are by default: a number, a parameter of the notebook, or a product
+    (``2 * n_arm``, ``n_pool // 2``); of two groups, those of each. What is not known before a run is assumed:
+    `bar` is the level of a bar that is a control, `spread` the standard deviation of one item. `of` names the
+    control that the claim hinges on, where it is not the value. `undecided` says why the default stays though
+    it cannot decide at that effect.
+    """
+
+    smallest: float = Field(gt=0)
+    n: int | str
+    kind: Literal["rate", "paired", "unpaired", "mean", "auroc", "other"]
+    bar: float | None = None
+    spread: float | None = Field(default=None, gt=0)
+    of: str | None = None
+    undecided: str | None = Field(default=None, min_length=10)
+
+
 class Claim(_Frozen):
     """The fixed part of a ledger record, as a claims file holds it."""
 
@@ -177,6 +198,7 @@ class Claim(_Frozen):
     precondition: str  # when a model can inform on the claim, in words
     evidence: Evidence | None = None  # where it is about another model than the notebook's
     rule: Rule
+    plan: Plan | None = None
 
 
 class Measured(_Frozen):
@@ -264,16 +286,59 @@ def decide(
     answer, text = rule.answer(measured)
     if answer in ("yes", "no"):
         return {"yes": "replicated", "no": "not replicated"}[answer], text, None
-    return "underpowered", text, needed_n(rule, measured) if answer == "unclear" else None
+    if answer == "missing":
+        return "underpowered", f"{text}; no number of items decides without it", None
+    return "underpowered", f"{text}; {_what_would_decide(rule, measured)}", needed_n(rule, measured)
+
+
+def comparisons(rule: Rule) -> Iterable[Above | Below]:
+    """The comparisons of a rule, at any depth."""
+    for part in rule.all if isinstance(rule, All) else ():
+        yield from comparisons(part)
+    if isinstance(rule, (Above, Below)):
+        yield rule
+
+
+def _unclear(rule: Rule, measured: Measured) -> list[Above | Below]:
+    """The comparisons whose interval spans their bar; a pattern gives one for each control that fits."""
+    each = [
+        part.model_copy(update={"of": name if part.of else None})
+        for part in comparisons(rule)
+        for name, _, _ in measured.named(part.of)
+    ]
+    return [part for part in each if part.answer(measured)[0] == "unclear"]
+
+
+def _what_would_decide(rule: Rule, measured: Measured) -> str:
+    """What would decide a rule that is unclear: about how many items of the value, more of a control, or no
+    number.
+    """
+    unclear, n = _unclear(rule, measured), needed_n(rule, measured)
+    mine = [part for part in unclear if part.of is None]
+    bars = dict.fromkeys(
+        bar for part in mine if isinstance(bar := part.above if isinstance(part, Above) else part.below, str)
+    )
+    # a bar that is a control was measured as well, and moves with its own items
+    others = [*bars, *dict.fromkeys(part.of for part in unclear if part.of)]
+    said = []
+    if mine:
+        said.append(
+            f"about {n} items would decide, {measured.n} were used"
+            if n
+            else "the value lies on its bar, so no number of items decides"
+        )
+    if others:
+        said.append(f"more items of {', '.join(others)} would help")
+    return "; ".join(said)
 
 
 def needed_n(rule: Rule, measured: Measured) -> int | None:
-    """About how many items would put the value's interval on one side of every bar, if the value stays:
-    widths shrink with √n.
+    """About how many items would put the value's interval on one side of every bar, if value and bars stay:
+    widths shrink with √n. None where only controls are unclear, or the value lies on its bar.
     """
     needed = []
-    for part in rule.all if isinstance(rule, All) else (rule,):
-        if isinstance(part, (Above, Below)) and part.of is None and part.answer(measured)[0] == "unclear":
+    for part in _unclear(rule, measured):
+        if part.of is None:
             bar, sign = (part.above, 1) if isinstance(part, Above) else (part.below, -1)
             level = (
                 measured.controls[bar] * part.times if isinstance(bar, str) else bar

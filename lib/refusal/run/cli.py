@@ -11,6 +11,11 @@ from refusal.base.errors import ParameterError, UserError, nearest
 
 MAKE_ONLY = ("PYTHON", "PY", "VENV")
 PREFIX = "COMPANION_PARAM_"
+OPTIONS = {  # make variables that are no notebook's parameter: the target each goes with, and what it is
+    "RUN": ("reproduce", "path of a run.json: repeat that run, and say what of its environment differs"),
+    "VERDICT": ("claims", 'only these: VERDICT="not replicated"'),
+    "PLAN": ("claims", "1: list every claim with its rule and the items it needs, without running anything"),
+}
 STOPPED = 130  # the exit status of what Ctrl-C ended
 
 
@@ -18,8 +23,7 @@ def make_variables() -> dict[str, str]:
     """{name: what it is [default]} of the make variables that any notebook takes: the parameters that it has
     in capitals.
     """
-    from refusal.run.params import parameters_of
-    from refusal.run.runner import notebooks
+    from refusal.run.params import notebooks, parameters_of
 
     found: dict[str, str] = {}
     for path in notebooks().values():
@@ -35,10 +39,10 @@ def given_parameters() -> dict[str, str]:
     """
     known = make_variables()
     for name in os.environ.get("COMPANION_GIVEN", "").split():
-        if name not in known and name not in MAKE_ONLY:
+        if name not in known and name not in MAKE_ONLY and name not in OPTIONS:
             raise ParameterError(
                 f"unknown parameter {name!r}",
-                nearest(name, known) + '; a notebook\'s further parameters go into P="…"',
+                nearest(name, [*known, *OPTIONS]) + '; a notebook\'s further parameters go into P="…"',
             )
     values = {name: os.environ[PREFIX + name] for name in known if os.environ.get(PREFIX + name, "") != ""}
     from refusal.run.params import parse_further
@@ -46,11 +50,29 @@ def given_parameters() -> dict[str, str]:
     return {k: v for k, v in values.items() if k != "P"} | parse_further(values.get("P", ""))
 
 
+def given_options(target: str) -> dict[str, str]:
+    """Those of `OPTIONS` that the user set. Raises ParameterError for one that goes with another target."""
+    given = {name: os.environ[PREFIX + name] for name in OPTIONS if os.environ.get(PREFIX + name, "") != ""}
+    for name in given:
+        if OPTIONS[name][0] != target:
+            raise ParameterError(f"{name} goes with make {OPTIONS[name][0]}", OPTIONS[name][1])
+    return given
+
+
 def reproduce(only: str | None = None) -> None:
-    """Every notebook, or one, with what was given; then the ledger and the figures."""
+    """Every notebook, or one, with what was given; then the ledger and the figures. With RUN: that run."""
     from refusal.run import params, runner
 
-    books = runner.notebooks()
+    if run := given_options("nb" if only else "reproduce").get("RUN"):
+        if other := given_parameters():
+            raise ParameterError(
+                f"RUN brings its own parameters, {', '.join(other)} cannot be set beside it",
+                "leave them out, or give all parameters yourself and no RUN",
+            )
+        from refusal.run.repeat import repeat
+
+        return repeat(run)
+    books = params.notebooks()
     if only is not None and only not in books:
         raise ParameterError(f"there is no notebook {only}", nearest(only, books))
     chosen = {only: books[only]} if only else books
@@ -81,15 +103,35 @@ def reproduce(only: str | None = None) -> None:
         claims(tier=plan[0][1]["TIER"])
 
 
-def claims(tier: str | None = None) -> None:
-    """Print the ledger of every run that is here, or of one tier."""
-    from refusal.base.files import RESULTS
-    from refusal.report.render import read_ledger, table
+def claims(tier: str | None = None, model: str | None = None, verdict: str | None = None) -> None:
+    """Print the ledger of every run that is here, or of one tier, one model and one verdict. `model` is a
+    model's name, or its folder's. Raises ParameterError for a filter that can fit nothing.
+    """
+    from typing import get_args
 
+    from refusal.base.files import RESULTS
+    from refusal.model.names import folder_name
+    from refusal.model.registry import TIERS
+    from refusal.report.render import read_ledger, table
+    from refusal.report.rules import Verdict
+
+    for name, value, choices in (("TIER", tier, TIERS), ("VERDICT", verdict, get_args(Verdict))):
+        if value is not None and value not in choices:
+            raise ParameterError(f"{name}={value} is not known", nearest(value, choices))
     ledger = [entry for entry in read_ledger(RESULTS) if tier in (None, entry[0])]
     if not ledger:
         raise UserError("the ledger is empty", "run `make reproduce` first")
-    width = min(120, max(60, os.get_terminal_size().columns if sys.stdout.isatty() else 120))
+    if model is not None:  # runs of a pair, and those with other parameters, are runs of the model too
+        names = {m: {m, m.partition(" @ ")[0], *m.partition(" @ ")[0].split("--vs--")} for _, m, _ in ledger}
+        ledger = [entry for entry in ledger if {model, folder_name(model)} & names[entry[1]]]
+        if not ledger:
+            raise ParameterError(
+                f"no run here is of MODEL={model}", nearest(model, set().union(*names.values()))
+            )
+    ledger = [entry for entry in ledger if verdict in (None, entry[2].verdict)]
+    if not ledger:
+        print(f"no claim is {verdict} here")
+    width = _width()
     for group in dict.fromkeys((tier, model) for tier, model, _ in ledger):
         records = [r for tier, model, r in ledger if (tier, model) == group]
         made = (
@@ -108,6 +150,55 @@ def claims(tier: str | None = None) -> None:
                 )
     verdicts = [r.verdict for _, _, r in ledger]
     print("\n" + ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts)))
+
+
+def _width() -> int:
+    return min(120, max(60, os.get_terminal_size().columns if sys.stdout.isatty() else 120))
+
+
+def plan() -> None:
+    """Print every claim as it stands before a run: rule, paper's value, items by default and items needed."""
+    from refusal.report.power import needed, planned
+    from refusal.report.render import paper_value
+    from refusal.report.rules import read_claims
+    from refusal.run.params import notebooks, parameters_of
+
+    width, total, decided = _width(), 0, 0
+    for number, path in notebooks().items():
+        defaults = {name: p.default for name, p in parameters_of(path).items()}
+        print(f"\nnotebook {number}")
+        for claim in read_claims(path.with_suffix(".claims.toml")).values():
+            items = "n: not planned"
+            if claim.plan:
+                n, enough, of = planned(claim.plan.n, defaults), needed(claim), claim.plan.of
+                source = f" ({claim.plan.n})" if isinstance(claim.plan.n, str) else ""
+                decided += n >= enough
+                items = (
+                    f"n: {n} by default{source}, {enough} needed where {of or 'the value'} lies "
+                    f"{claim.plan.smallest:g} beyond its bar"
+                )
+                items += f"; undecided: {claim.plan.undecided}" if claim.plan.undecided else ""
+            total += 1
+            print(textwrap.fill(f"{claim.id}: {claim.statement}", width, subsequent_indent=" " * 4))
+            for line in (f"rule: {claim.rule.words()}", f"paper: {paper_value(claim)}", items):
+                print(textwrap.fill(line, width, initial_indent=" " * 4, subsequent_indent=" " * 8))
+    print(f"\n{total} claims; the defaults decide {decided} at the smallest effect worth seeing")
+
+
+def ledger() -> None:
+    """`claims`, filtered as the user's make variables say, or the `plan`."""
+    asked = given_parameters() | given_options("claims")
+    if other := [name for name in asked if name not in ("MODEL", "PLAN", "TIER", "VERDICT")]:
+        raise ParameterError(f"make claims takes no {other[0]}", "valid: MODEL, PLAN, TIER, VERDICT")
+    if (only := asked.pop("PLAN", "0")) not in ("0", "1"):
+        raise ParameterError(f"PLAN={only} is not known", "use PLAN=1, or leave it out")
+    if only == "0":
+        return claims(**{name.lower(): value for name, value in asked.items()})
+    if asked:
+        raise ParameterError(
+            f"PLAN lists every claim, {', '.join(asked)} cannot be set beside it", "leave it out"
+        )
+    plan()
 
 
 def models() -> None:
@@ -179,16 +270,16 @@ def help_() -> None:
     """One line per target, then the parameters with their defaults."""
     from refusal.base.machine import slower
     from refusal.model.registry import MODELS, RECIPES, TIERS
-    from refusal.run.params import parameters_of
-    from refusal.run.runner import notebooks
+    from refusal.run.params import notebooks, parameters_of
 
     print(
         textwrap.dedent("""\
         Results
           make hello        a first figure and a few judged answers on the 135M model, in three minutes
-          make reproduce    every notebook, end to end; then the ledger and the figures
+          make reproduce    every notebook, end to end; then the ledger and the figures; RUN=… repeats one run
           make nb-NN        one notebook, by its number
-          make claims       print the ledger: claim, paper's value, value here, controls, verdict
+          make claims       print the ledger: claim, paper's value, value here, controls, verdict; of one
+                            MODEL, TIER or VERDICT. PLAN=1: every claim before a run, with the items it needs
           make models       what the cache holds, and what it takes to get the rest
           make figures      redraw every figure from saved results; no model, no network
           make lab          JupyterLab on the notebooks
@@ -203,6 +294,8 @@ def help_() -> None:
     )
     for name, about in make_variables().items():
         print(f"  {name:<13} {about}")
+    for name, (target, about) in OPTIONS.items():
+        print(f"  {name:<13} make {target}, {about}")
     for number, path in notebooks().items():
         further = {n: p for n, p in parameters_of(path).items() if not n.isupper()}
         print(f'  further parameters of notebook {number}, in P="…":')
@@ -295,9 +388,10 @@ def _run(target: str, *rest: str) -> None:
         raise ParameterError(f"unknown target {target!r}", nearest(target, TARGETS))
     if target in ("figures", "hello", "clean", "readme", "models"):
         given_parameters()
+        given_options(target)
         TARGETS[target]()
     elif target == "claims":
-        claims(given_parameters().get("TIER"))
+        ledger()
     else:
         TARGETS[target](*rest)
 

@@ -44,6 +44,11 @@ class Parameter:
         return self.model and self.name.isupper()
 
 
+def notebooks() -> dict[str, Path]:
+    """Every numbered notebook: {number: path}, numbers as they are written."""
+    return {path.stem.split("_")[0]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb"))}
+
+
 def parameters_of(notebook: Path) -> dict[str, Parameter]:
     """The parameters of a notebook, in order. Raises ParameterError when its parameter cell is not of the
     stated form: somebody may be editing it.

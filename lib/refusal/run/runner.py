@@ -78,11 +78,6 @@ PACKAGES = (
 )
 
 
-def notebooks() -> dict[str, Path]:
-    """Every numbered notebook: {number: path}, numbers as they are written."""
-    return {path.stem.split("_")[0]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb"))}
-
-
 def fingerprint(notebook: Path, parameters: dict, revision: str) -> str:
     """A SHA-256 over all that a run depends on: the notebook's cells, the code they import, the claims, data,
     pinned requirements, parameters, model, kind of processor.
@@ -445,26 +440,34 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
                 "name": "--vs--".join(shown_name(name) for name, _ in located),
                 "revision": " ".join(revision for _, revision in located),
             },
+            "notebook_sha256": notebook_hash(notebook),
             "data": data.hashes(parameters["TIER"]),
             "seed": parameters["SEED"],
             **usage,
-            "versions": {
-                "python": platform.python_version(),
-                **{p: importlib.metadata.version(p) for p in PACKAGES},
-            },
-            "machine": {
-                "system": platform.system(),
-                "architecture": platform.machine(),
-                "processor": processor(),
-                "cores": os.cpu_count(),
-                "bfloat16": cpu_has_bfloat16(),
-            },
-            "git_commit": _commit(),
+            **environment(),
             "duration_s": round(duration, 1),
             "fingerprint": mark,
             "outputs": outputs,
         },
     )
+
+
+def environment() -> dict:
+    """What a run depends on beside its inputs, as ``run.json`` records it: versions, machine, git_commit."""
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{p: importlib.metadata.version(p) for p in PACKAGES},
+        },
+        "machine": {
+            "system": platform.system(),
+            "architecture": platform.machine(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "bfloat16": cpu_has_bfloat16(),
+        },
+        "git_commit": _commit(),
+    }
 
 
 def _move(source: Path, target: Path) -> None:
