@@ -74,7 +74,7 @@ def _parse(source: str) -> dict[str, Parameter]:
                 f"{ast.unparse(node)!r}"
             )
         kind = TYPES[ast.unparse(node.annotation)]
-        text = lines[node.lineno - 1].partition("  # ")[2]
+        text = lines[(node.end_lineno or node.lineno) - 1].partition("  # ")[2]
         bounds = re.search(r"\(([\d.]+) to ([\d.]+)\)", text)
         low, high = (float(bounds[1]), float(bounds[2])) if bounds else (None, None)
         listed = re.search(r"\(one of ([^)]+)\)", text)
