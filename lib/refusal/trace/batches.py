@@ -18,7 +18,7 @@ CACHE_BYTES = {"cpu": 640 << 20, "mps": 1 << 30, "cuda": 4 << 30}
 
 @dataclass
 class Batch:
-    """Rows of one forward pass: which they are, their tokens after the prefix, and masks over prefix + rest."""
+    """Rows of a forward pass: which they are, their tokens after the prefix, masks over prefix and rest."""
 
     rows: list[int]
     ids: torch.Tensor  # [row, width]
@@ -51,7 +51,7 @@ def plan(model: "Model", widths: Sequence[int], before: int = 0, new: float = 0)
 def batch(
     model: "Model", tails: Sequence[Sequence[int]], before: torch.Tensor, rows, side: str = "left"
 ) -> Batch:
-    """The batch of what follows tokens whose keys and values are there; `before` is their mask, [row, token]."""
+    """The batch of what follows tokens that are read already; `before` is their mask, [row, token]."""
     width, held = max(map(len, tails)), before.shape[1]
     device = "cpu" if model.device.type == "meta" else model.device
     ids = torch.full((len(tails), width), model.tokenizer.pad_token_id)
