@@ -376,15 +376,9 @@ for name in ("metrics", "claims", "usage", "figures"):
 def test_help_names_every_target_and_parameter():
     done = make("help", timeout=300)
     targets = re.findall(r"^([a-z]+)(?=[ :])", (ROOT / "Makefile").read_text(), re.M)
-    shown = {"nb-NN", *targets, *cli.TARGETS} - {
-        "nb",
-        "readme",
-        "environment",
-        "export",
-        "unexport",
-        "ifeq",
-        "endif",
-    }
+    # not for everybody, or no targets
+    words = {"nb", "help", "readme", "environment", "export", "unexport", "ifeq", "endif"}
+    shown = {"nb-NN", *targets, *cli.TARGETS} - words
     assert len(shown) > 12 and not [t for t in shown if f"make {t}" not in done.stdout]
     assert all(name in done.stdout for name in cli.make_variables())
 
