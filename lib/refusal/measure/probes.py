@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from refusal.measure import stats
+from refusal.model.loading import Model
 from refusal.trace.prompts import Prompt
 from refusal.trace.thinking import Rollout
 from refusal.trace.tracing import Along, project
@@ -227,14 +228,14 @@ def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[st
 
 
 def token_scores(
-    model, rollouts: Sequence[Rollout], probers: dict[Hashable, Prober]
+    model: Model, rollouts: Sequence[Rollout], probers: dict[Hashable, Prober]
 ) -> dict[Hashable, list[Float[Tensor, "row token"]]]:
     """The refusal score at every token of each rollout, by each row of each prober, from one forward pass."""
     along = _along(model, probers, [])
     return _scores(probers, project(model, [r.prompt for r in rollouts], along.directions, along.layers))
 
 
-def _along(model, probers: dict[Hashable, Prober], since: Sequence[int]) -> Along:
+def _along(model: Model, probers: dict[Hashable, Prober], since: Sequence[int]) -> Along:
     """All rows of all probers, with their layers."""
     layers = [model.n_layers + 1 + layer for p in probers.values() for layer in p.layers]
     return Along(torch.cat([p.w for p in probers.values()]), layers, since)
