@@ -5,10 +5,11 @@ from collections.abc import Callable
 import torch
 
 from refusal.findings.f02b import guard
+from refusal.model.loading import Model
 from refusal.trace import tracing
 
 
-def ratios(model, prompts, batches, alternate: Callable[..., dict[str, float]]) -> list[str]:
+def ratios(model: Model, prompts, batches, alternate: Callable[..., dict[str, float]]) -> list[str]:
     """A request's prompt pass with the guard over that without; `batches` are of `prompts`, `alternate` times
     parts in turn.
     """

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from refusal.measure.judge import judge
 from refusal.measure.probes import FEW, Prober, Training, _along, _scores, _training
+from refusal.model.loading import Model
 from refusal.trace.prompts import Prompt, alike, chat
 from refusal.trace.thinking import Rollout, asked, think
 from refusal.trace.tracing import Held, collect, generate, generate_and_read, hold, together
 
 
 def answers(
-    model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12, begun: Held | None = None
+    model: Model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12, begun: Held | None = None
 ) -> list[list[str]]:
     """The judged outcome of the answer after each rollout, under every arm of edits."""
     texts = generate(
@@ -33,7 +34,7 @@ def answers(
 
 
 def answers_and_scores(
-    model, rollouts: Sequence[Rollout], prober: "Prober", max_new_tokens: int = 12
+    model: Model, rollouts: Sequence[Rollout], prober: "Prober", max_new_tokens: int = 12
 ) -> tuple[np.ndarray, np.ndarray]:
     """The judged outcome of the answer after each rollout and the last layer's refusal score at its last
     token, from one pass: both [rollout]. What rollouts of one request begin with is read once.
@@ -89,7 +90,7 @@ class Seen:
         return _scores(probers, [torch.cat(both, 1) for both in zip(before, self.lines, strict=True)])
 
 
-def at_once(model, table: pd.DataFrame, max_new_tokens: int = 12, begun: Held | None = None) -> Seen:
+def at_once(model: Model, table: pd.DataFrame, max_new_tokens: int = 12, begun: Held | None = None) -> Seen:
     """Let the model answer each prompt without thinking."""
     plain = chat(model, table)
     texts, states, _ = generate_and_read(
@@ -110,7 +111,7 @@ def at_once(model, table: pd.DataFrame, max_new_tokens: int = 12, begun: Held | 
 
 
 def observe(
-    model,
+    model: Model,
     behind: Sequence[pd.DataFrame],
     tried: Sequence[pd.DataFrame],
     learn: Callable[[list[Seen]], dict[Hashable, "Prober"]],
@@ -175,7 +176,9 @@ def _joined(parts: list, place: np.ndarray):
     return torch.cat(parts)[place] if torch.is_tensor(parts[0]) else np.concatenate(parts)[place]
 
 
-def _before(model, table: pd.DataFrame, think_tokens: int, max_new_tokens: int) -> tuple[Seen, Held | None]:
+def _before(
+    model: Model, table: pd.DataFrame, think_tokens: int, max_new_tokens: int
+) -> tuple[Seen, Held | None]:
     """Answers at once, and thinking; and what to go on from."""
     thinks = asked(model, table)
     request = hold(model, [alike(*both) for both in zip(chat(model, table), thinks, strict=True)])
@@ -185,7 +188,7 @@ def _before(model, table: pd.DataFrame, think_tokens: int, max_new_tokens: int) 
 
 
 def _after(
-    model,
+    model: Model,
     seen: Seen,
     max_new_tokens: int,
     begun: Held | None,
@@ -219,7 +222,7 @@ def _after(
     )
 
 
-def reading(model, seen: Seen, rollouts: Sequence[Rollout], seed: int = 0) -> Seen:
+def reading(model: Model, seen: Seen, rollouts: Sequence[Rollout], seed: int = 0) -> Seen:
     """What the model made of the prompts at once, with its states inside thinking that it is given; it
     answers nothing after that.
     """
@@ -287,7 +290,7 @@ def _known(outcomes: np.ndarray, harmful: bool) -> np.ndarray:
 
 
 def think_under(
-    model, table: pd.DataFrame, edits: Sequence, max_tokens: int = 90, max_new_tokens: int = 12
+    model: Model, table: pd.DataFrame, edits: Sequence, max_tokens: int = 90, max_new_tokens: int = 12
 ) -> np.ndarray:
     """The judged outcome when thinking and answer are both generated under `edits`: [prompt]."""
     return np.array(answers(model, think(model, table, max_tokens, edits), [list(edits)], max_new_tokens)[0])

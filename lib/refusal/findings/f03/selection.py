@@ -23,15 +23,15 @@ def select(cliffs: ArrayLike, finals: ArrayLike, n: int, how: str, seed: int = 0
     ``random``, or ``all``.
     """
     if how == "all":
-        return list(range(len(cliffs)))
+        return list(range(np.size(cliffs)))
     if how == "random":
-        return sorted(np.random.default_rng(seed).choice(len(cliffs), n, replace=False).tolist())
+        return sorted(np.random.default_rng(seed).choice(np.size(cliffs), n, replace=False).tolist())
     value = -np.asarray(cliffs) if how == "cliff" else np.asarray(finals)
     return sorted(np.argsort(value, kind="stable")[:n].tolist())
 
 
 def retrained(
-    model,
+    model: loading.Model,
     chosen: Sequence[Rollout],
     anchors: Sequence[tuple[Rollout, str]],
     harmful: Sequence[Rollout],
@@ -78,7 +78,9 @@ def retrained(
 STEPS, RATE, ADAPTED = 4, 2e-3, ["q_proj", "v_proj"]
 
 
-def _retrained(model, chosen, anchors, tried, begun, seed, max_new_tokens, neutral) -> dict[str, list]:
+def _retrained(
+    model: loading.Model, chosen, anchors, tried, begun, seed, max_new_tokens, neutral
+) -> dict[str, list]:
     copied = adapted(model.module, seed, ADAPTED)
     rng = random.Random(seed)
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]
