@@ -10,6 +10,7 @@ import hashlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from refusal import data
@@ -42,7 +43,7 @@ def plain_prompts(arm: str, n: int, seed: int = 0) -> pd.DataFrame:
     return data.without_final_punctuation(table.sample(n, random_state=seed + len(arm)))
 
 
-def steering(model) -> dict[str, Add]:
+def steering(model: loading.Model) -> dict[str, Add]:
     """Additions: v_harm at 0.4 and v_refuse at 0.7 of the depth; a random direction of four times v_harm's
     norm, which breaks text.
     """
@@ -54,8 +55,8 @@ def steering(model) -> dict[str, Add]:
     said = [
         judge(t) for t in tracing.generate(model, made["harmful"] + made["harmless"], max_new_tokens=12)[0]
     ]
-    refused = [k < 64 and o == "refusal" for k, o in enumerate(said)]
-    answered = [k >= 64 and o == "answer" for k, o in enumerate(said)]
+    refused = np.array([k < 64 and o == "refusal" for k, o in enumerate(said)])
+    answered = np.array([k >= 64 and o == "answer" for k, o in enumerate(said)])
     v = directions.difference_of_means(acts, refused, answered)  # [layer, position, d_model]
     low, high = round(0.4 * model.n_layers), round(0.7 * model.n_layers)
     random = 4 * directions.random_directions(v[low, 0], 1, 0)[0]

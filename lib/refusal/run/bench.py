@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from unittest import mock
 
 import torch
 
@@ -44,11 +45,8 @@ def main() -> None:
                 base(input_ids=b.ids, attention_mask=b.mask, position_ids=b.positions, use_cache=False)
 
     def whole():  # the same tokens as the bare passes: without the shared opening
-        shared, tracing._share_opening = tracing._share_opening, lambda *_: 0
-        try:
+        with mock.patch.object(tracing, "_share_opening", lambda *_: 0):
             tracing._collect(model, prompts, ["t_inst", "t_post"], which, "left")
-        finally:
-            tracing._share_opening = shared
 
     t = alternate(
         bare=bare,
@@ -72,23 +70,20 @@ def main() -> None:
         print(*module.ratios(model, prompts, batches, alternate), sep="\n")
 
 
-def heads_ratio(model, prompts, bare) -> None:
+def heads_ratio(model: loading.Model, prompts, bare) -> None:
     """What attribution of all heads costs against bare passes."""
     rollouts = [thinking.Rollout(p, p.start, p.stop, "", True) for p in prompts]
     w = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
 
     def attributed():
-        kept, attention_heads.collect = (
-            attention_heads.collect,
-            lambda model, prompts, at, sites: tracing._collect(
-                model, prompts, at, {s: range(model.n_layers) for s in sites}, "left"
-            ),
+        collect = lambda model, prompts, at, sites: tracing._collect(
+            model, prompts, at, {s: range(model.n_layers) for s in sites}, "left"
         )
-        shared, tracing._share_opening = tracing._share_opening, lambda *_: 0
-        try:
+        with (
+            mock.patch.object(attention_heads, "collect", collect),
+            mock.patch.object(tracing, "_share_opening", lambda *_: 0),
+        ):
             attention_heads.attribution(model, rollouts, w)
-        finally:
-            attention_heads.collect, tracing._share_opening = kept, shared
 
     t = alternate(bare=bare, attributed=attributed)
     print(
@@ -97,7 +92,7 @@ def heads_ratio(model, prompts, bare) -> None:
     )
 
 
-def patching_ratio(model, n_pairs: int = 24, sample: int = 48) -> None:
+def patching_ratio(model: loading.Model, n_pairs: int = 24, sample: int = 48) -> None:
     """A patching grid against one plain forward pass per cell, counting only cells that are not no-ops, and
     how far the values differ.
     """
