@@ -193,7 +193,7 @@ def help_() -> None:
           make figures      redraw every figure from saved results; no model, no network
           make lab          JupyterLab on the notebooks
         Development
-          make test         the whole test suite        make lint    ruff, and no outputs in notebooks
+          make test         the whole test suite        make lint    ruff, ty, no outputs in notebooks
           make bench        costs as ratios, measured side by side
           make clean        remove results and computed caches
           make distclean    also the environment and downloaded files
