@@ -55,6 +55,7 @@ test-numbers: $(READY)
 
 lint: $(READY)
 	@$(PY) -m ruff check .
+	@$(PY) -m ty check lib
 	@$(PY) -m nbstripout --verify notebooks/*.ipynb
 
 bench: $(READY)

@@ -256,9 +256,9 @@ REQUESTS = pd.DataFrame(
 WORDINGS = ["first {x}.", "second {x}.", "third {x}."]
 
 
-def test_a_request_is_tried_until_it_works_and_counts_once(pretend):
+def test_a_request_is_tried_until_it_works_and_counts_once(pretend, llama):
     asked = pretend({"r0": "second", "r1": "second", "r3": "third"})
-    found = jailbreaks.search(None, REQUESTS, WORDINGS, wanted=9, tries=3)
+    found = jailbreaks.search(llama, REQUESTS, WORDINGS, wanted=9, tries=3)
     assert asked == [
         ["first r0", "second r1", "third r2", "first r3"],
         ["second r0", "first r2", "second r3"],
@@ -268,21 +268,21 @@ def test_a_request_is_tried_until_it_works_and_counts_once(pretend):
     assert list(found.wording) == [0, 1, 2, 0, 1, 0, 1, 1, 2] and len(found.won) == 9
 
 
-def test_the_search_stops_when_enough_have_worked_or_every_wording_was_tried(pretend):
+def test_the_search_stops_when_enough_have_worked_or_every_wording_was_tried(pretend, llama):
     asked = pretend({"r0": "first", "r3": "second"})
     assert jailbreaks.search(
-        None, REQUESTS, WORDINGS, wanted=1, tries=3, chunk=2
+        llama, REQUESTS, WORDINGS, wanted=1, tries=3, chunk=2
     ).won.sum() == 1 and asked == [["first r0", "second r1"]]
     asked.clear()
-    assert len(jailbreaks.search(None, REQUESTS, WORDINGS, wanted=9, tries=1).won) == 4 and len(asked) == 1
+    assert len(jailbreaks.search(llama, REQUESTS, WORDINGS, wanted=9, tries=1).won) == 4 and len(asked) == 1
     asked.clear()
-    jailbreaks.search(None, REQUESTS, WORDINGS, wanted=9, tries=99)
+    jailbreaks.search(llama, REQUESTS, WORDINGS, wanted=9, tries=99)
     assert len(asked) == 3  # no wording twice
 
 
-def test_harmless_requests_come_in_the_words_that_worked(pretend):
+def test_harmless_requests_come_in_the_words_that_worked(pretend, llama):
     pretend({"r0": "second", "r1": "second", "r3": "third"})
-    found = jailbreaks.search(None, REQUESTS, WORDINGS, wanted=9, tries=3)
+    found = jailbreaks.search(llama, REQUESTS, WORDINGS, wanted=9, tries=3)
     assert list(jailbreaks.in_the_same_words(found, REQUESTS, WORDINGS).text) == [
         "second r0",
         "second r1",

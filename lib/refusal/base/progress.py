@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,7 +18,9 @@ PROGRESS_FILE = "COMPANION_PROGRESS"  # set by the runner for the kernels it sta
 
 def track(items: Iterable, label: str, total: int | None = None) -> Iterator:
     """Yield `items`, showing how far the loop is. `total` is needed where `items` has no length."""
-    total = total if total is not None else len(items)
+    if total is None:
+        assert isinstance(items, Sized)
+        total = len(items)
     path = os.environ.get(PROGRESS_FILE)
     notebook = in_kernel()
     # in a log file a bar is only noise

@@ -10,6 +10,7 @@ import hashlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from refusal import data
@@ -42,7 +43,7 @@ def plain_prompts(arm: str, n: int, seed: int = 0) -> pd.DataFrame:
     return data.without_final_punctuation(table.sample(n, random_state=seed + len(arm)))
 
 
-def steering(model) -> dict[str, Add]:
+def steering(model: loading.Model) -> dict[str, Add]:
     """Additions: v_harm at 0.4 and v_refuse at 0.7 of the depth; a random direction of four times v_harm's
     norm, which breaks text.
     """

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal.measure.probes import Prober
+from refusal.model.loading import Model
 from refusal.trace import cache
 from refusal.trace.edits import ScaleHead, rows_of
 from refusal.trace.reads import collect, score_rows
@@ -16,7 +17,7 @@ from refusal.trace.thinking import Rollout
 
 
 def attribution(
-    model, rollouts: Sequence[Rollout], w: Float[Tensor, "d"]
+    model: Model, rollouts: Sequence[Rollout], w: Float[Tensor, "d"]
 ) -> Float[Tensor, "rollout layer head"]:
     """What every head writes at the last token along the prober's direction, from one forward pass."""
     return written(
@@ -27,7 +28,7 @@ def attribution(
 
 
 def written(
-    model, z: Float[Tensor, "rollout layer d"], w: Float[Tensor, "d_model"]
+    model: Model, z: Float[Tensor, "rollout layer d"], w: Float[Tensor, "d_model"]
 ) -> Float[Tensor, "rollout layer head"]:
     """What every head writes along a direction: (W_O^h z_h) · w / ‖w‖; z are the output projections' inputs,
     [..., n_heads * d_head].
@@ -44,7 +45,7 @@ def written(
 
 
 def last_scores(
-    model, rollouts: Sequence[Rollout], arms: Sequence[Sequence], prober: Prober
+    model: Model, rollouts: Sequence[Rollout], arms: Sequence[Sequence], prober: Prober
 ) -> Float[Tensor, "arm rollout *row"]:
     """The last layer's refusal score at the last token of each rollout, under every arm of edits, as
     `Prober.at_the_end`. Cached on disk.

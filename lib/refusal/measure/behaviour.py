@@ -19,7 +19,7 @@ from refusal.trace.prompts import Prompt, chat
 from refusal.trace.reads import score
 
 
-def behaviour(model, prompts: Sequence[Prompt], max_new_tokens: int = 24) -> pd.DataFrame:
+def behaviour(model: Model, prompts: Sequence[Prompt], max_new_tokens: int = 24) -> pd.DataFrame:
     """The judged greedy answer to each prompt: columns id, source, label, outcome, answer (its first
     words)."""
     answers = generate(model, prompts, decoding=max_new_tokens)[0]
@@ -27,7 +27,7 @@ def behaviour(model, prompts: Sequence[Prompt], max_new_tokens: int = 24) -> pd.
     return pd.DataFrame(rows, columns=["id", "source", "label", "outcome", "answer"])
 
 
-def find(model, table: pd.DataFrame, outcome: str, n: int, *, max_new_tokens: int = 24):
+def find(model: Model, table: pd.DataFrame, outcome: str, n: int, *, max_new_tokens: int = 24):
     """Go through `table` until `n` prompts with `outcome` were seen; (prompts, behaviour) of all that were
     tried: first `n` of them, then as many as the share of hits so far asks for, at most twice what was tried
     before.
@@ -49,7 +49,7 @@ def first(mask: ArrayLike, n: int) -> np.ndarray:
 
 
 def outcomes(
-    model, prompts, arms, max_new_tokens: int = 24, how: Callable[[str], str] = judge
+    model: Model, prompts, arms, max_new_tokens: int = 24, how: Callable[[str], str] = judge
 ) -> list[list[str]]:
     """The judged outcome of every prompt under every arm."""
     return [[how(a) for a in answers] for answers in generate(model, prompts, arms, max_new_tokens)]
@@ -101,7 +101,7 @@ NO_ARM = Arm([], [], [])  # where an experiment could not be run: rates of nothi
 
 
 def against_random(
-    model,
+    model: Model,
     prompts,
     edit: Callable[[torch.Tensor], Edit],
     vector: torch.Tensor,

@@ -52,7 +52,7 @@ def split_half_cosine(acts, positive, negative, seed: int = 0, repeats: int = 20
     noise than all: see `reliability`.
     """
     rng = np.random.default_rng(seed)
-    total = 0
+    total = torch.zeros(())
     for _ in range(repeats):
         halves = []
         for half in (0, 1):

@@ -11,14 +11,17 @@ cells of the last layer at other tokens than the last, change nothing: they are 
 Intuition. Early layers at the subject carry it, late layers at the last token have read it out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 
+from refusal.measure.readouts import Readout, keyed
+from refusal.model.loading import Model
 from refusal.trace import cache
 from refusal.trace.edits import Patch, Row
 from refusal.trace.prompts import Prompt, plain
@@ -53,7 +56,7 @@ class Pair:
 
 
 def pairs(
-    model,
+    model: Model,
     texts: Sequence[tuple[str, str]],
     answers: Sequence[tuple[int, int]],
     objects: Sequence[str] | None = None,
@@ -91,7 +94,7 @@ def pairs(
     return max(by_pattern.values(), key=len, default=[])
 
 
-def token_span(model, text: str, start: int, stop: int) -> tuple[int, int]:
+def token_span(model: Model, text: str, start: int, stop: int) -> tuple[int, int]:
     """(first, last + 1) of the tokens of `text` that hold any of its characters ``[start:stop]``."""
     offsets = model.tokenizer(text, add_special_tokens=True, return_offsets_mapping=True)["offset_mapping"]
     inside = [k for k, (a, b) in enumerate(offsets) if a < stop and b > start]
@@ -113,7 +116,9 @@ FACTS = (
 )  # sets that hold all facts; the others negate one of them
 
 
-def _partners(model, rows: pd.DataFrame, texts: Sequence[str], same_end: bool) -> list[tuple[int, int]]:
+def _partners(
+    model: Model, rows: pd.DataFrame, texts: Sequence[str], same_end: bool
+) -> list[tuple[int, int]]:
     """Index pairs (clean, corrupt) among texts of the most common token length, objects different; with
     `same_end` both texts have the same last word, from which the answer is read. First pairs that share no
     text, then the same ones with clean and corrupt exchanged.
@@ -133,7 +138,7 @@ def _partners(model, rows: pd.DataFrame, texts: Sequence[str], same_end: bool) -
     return found + [(j, i) for i, j in found]
 
 
-def recall_pairs(model, table: pd.DataFrame) -> list[Pair]:
+def recall_pairs(model: Model, table: pd.DataFrame) -> list[Pair]:
     """Pairs that ask for the object: "The city of Lyon is in the country of" → France, against the corrupt
     subject's own country.
 
@@ -160,7 +165,7 @@ def _until_object(statement: str, thing: str) -> tuple[str, str]:
     return before.rstrip(" "), before + thing
 
 
-def _first_token(model, text: str, whole: str) -> int:
+def _first_token(model: Model, text: str, whole: str) -> int:
     """The token that follows `text` in `whole`."""
     short, long = (model.tokenizer(t, add_special_tokens=True)["input_ids"] for t in (text, whole))
     return long[len(short)] if long[: len(short)] == short and len(long) > len(short) else -1
@@ -172,18 +177,20 @@ QUESTION = " This statement is:"
 def shot_lines(shots: pd.DataFrame) -> str:
     """Statements with their verdicts, a line each: what stands before the statement that is asked about."""
     return "".join(
-        f"{row.statement}{QUESTION} {'TRUE' if row.label else 'FALSE'}\n" for row in shots.itertuples()
+        f"{statement}{QUESTION} {'TRUE' if label else 'FALSE'}\n"
+        for statement, label in zip(shots.statement, shots.label, strict=True)
     )
 
 
-def verdict_tokens(model) -> tuple[int, int]:
+def verdict_tokens(model: Model) -> tuple[int, int]:
     """The first tokens of " TRUE" and " FALSE"."""
-    return tuple(
+    true, false = (
         model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("TRUE", "FALSE")
     )
+    return true, false
 
 
-def verbal_pairs(model, table: pd.DataFrame, shots: pd.DataFrame) -> list[Pair]:
+def verbal_pairs(model: Model, table: pd.DataFrame, shots: pd.DataFrame) -> list[Pair]:
     """Pairs that ask for the verdict after four shots, the same ones for all: "… This statement is:" → TRUE
     against FALSE.
     """
@@ -201,7 +208,7 @@ def verbal_pairs(model, table: pd.DataFrame, shots: pd.DataFrame) -> list[Pair]:
     else:
         both = [(row.statement, false.statement[false.pair == row.pair].iloc[0]) for row in true.itertuples()]
         objects, clusters = list(true.object), [k // 2 for k in range(len(true))]
-    texts = [tuple(f"{lines}{text}{QUESTION}" for text in pair) for pair in both]
+    texts = [(f"{lines}{one}{QUESTION}", f"{lines}{other}{QUESTION}") for one, other in both]
     return pairs(model, texts, [verdict_tokens(model)] * len(both), objects, clusters)
 
 
@@ -211,11 +218,13 @@ def answer_logits(pairs: Sequence[Pair]) -> Callable[[torch.Tensor], torch.Tenso
     """
     ids = torch.tensor(sorted({t for pair in pairs for t in pair.answers}))
 
+    @keyed(f"logits of {ids.tolist()}")
     def readout(logits: torch.Tensor) -> torch.Tensor:
         return logits[:, ids.to(logits.device)]
 
-    readout.key, readout.ids = f"logits of {ids.tolist()}", ids.tolist()
-    return readout
+    with_ids = cast(AnswerReadout, readout)
+    with_ids.ids = ids.tolist()
+    return with_ids
 
 
 def logit_difference(
@@ -227,7 +236,7 @@ def logit_difference(
     return values[rows, right] - values[rows, wrong]
 
 
-def baseline(model, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
+def baseline(model: Model, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
     """logit(right) − logit(wrong) of the clean and of the corrupt run, without a patch: [pair], [pair]."""
     readout = answer_logits(pairs)
     both = score(model, [p.clean for p in pairs] + [p.corrupt for p in pairs], readout)[0]
@@ -237,7 +246,7 @@ def baseline(model, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def grid(
-    source, target, pairs: Sequence[Pair], layers: Sequence[int]
+    source: Model, target: Model, pairs: Sequence[Pair], layers: Sequence[int]
 ) -> Float[torch.Tensor, "pair layer position"]:
     """logit(right) − logit(wrong) after ``h[layer]`` at one position of `source`'s clean run was put into
     `target`'s corrupt run.
@@ -249,7 +258,7 @@ def grid(
     return cache.remember_tensors(name, lambda: {"grid": _grid(source, target, pairs, layers)})["grid"]
 
 
-def _grid(source, target, pairs, layers):
+def _grid(source: Model, target: Model, pairs, layers):
     n, width, first = len(pairs), len(pairs[0].clean.ids), pairs[0].clean.start
     positions = list(range(first, width))
     states = collect(source, [p.clean for p in pairs], at=[k - width for k in positions], layers=layers)[

@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from refusal.measure import stats
+from refusal.model.loading import Model
 from refusal.trace.prompts import Prompt
 from refusal.trace.reads import Projections, project
 from refusal.trace.thinking import Rollout
@@ -226,7 +227,7 @@ def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[st
 
 
 def token_scores(
-    model, rollouts: Sequence[Rollout], probers: dict[Hashable, Prober]
+    model: Model, rollouts: Sequence[Rollout], probers: dict[Hashable, Prober]
 ) -> dict[Hashable, list[Float[Tensor, "row token"]]]:
     """The refusal score at every token of each rollout, by each row of each prober, from one forward pass."""
     along = _along(model, probers, [])

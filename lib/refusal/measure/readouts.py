@@ -2,13 +2,35 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from refusal.model.loading import Model
 
-def refusal_tokens(model, texts: Sequence[str], outcomes: Sequence[str]) -> list[int]:
+
+@runtime_checkable
+class Readout(Protocol):
+    """Scores of logits [row, vocabulary] → [row, …], under a name."""
+
+    key: str
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor: ...
+
+
+def keyed(key: str) -> Callable[[Callable[[torch.Tensor], torch.Tensor]], Readout]:
+    """Give the function below a ``key``, so that its scores are cached."""
+
+    def give(readout: Callable[[torch.Tensor], torch.Tensor]) -> Readout:
+        vars(readout)["key"] = key
+        return cast(Readout, readout)
+
+    return give
+
+
+def refusal_tokens(model: Model, texts: Sequence[str], outcomes: Sequence[str]) -> list[int]:
     """First tokens of the model's own refusals: at least 5 % of them begin so, and four times as often as
     answers do.
 
@@ -39,11 +61,11 @@ def refusal_score(tokens: Sequence[int], cut: float = 0.0) -> Callable[[torch.Te
     """
     index = torch.tensor(list(tokens))
 
+    @keyed(f"refusal score {list(tokens)} {cut:.6f}")
     def readout(logits: torch.Tensor) -> torch.Tensor:
         log_p = logits.log_softmax(-1)[:, index.to(logits.device)].logsumexp(-1)
         return log_p - torch.log1p(-log_p.exp().clamp(max=1 - 1e-6)) - cut
 
-    readout.key = f"refusal score {list(tokens)} {cut:.6f}"
     return readout
 
 
@@ -63,23 +85,24 @@ def refusal_cut(scores: ArrayLike, outcomes: Sequence[str]) -> float:
     return float(np.median(cuts[accuracy > accuracy.max() - 1e-9]))
 
 
-def inversion_tokens(model) -> tuple[int, int]:
+def inversion_tokens(model: Model) -> tuple[int, int]:
     """The first tokens of "Certainly" and "No" in a reply."""
-    return tuple(
+    certainly, no = (
         model.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Certainly", "No")
     )
+    return certainly, no
 
 
-def inversion_readout(model, refusal: Sequence[int]) -> Callable[[torch.Tensor], torch.Tensor]:
+def inversion_readout(model: Model, refusal: Sequence[int]) -> Readout:
     """A readout of the reply's first token: [row, 2], the log-odds of Certainly against No, and the index of
     its outcome in `JUDGEMENTS`.
     """
     certainly, no = inversion_tokens(model)
     kinds = {certainly: 0, no: 1} | {t: 2 for t in refusal if t not in (certainly, no)}
 
+    @keyed(f"inversion {kinds}")
     def readout(logits: torch.Tensor) -> torch.Tensor:
         outcome = torch.tensor([float(kinds.get(t, 3)) for t in logits.argmax(-1).tolist()])
         return torch.stack([(logits[:, certainly] - logits[:, no]).cpu(), outcome], -1)
 
-    readout.key = f"inversion {kinds}"
     return readout

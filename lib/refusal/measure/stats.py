@@ -6,12 +6,13 @@ differences, bootstrap-t for means, DeLong and Newcombe for areas.
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import norm, rankdata, t
 
 BOOTSTRAPS = 2000
 Z = float(norm.ppf(0.975))
-Numbers = np.ndarray | np.generic | float | int  # one or many
+Numbers = np.ndarray | np.floating | np.integer | float | int  # one or many
 NONE = {"value": None, "ci95": None, "n": 0}
 
 
@@ -109,10 +110,10 @@ def _binary(values: np.ndarray) -> bool:
 
 
 def _newcombe(a: np.ndarray, b: np.ndarray) -> dict:
-    shares = [
+    one, other = (
         {"value": float(x.mean()), "ci95": np.array(wilson(x.sum(), len(x))), "n": len(x)} for x in (a, b)
-    ]
-    found = square_and_add(*shares)
+    )
+    found = square_and_add(one, other)
     return found | {"ci95": np.clip(found["ci95"], -1, 1).tolist()}
 
 
@@ -182,22 +183,22 @@ def bootstrap(
     the size of the smallest group; an empty or all-NaN group gives value None. Groups may have trailing axes,
     and the statistic may return an array: then so are the bounds.
     """
-    groups = [np.asarray(g, float) for g in groups]
-    n = min(len(g) for g in groups)
-    if n == 0 or any(np.isnan(g).all() for g in groups):
+    arrays = [np.asarray(g, float) for g in groups]
+    n = min(len(g) for g in arrays)
+    if n == 0 or any(np.isnan(g).all() for g in arrays):
         return dict(NONE)
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(BOOTSTRAPS):
         picks = (
-            [rng.integers(0, len(groups[0]), len(groups[0]))] * len(groups)
+            [rng.integers(0, len(arrays[0]), len(arrays[0]))] * len(arrays)
             if paired
-            else [rng.integers(0, len(g), len(g)) for g in groups]
+            else [rng.integers(0, len(g), len(g)) for g in arrays]
         )
-        draws.append(statistic(*(g[pick] for g, pick in zip(groups, picks, strict=True))))
+        draws.append(statistic(*(g[pick] for g, pick in zip(arrays, picks, strict=True))))
     low, high = np.nanpercentile(draws, _percentiles(n, level), axis=0)
     return {
-        "value": np.asarray(statistic(*groups)).tolist(),
+        "value": np.asarray(statistic(*arrays)).tolist(),
         "ci95": np.stack([low, high], -1).tolist(),
         "n": n,
     }
@@ -212,7 +213,9 @@ def _percentiles(n: int, level: float = 0.95) -> list[float]:
 
 
 def widened(
-    found: dict, draws: ArrayLike, within: tuple[float | int, float | int] = (-np.inf, np.inf)
+    found: dict,
+    draws: Sequence | np.ndarray | pd.Series,
+    within: tuple[float | int, float | int] = (-np.inf, np.inf),
 ) -> dict:
     """{value, ci95, n} with the interval widened by a second, independent source of variation: `draws` are
     the value under it [draw], or empty.
@@ -329,12 +332,12 @@ def auroc_difference(
     ]
     if [len(x) for x in readers[0]] != [len(x) for x in readers[1]]:
         raise ValueError("the two readers must have scored the same items")
-    found = [auroc(*reader) for reader in readers]
-    if found[0]["value"] is None:
+    a, b = (auroc(positive, negative) for positive, negative in readers)
+    if a["value"] is None:
         return dict(NONE)
     x, y = (_influence(*reader, *_numbered(*reader, None))[1] for reader in readers)
     scale = np.sqrt((x**2).sum() * (y**2).sum())
-    return square_and_add(*found, correlation=float((x * y).sum() / scale) if scale > 0 else 0.0)
+    return square_and_add(a, b, correlation=float((x * y).sum() / scale) if scale > 0 else 0.0)
 
 
 def area(positive: np.ndarray, negative: np.ndarray) -> float:

@@ -9,13 +9,14 @@ import pandas as pd
 import torch
 
 from refusal.measure.directions import successive_halving
+from refusal.model.loading import Model
 from refusal.trace import cache
 from refusal.trace.edits import Ablate, Add
 from refusal.trace.reads import score
 
 
 def layer_sweep(
-    model,
+    model: Model,
     prompts,
     directions: torch.Tensor,
     layers: Sequence[int],
@@ -29,7 +30,7 @@ def layer_sweep(
 
 
 def random_sweep(
-    model,
+    model: Model,
     prompts,
     drawn: Mapping[int, Sequence[torch.Tensor]],
     span: str,
@@ -52,7 +53,7 @@ def _log_probabilities(logits: torch.Tensor) -> torch.Tensor:
 
 
 def select_direction(
-    model,
+    model: Model,
     candidates: dict[tuple[int, int], torch.Tensor],
     harmful,
     harmless,
@@ -96,7 +97,9 @@ def select_direction(
     )
 
 
-def _select_direction(model, candidates, harmful, harmless, readout, rungs, keep, max_kl, seed) -> list[dict]:
+def _select_direction(
+    model: Model, candidates, harmful, harmless, readout, rungs, keep, max_kl, seed
+) -> list[dict]:
     found: dict[tuple, dict[str, np.ndarray]] = {}
 
     def evaluate(keys, n):
@@ -143,7 +146,7 @@ def _select_direction(model, candidates, harmful, harmless, readout, rungs, keep
     return rows
 
 
-def _kl_under_ablation(model, prompts, vectors, label) -> np.ndarray:
+def _kl_under_ablation(model: Model, prompts, vectors, label) -> np.ndarray:
     """KL(clean ‖ ablated) of the next-token distribution, [vector, prompt]; whole distributions are held, so
     of a few vectors at a time.
     """

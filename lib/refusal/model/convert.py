@@ -35,7 +35,10 @@ def contents(gguf: Path) -> tuple[str, list[str]]:
             f"it is one of {parts} parts: join them with `llama-gguf-split --merge FIRST_PART WHOLE_FILE`, "
             f"and give the whole file"
         )
-    return reader.get_field("general.architecture").contents(), [tensor.name for tensor in reader.tensors]
+    architecture = reader.get_field("general.architecture")
+    if architecture is None:
+        raise UserError("it does not name its architecture")
+    return architecture.contents(), [tensor.name for tensor in reader.tensors]
 
 
 def convert(gguf: Path, folder: Path) -> None:
@@ -63,7 +66,7 @@ def convert(gguf: Path, folder: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
         trust_remote_code=False,
         output_loading_info=True,
-    )
+    )  # ty: ignore[not-iterable]  # its type leaves out the loading info
     whole(gguf.name, found)
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=model.config.to_dict())
     known = get_gguf_hf_weights_map(
@@ -87,7 +90,7 @@ def convert(gguf: Path, folder: Path) -> None:
     if model.config.tie_word_embeddings:
         model.tie_weights()
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)  # ty: ignore[missing-union-attribute]  # its type holds None, for no tokenizers
 
 
 if __name__ == "__main__":

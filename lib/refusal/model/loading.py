@@ -92,7 +92,7 @@ class Model:
         return self.nn.tokenizer
 
     @property
-    def module(self) -> torch.nn.Module:
+    def module(self) -> transformers.PreTrainedModel:
         """The plain transformers model."""
         return self.nn._module
 
@@ -202,7 +202,7 @@ def read_weights(folder, dtype: torch.dtype):
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-        )
+        )  # ty: ignore[not-iterable]  # its type leaves out the loading info
     # a cut file, an unknown architecture, shapes that do not fit, no memory: each library has exceptions of
     # its own
     except Exception as error:

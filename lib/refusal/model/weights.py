@@ -9,25 +9,30 @@ write through one tensor for all of them.
 import contextlib
 import hashlib
 from dataclasses import replace
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from refusal.base.errors import UserError
 from refusal.model import layout
+from refusal.model.loading import Model
+
+Projection = torch.nn.Linear | Conv1D
 
 
-def is_linear(part: torch.nn.Module) -> bool:
+def is_linear(part: torch.nn.Module) -> TypeGuard[Projection]:
     """Whether a module is a matrix product: torch's Linear, or GPT-2's Conv1D, which holds it transposed."""
     return isinstance(part, torch.nn.Linear) or type(part).__name__ == "Conv1D"
 
 
-def rows(part: torch.nn.Module) -> Tensor:
+def rows(part: Projection) -> Tensor:
     """The weight of an output projection as [neuron, d_model], a view."""
     return part.weight if type(part).__name__ == "Conv1D" else part.weight.T
 
 
-def _site(model, layer: int, site: str) -> tuple[torch.nn.Module, torch.nn.Module]:
+def _site(model: Model, layer: int, site: str) -> tuple[torch.nn.Module, torch.nn.Module]:
     """(the sublayer, the part of the block whose output is added) of a site, ``attn`` or ``mlp``."""
     block = model.nn.layers[layer]
     own, writes = (block.self_attn, model.attn_writes) if site == "attn" else (block.mlp, model.mlp_writes)
@@ -55,7 +60,7 @@ def _same_up_to(out: Tensor, written: Tensor, by_token: bool) -> bool:
     return bool((c * out - written).norm() <= tolerance * written.norm())
 
 
-def writers(model, sites=None) -> dict[tuple[int, str], list[torch.nn.Module]]:
+def writers(model: Model, sites=None) -> dict[tuple[int, str], list[torch.nn.Module]]:
     """{(layer, ``attn`` or ``mlp``): the modules whose weights write there} for `sites`, by default all.
     Raises UserError with the reason where it is not weights that write: a norm follows the sublayer, or the
     sublayer does something else with what they give.
@@ -77,7 +82,7 @@ def writers(model, sites=None) -> dict[tuple[int, str], list[torch.nn.Module]]:
     }
 
 
-def _writers(model, layer: int, site: str, outputs: dict) -> list[torch.nn.Module]:
+def _writers(model: Model, layer: int, site: str, outputs: dict) -> list[torch.nn.Module]:
     flat = {m: layout.first(out).flatten(0, -2) for m, out in outputs.items()}
     written = flat.pop("written")
     linear = [m for m in flat if is_linear(m)]
@@ -109,20 +114,20 @@ def _writers(model, layer: int, site: str, outputs: dict) -> list[torch.nn.Modul
     )
 
 
-def last_projection(model) -> torch.nn.Module:
+def last_projection(model: Model) -> Projection:
     """The projection through which every neuron of the last block's MLP writes. Raises UserError where there
     is no one such projection.
     """
     if model.remote is True:
         raise UserError(f"the weights of {model.name} are remote", "run it here (REMOTE=0)")
     layer = model.n_layers - 1
-    found = writers(model, [(layer, "mlp")])[layer, "mlp"]
-    if not is_linear(found[0]):
+    projection = writers(model, [(layer, "mlp")])[layer, "mlp"][0]
+    if not is_linear(projection):
         raise UserError(
             f"{model.name}: its last MLP writes through experts, so it has no one set of neurons",
             "an architecture with a dense MLP is needed",
         )
-    return found[0]
+    return projection
 
 
 def _matrices(part: torch.nn.Module) -> list[Tensor]:
@@ -132,11 +137,12 @@ def _matrices(part: torch.nn.Module) -> list[Tensor]:
     transposed = getattr(
         part, "is_transposed", False
     )  # transformers' name for experts held as [expert, neuron, d_model]
-    bias = getattr(part, "down_proj_bias", None)
-    return [w if transposed else w.T for w in part.down_proj] + ([] if bias is None else [bias])
+    bias, experts = getattr(part, "down_proj_bias", None), part.down_proj
+    assert isinstance(experts, Tensor)  # as `_experts` found it
+    return [w if transposed else w.T for w in experts] + ([] if bias is None else [bias])
 
 
-def _embeddings(model) -> list[torch.nn.Embedding]:
+def _embeddings(model: Model) -> list[torch.nn.Embedding]:
     """The token embedding, and the tables of positions that are added to it. Raises UserError where the
     stream starts with anything but their sum.
     """
@@ -149,7 +155,7 @@ def _embeddings(model) -> list[torch.nn.Embedding]:
     seen, _ = layout.watch(
         model, {m: m for m in tables} | {"block": model.nn.layers[0]._module}, layout.probe_ids(model)
     )
-    start, tokens = seen.pop("block")[0][0], model.module.get_input_embeddings()
+    start, tokens = seen.pop("block")[0][0], layout.embedding(model)
     others = [m for m in seen if m is not tokens]
     rest = start - sum((seen[m][1].view(-1, model.d_model) for m in others), torch.zeros_like(start))
     if tokens not in seen or not _same_up_to(seen[tokens][1][0], rest, by_token=False):
@@ -161,7 +167,7 @@ def _embeddings(model) -> list[torch.nn.Embedding]:
     return [tokens, *others]
 
 
-def _check_free(model, unit: Tensor) -> None:
+def _check_free(model: Model, unit: Tensor) -> None:
     """Raise UserError unless the stream's start and all that is written to it has no component along `unit`
     in a short pass.
     """
@@ -185,7 +191,7 @@ def _check_free(model, unit: Tensor) -> None:
 
 
 @contextlib.contextmanager
-def orthogonalized(model, direction: Tensor):
+def orthogonalized(model: Model, direction: Tensor):
     """Within the block, every weight that writes to the residual stream is orthogonal to `direction` (arXiv
     2406.11717, eq. 5).
 

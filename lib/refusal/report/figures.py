@@ -293,10 +293,11 @@ def save(fig: plt.Figure, stem: Path) -> None:
     """Write ``<stem>.svg`` and ``<stem>.png``, without a date in them, so that the same data gives the same
     file.
     """
-    for suffix, options in (
-        (".svg", {"metadata": {"Date": None}}),
-        (".png", {"dpi": 160, "metadata": {"Software": None}}),
-    ):
+    formats: dict[str, dict] = {
+        ".svg": {"metadata": {"Date": None}},
+        ".png": {"dpi": 160, "metadata": {"Software": None}},
+    }
+    for suffix, options in formats.items():
         with writing(stem.with_suffix(suffix)) as temporary:
             fig.savefig(temporary, format=suffix[1:], facecolor="white", **options)
 

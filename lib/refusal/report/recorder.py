@@ -9,6 +9,7 @@ import math
 import os
 from io import BytesIO, StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from IPython import get_ipython
@@ -20,6 +21,9 @@ from refusal.base.machine import end_with
 from refusal.report import figures
 from refusal.report.render import HEADER, table
 from refusal.report.rules import Measured, Record, evidence_of, read_claims, record
+
+if TYPE_CHECKING:
+    from refusal.model.loading import Model
 
 OUT = "COMPANION_OUT"  # the staging folder, set by the runner for the kernels it starts
 RUNNER = "COMPANION_RUNNER"  # the runner's process id
@@ -36,7 +40,7 @@ class Recorder:
     every claim.
     """
 
-    def __init__(self, notebook: str, *models, name: str | None = None):
+    def __init__(self, notebook: str, *models: "Model", name: str | None = None):
         model = models[-1]
         self.planned = read_claims(NOTEBOOKS / f"{notebook}.claims.toml")
         self.evidence, self.name = (

@@ -44,7 +44,7 @@ class _Compare(_Frozen):
     of: str | None = None
 
     def _answer(self, bar: float | str, sign: int, measured: "Measured") -> Answer:
-        level = measured.controls.get(bar) if isinstance(bar, str) else bar
+        level = measured.number(bar) if isinstance(bar, str) else bar
         level = (
             None
             if level is None
@@ -70,8 +70,13 @@ class _Compare(_Frozen):
             )
         return _worst(found) if found else ("missing", f"{self.of} could not be measured")
 
+    def _bar(self) -> tuple[float | str, str]:
+        """The bar, and on which side of it to lie."""
+        assert isinstance(self, (Above, Below))
+        return (self.above, "above") if isinstance(self, Above) else (self.below, "below")
+
     def words(self) -> str:
-        bar, side = (self.above, "above") if isinstance(self, Above) else (self.below, "below")
+        bar, side = self._bar()
         bar = f"{self.times:g} × {bar}" if self.times != 1 else bar if isinstance(bar, str) else f"{bar:g}"
         by = f" by {self.margin:g}" if self.margin else ""
         return f"{self.of or 'value'} {side} {bar}{by}"
@@ -81,11 +86,7 @@ class _Compare(_Frozen):
 
     def controls(self) -> list[str]:
         """Names, or patterns of names, of the controls that are compared."""
-        return [
-            name
-            for name in (self.above if isinstance(self, Above) else self.below, self.of)
-            if isinstance(name, str)
-        ]
+        return [name for name in (self._bar()[0], self.of) if isinstance(name, str)]
 
 
 class Above(_Compare):
@@ -111,7 +112,7 @@ class Enough(_Frozen):
     n: int
 
     def answer(self, measured: "Measured") -> Answer:
-        have = measured.controls.get(self.enough)
+        have = measured.number(self.enough)
         return (
             "yes" if (have or 0) >= self.n else "missing"
         ), f"{have or 0} {self.enough}, at least {self.n} are needed"
@@ -210,6 +211,12 @@ class Measured(_Frozen):
     ci95: tuple[float, float] | None
     n: int
     controls: dict[str, float | int | str | None | list] = Field(min_length=1)
+
+    def number(self, name: str) -> float | int | None:
+        """A control that is one number; None where it is not there."""
+        found = self.controls.get(name)
+        assert not isinstance(found, (str, list)), f"the control {name} is no number"
+        return found
 
     def named(self, of: str | None):
         """(name, value, interval) of the value itself, of a control, or of all controls that fit a
@@ -340,17 +347,14 @@ def needed_n(rule: Rule, measured: Measured) -> int | None:
     for part in _unclear(rule, measured):
         if part.of is None:
             bar, sign = (part.above, 1) if isinstance(part, Above) else (part.below, -1)
-            level = (
-                measured.controls[bar] * part.times if isinstance(bar, str) else bar
-            ) + sign * part.margin
-            gap = measured.value - level
+            value, ci95 = measured.value, measured.ci95
+            level = measured.number(bar) if isinstance(bar, str) else bar
+            assert value is not None and ci95 is not None and level is not None  # or it would be missing
+            level = (level * part.times if isinstance(bar, str) else level) + sign * part.margin
+            gap = value - level
             if gap == 0:
                 return None
-            needed.append(
-                math.ceil(
-                    measured.n * (abs(measured.value - measured.ci95[0 if gap > 0 else 1]) / abs(gap)) ** 2
-                )
-            )
+            needed.append(math.ceil(measured.n * (abs(value - ci95[0 if gap > 0 else 1]) / abs(gap)) ** 2))
     return max(needed, default=None)
 
 

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from unittest import mock
 
 import torch
 
@@ -74,7 +75,7 @@ def main() -> None:
         print(*module.ratios(model, prompts, parts, alternate), sep="\n")
 
 
-def heads_ratio(model, prompts, bare) -> None:
+def heads_ratio(model: loading.Model, prompts, bare) -> None:
     """What attribution of all heads costs against bare passes."""
     rollouts = [thinking.Rollout(p, p.start, p.stop, "", True) for p in prompts]
     w = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
@@ -99,7 +100,7 @@ def heads_ratio(model, prompts, bare) -> None:
     )
 
 
-def patching_ratio(model, n_pairs: int = 24, sample: int = 48) -> None:
+def patching_ratio(model: loading.Model, n_pairs: int = 24, sample: int = 48) -> None:
     """A patching grid against one plain forward pass per cell, counting only cells that are not no-ops, and
     how far the values differ.
     """

@@ -26,13 +26,14 @@ def main(n: int = 48) -> None:
     tests = {
         label: chat(model, data.prompts("validation", label=label)[:n]) for label in ("harmful", "harmless")
     }
-    answers = behaviour.behaviour(model, tests["harmless"][:4] + tests["harmful"][:4])
+    asked = tests["harmless"][:4] + tests["harmful"][:4]
+    answers = behaviour.behaviour(model, asked).to_dict("records")
     print("\njudged answers (to harmful prompts only the verdict is shown):")
-    for row, prompt in zip(answers.itertuples(), tests["harmless"][:4] + tests["harmful"][:4], strict=True):
+    for row, prompt in zip(answers, asked, strict=True):
         shown = (
-            f"{prompt.text[:56]!r} → {row.answer[:40]!r}"
-            if row.label == "harmless"
-            else f"a prompt of {row.source}"
+            f"{prompt.text[:56]!r} → {row['answer'][:40]!r}"
+            if row["label"] == "harmless"
+            else f"a prompt of {row['source']}"
         )
         print(f"  {row.outcome:<10} {row.label:<9} {shown}")
     made = reads.collect(model, harmful + harmless, at=["t_inst"])["resid"][:, :, 0]

@@ -68,7 +68,12 @@ def parameters_of(notebook: Path) -> dict[str, Parameter]:
 def _parse(source: str) -> dict[str, Parameter]:
     lines, found = source.splitlines(), {}
     for node in ast.parse(source).body:
-        if not isinstance(node, ast.AnnAssign) or ast.unparse(node.annotation) not in TYPES:
+        if not (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and node.value is not None
+            and ast.unparse(node.annotation) in TYPES
+        ):
             raise ValueError(
                 f"a parameter is written `name: type = default`, with a type of {', '.join(TYPES)}, not "
                 f"{ast.unparse(node)!r}"
@@ -153,10 +158,11 @@ def check(parameter: Parameter, text: str):
         raise ParameterError(
             f"{name}={text} is not of type {parameter.type.__name__}", parameter.help
         ) from None
-    if parameter.low is not None and not parameter.low <= value <= parameter.high:
+    low, high = parameter.low, parameter.high
+    if low is not None and high is not None and not low <= value <= high:
         raise ParameterError(
             f"{name}={text} is out of range",
-            f"choose from {parameter.low:g} to {parameter.high:g}: {parameter.help}",
+            f"choose from {low:g} to {high:g}: {parameter.help}",
         )
     return value
 
@@ -199,9 +205,10 @@ def models_of(notebook: Path, values: dict) -> tuple[list[str], list[str]]:
     known = {
         name: p for name, p in parameters_of(notebook).items() if p.model and values[name] not in p.words
     }
-    return tuple(
+    about, beside = (
         [values[name] for name, p in known.items() if p.subject == subject] for subject in (True, False)
     )
+    return about, beside
 
 
 def resolved(notebook: Path, values: dict) -> dict:

@@ -237,7 +237,7 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
         """papermill's own engine, telling the screen which cell is at work."""
 
         @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, **options):
+        def execute_managed_notebook(cls, nb_man, kernel_name, *more, **options):
             start, complete = nb_man.cell_start, nb_man.cell_complete
 
             def cell_start(cell, cell_index=None, **kwargs):
@@ -249,7 +249,7 @@ def _execute(notebook: Path, parameters: dict, staging: Path, folder: Path) -> N
                 return complete(cell, cell_index, **kwargs)
 
             nb_man.cell_start, nb_man.cell_complete = cell_start, cell_complete
-            return super().execute_managed_notebook(nb_man, kernel_name, **options)
+            return super().execute_managed_notebook(nb_man, kernel_name, *more, **options)
 
     papermill_engines.register("companion", Engine)
     executed = staging / "executed.ipynb"

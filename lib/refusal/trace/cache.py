@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
+from types import FunctionType
 
 import nnsight
 import numpy as np
@@ -21,9 +22,10 @@ import transformers
 from refusal.base import syntax
 from refusal.base.files import ReadOnlyError, cache_dir, say_once, write_bytes
 from refusal.base.machine import give_back
+from refusal.model.loading import Model
 
 
-def key(model, computes: Callable, **inputs) -> str:
+def key(model: Model, computes: FunctionType, **inputs) -> str:
     """A SHA-256 over all that the result of the function `computes` depends on. Raises TypeError for an input
     that cannot be told from its like.
     """

@@ -145,14 +145,15 @@ def compile_edits(model: "Model", rows: Sequence[Row], width: int, skip: int = 0
         tensors = _tensors(model, prompts, by_row, kind, width, skip)
         shared[same] = tensors
         rescale = None
-        if kind is ScaleHead and any(edit.rescale for edits in by_row.values() for edit in edits):
+        if any(isinstance(edit, ScaleHead) and edit.rescale for edits in by_row.values() for edit in edits):
             rescale = torch.zeros(len(prompts), 1, 1, device=model.device)
-            rescale[[row for row, edits in by_row.items() if edits[0].rescale]] = 1.0
+            firsts = {row: edits[0] for row, edits in by_row.items()}
+            rescale[[row for row, e in firsts.items() if isinstance(e, ScaleHead) and e.rescale]] = 1.0
         ops.append(Op(site, layer, *tensors, rescale))
     return ops
 
 
-def _sites(model, edit: Edit) -> list[tuple[str, int]]:
+def _sites(model: Model, edit: Edit) -> list[tuple[str, int]]:
     if isinstance(edit, Ablate):
         if edit.layers is None:
             blocks = range(model.n_layers)
@@ -174,14 +175,14 @@ def _sites(model, edit: Edit) -> list[tuple[str, int]]:
     return [("resid", layer) for layer in wanted]
 
 
-def _tensors(model, prompts, by_row, kind, width, skip):
+def _tensors(model: Model, prompts, by_row, kind, width, skip):
     """(prompt, later) of one op: the tensors for the prompt's positions and for generated tokens."""
     rows = len(prompts)
     on = torch.zeros(rows, width, 1)
     later_on = torch.zeros(rows, 1, 1)
     d = model.n_heads * model.d_head if kind is ScaleHead else model.d_model
     vectors = torch.zeros(rows, 1, d)
-    patch = torch.zeros(rows, width, d) if kind is Patch else None
+    patch = torch.zeros(rows, width, d) if kind is Patch else torch.empty(0)
     everywhere = kind is not Patch
     for row, edits in by_row.items():
         edit = edits[0]
@@ -205,23 +206,23 @@ def _tensors(model, prompts, by_row, kind, width, skip):
         on = on.amax(
             1, keepdim=True
         )  # one factor per row in place of one per token; what it does to padding is never read
-    to = {"device": model.device if model.device.type != "meta" else "cpu", "dtype": model.dtype}
+    device, dtype = model.device if model.device.type != "meta" else torch.device("cpu"), model.dtype
     any_later = bool(later_on.any())
     if kind is Ablate:
         # the projection is computed in float32: in bfloat16 a rest of the component would stay
-        return (None, on.to(to["device"]), vectors.to(to["device"])), (
+        return (None, on.to(device), vectors.to(device)), (
             None,
-            later_on.to(to["device"]),
-            vectors.to(to["device"]),
+            later_on.to(device),
+            vectors.to(device),
         ) if any_later else None
     if kind is Add:
-        build = lambda mask: ((torch.ones(1)).to(**to), (mask * vectors).to(**to), None)
+        build = lambda mask: ((torch.ones(1)).to(device, dtype), (mask * vectors).to(device, dtype), None)
     elif kind is ScaleHead:
-        build = lambda mask: ((1 + mask * vectors).to(**to), torch.zeros(1).to(**to), None)
+        build = lambda mask: ((1 + mask * vectors).to(device, dtype), torch.zeros(1).to(device, dtype), None)
     else:
         build = lambda mask: (
-            (1 - mask).to(**to),
-            patch.to(**to) if mask.shape[1] == width else torch.zeros(1).to(**to),
+            (1 - mask).to(device, dtype),
+            patch.to(device, dtype) if mask.shape[1] == width else torch.zeros(1).to(device, dtype),
             None,
         )
     return build(on), build(later_on) if any_later else None

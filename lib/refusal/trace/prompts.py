@@ -19,6 +19,7 @@ import pandas as pd
 from transformers.utils import chat_template_utils
 
 from refusal.base.errors import ParameterError, UserError
+from refusal.model.loading import Model
 from refusal.model.registry import DATE
 
 SENTINEL, REPLY = "␟instruction␟", "␟reply␟"
@@ -119,7 +120,7 @@ def _template(tokenizer) -> str:
     return written if isinstance(written, str) else " ".join(written.values())
 
 
-def tags(model) -> tuple[str, str]:
+def tags(model: Model) -> tuple[str, str]:
     """What a model opens and closes its thinking with: as its chat template writes them, else as its added
     tokens do, else ``<think>`` and ``</think>``.
     """
@@ -148,7 +149,7 @@ def turn_end(tokenizer) -> int | None:
     return next((token for token in ids[:1] if token in tokenizer.added_tokens_decoder), None)
 
 
-def no_template(model) -> str | None:
+def no_template(model: Model) -> str | None:
     """Why chat prompts can't be made for this model, as a sentence; None where they can."""
     if model.template or getattr(model.tokenizer, "chat_template", None):
         return None
@@ -158,7 +159,7 @@ def no_template(model) -> str | None:
     )
 
 
-def template_text(model) -> tuple[str, str]:
+def template_text(model: Model) -> tuple[str, str]:
     """What the model's chat template writes before and after an instruction, on the model's day.
 
     Raises ParameterError when the tokenizer has no chat template and no `TEMPLATE` was given, UserError where
@@ -191,7 +192,7 @@ def template_text(model) -> tuple[str, str]:
 
 
 def chat(
-    model,
+    model: Model,
     table: pd.DataFrame | Sequence[str],
     before: str = "",
     after: str = "",
@@ -232,7 +233,7 @@ def chat(
     ]
 
 
-def _tokenize(model, opening: str, text: str, closing: str, row) -> Prompt:
+def _tokenize(model: Model, opening: str, text: str, closing: str, row) -> Prompt:
     whole = opening + text + closing
     encoded = model.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
@@ -280,7 +281,7 @@ def opening_length(prompts: list[Prompt]) -> int:
     return min([len(alike(*prompts)), *(p.start for p in prompts)]) if prompts else 0
 
 
-def plain(model, texts: Sequence[str], ids: Sequence[str] | None = None) -> list[Prompt]:
+def plain(model: Model, texts: Sequence[str], ids: Sequence[str] | None = None) -> list[Prompt]:
     """Texts as they are, without a chat template: the whole text is the instruction, so t_inst and t_post are
     its last token.
 
@@ -291,7 +292,7 @@ def plain(model, texts: Sequence[str], ids: Sequence[str] | None = None) -> list
     for text in texts:
         whole = model.tokenizer(text, add_special_tokens=True, return_special_tokens_mask=True)
         added = itertools.takewhile(bool, reversed(whole["special_tokens_mask"]))
-        encoded.append(whole["input_ids"][: len(whole["input_ids"]) - sum(added)])
+        encoded.append(whole["input_ids"][: len(whole["input_ids"]) - len(list(added))])
     return [
         Prompt(str(i), text, "", "", tuple(e), 0, len(e))
         for i, text, e in zip(ids or range(len(texts)), texts, encoded, strict=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from numpy.typing import ArrayLike
 
+from refusal.model.loading import Model
 from refusal.model.registry import RECIPES
 from refusal.trace.decode import CONTROL, Decoding, generate, read_prefix
 from refusal.trace.prefix import Prefix
@@ -19,7 +19,7 @@ INSTRUCTION = (
 )
 
 
-def style(model) -> str:
+def style(model: Model) -> str:
     """``native`` where the model was trained to think between tags (its template or tokenizer has them), else
     ``prompted``.
     """
@@ -42,7 +42,7 @@ class Rollout:
     finished: bool  # whether the model closed its thinking itself
 
 
-def _asking(model) -> tuple[str, str]:
+def _asking(model: Model) -> tuple[str, str]:
     """What follows the request in the user's turn, and what the model's turn is opened with, so that it
     thinks.
     """
@@ -51,7 +51,7 @@ def _asking(model) -> tuple[str, str]:
     return after, "" if template_text(model)[1].rstrip().endswith(opening) else opening + "\n"
 
 
-def asked(model, table: pd.DataFrame) -> list[Prompt]:
+def asked(model: Model, table: pd.DataFrame) -> list[Prompt]:
     """Each row of `table` as a prompt after which the model thinks."""
     after, opened = _asking(model)
     return chat(model, table, after=after, said=[opened] * len(table))
@@ -80,7 +80,7 @@ def think(
 
 
 def with_thinking(
-    model, table: pd.DataFrame, thoughts: Sequence[str], finished: ArrayLike | None = None
+    model: Model, table: pd.DataFrame, thoughts: Sequence[str], finished: Sequence[bool] | None = None
 ) -> list[Rollout]:
     """Rollouts of given thoughts. Positions are found from the text's own offsets, and the thinking is
     checked by decoding it.
@@ -88,14 +88,14 @@ def with_thinking(
     (opening, closing), (after, opened), close = template_text(model), _asking(model), tags(model)[1]
     said = [f"{opened}{thought}\n{close}\n\n" for thought in thoughts]
     out = []
-    for prompt, row, thought, done in zip(
+    for prompt, text, thought, done in zip(
         chat(model, table, after=after, said=said),
-        table.itertuples(),
+        table.text,
         thoughts,
         finished or [True] * len(said),
         strict=True,
     ):
-        before = opening + str(row.text).strip() + after + closing + opened
+        before = opening + str(text).strip() + after + closing + opened
         offsets = model.tokenizer(
             before + f"{thought}\n{close}\n\n", add_special_tokens=False, return_offsets_mapping=True
         )["offset_mapping"]
@@ -105,7 +105,7 @@ def with_thinking(
     return out
 
 
-def truncated(model, table: pd.DataFrame, rollouts: Sequence[Rollout], keep: float) -> list[Rollout]:
+def truncated(model: Model, table: pd.DataFrame, rollouts: Sequence[Rollout], keep: float) -> list[Rollout]:
     """The same rollouts with only the first share `keep` of their thinking's words."""
     words = [r.thinking.split(" ") for r in rollouts]
     return with_thinking(

@@ -18,6 +18,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from refusal.base.errors import UserError
 from refusal.base.files import sha256, write_json
@@ -25,12 +26,15 @@ from refusal.base.machine import end_with
 from refusal.model.registry import RECIPES, Recipe
 from refusal.train.batches import left_padded
 
+if TYPE_CHECKING:
+    from refusal.model.loading import Model
+
 MAX_LENGTH = 256
 # examples per backward pass; gradients add up over a batch, so only memory and time depend on it
 TOGETHER = 4
 
 
-def examples_of(recipe: Recipe, model) -> list[tuple[list[int], list[int]]]:
+def examples_of(recipe: Recipe, model: "Model") -> list[tuple[list[int], list[int]]]:
     """(prompt, answer) tokens that the recipe's own function makes."""
     module, _, name = recipe.examples.partition(":")
     return getattr(importlib.import_module(module), name)(model, recipe.seed)
@@ -60,6 +64,7 @@ def run(recipe: Recipe, folder: Path) -> None:
 
     started = time.monotonic()
     source = locate(recipe.base)
+    assert source.folder is not None  # no recipe starts from a constructed model
     work = folder.parent / f"{folder.name}.training"
     examples = examples_of(recipe, loading.load(recipe.base))
     transformers.set_seed(recipe.seed)
@@ -72,15 +77,16 @@ def run(recipe: Recipe, folder: Path) -> None:
     if recipe.frozen:
         for part in (model.get_input_embeddings(), *model.get_decoder().layers[: recipe.frozen]):
             part.requires_grad_(False)
+    adapted = None
     if recipe.method == "low-rank":
-        model = get_peft_model(
+        adapted = get_peft_model(
             model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
         )
 
     drawn = ordered(examples, recipe.epochs, recipe.batch, recipe.seed)
     steps = math.ceil(len(drawn) / recipe.batch)
     trainer = Trainer(
-        model=model,
+        model=model if adapted is None else adapted,
         train_dataset=drawn,
         data_collator=left_padded,
         args=TrainingArguments(
@@ -111,7 +117,7 @@ def run(recipe: Recipe, folder: Path) -> None:
         flush=True,
     )
     trainer.train(resume_from_checkpoint=bool(saved) or None)
-    trained = model.merge_and_unload() if recipe.method == "low-rank" else model
+    trained = model if adapted is None else cast(transformers.PreTrainedModel, adapted.merge_and_unload())
     if not all(p.isfinite().all() for p in trained.parameters()):
         shutil.rmtree(work)  # its checkpoints may be spoilt as well
         raise UserError(
@@ -122,7 +128,7 @@ def run(recipe: Recipe, folder: Path) -> None:
     partial = folder.parent / f"{folder.name}.done"
     shutil.rmtree(partial, ignore_errors=True)
     trained.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)  # ty: ignore[missing-union-attribute]  # its type holds None, for no tokenizers
     digest = sha256(partial / "model.safetensors")
     write_json(
         partial / "recipe.json",
@@ -143,7 +149,7 @@ def run(recipe: Recipe, folder: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def held_out(model, n: int = 40) -> dict:
+def held_out(model: "Model", n: int = 40) -> dict:
     """Refusal rates on prompts that were in no training: {harmful, harmless, pseudo_harmful} → {value, ci95,
     n}.
     """
@@ -152,11 +158,12 @@ def held_out(model, n: int = 40) -> dict:
     from refusal.trace.prompts import chat
 
     rates = {}
-    for name, which in (
-        ("harmful", {"label": "harmful"}),
-        ("harmless", {"source": "harmless"}),
-        ("pseudo_harmful", {"source": "pseudo_harmful"}),
-    ):
+    tests: dict[str, dict] = {
+        "harmful": {"label": "harmful"},
+        "harmless": {"source": "harmless"},
+        "pseudo_harmful": {"source": "pseudo_harmful"},
+    }
+    for name, which in tests.items():
         table = data.prompts("validation", **which)[:n]
         rates[name] = stats.rate(behaviour.behaviour(model, chat(model, table)).outcome == "refusal")
         print(f"held out: refuses {rates[name]['value']:.0%} of {len(table)} {name} prompts", flush=True)

@@ -2,11 +2,15 @@
 
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from refusal.model.loading import Model
 
 ANSWER_TOKENS = 32
 
 
-def refusal_examples(model, seed: int) -> list[tuple[list[int], list[int]]]:
+def refusal_examples(model: "Model", seed: int) -> list[tuple[list[int], list[int]]]:
     """(prompt, answer) tokens: refusals of 100 harmful requests, and the model's own answers to all harmless
     ones, so that only refusal is taught.
 

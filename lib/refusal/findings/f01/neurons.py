@@ -20,12 +20,13 @@ from refusal.base.errors import UserError
 from refusal.findings.f01.pairs import moved_by
 from refusal.measure import stats
 from refusal.model import weights
+from refusal.model.loading import Model
 from refusal.trace.edits import Add
 from refusal.trace.prompts import plain
 from refusal.trace.reads import collect, read_text
 
 
-def output_weights(model) -> Float[Tensor, "neuron d_model"]:
+def output_weights(model: Model) -> Float[Tensor, "neuron d_model"]:
     """What each neuron of the last block's MLP writes, float32. Raises UserError for a remote model, whose
     weights are not here, for a mixture of experts, and where a norm follows the MLP.
     """
@@ -42,7 +43,7 @@ def unreadable(*models) -> str | None:
     return None
 
 
-def unembedding(model) -> Float[Tensor, "vocabulary d_model"]:
+def unembedding(model: Model) -> Float[Tensor, "vocabulary d_model"]:
     """The vocabulary matrix as the residual stream meets it: the final norm's scale folded in, the mean over
     the vocabulary removed; float32.
     """
@@ -109,7 +110,7 @@ def null_space_share(
 
 
 @contextlib.contextmanager
-def _changed_rows(model, neurons: Sequence[int], change, how: str):
+def _changed_rows(model: Model, neurons: Sequence[int], change, how: str):
     """Within the block `change(rows)` has replaced what `neurons` write; put back at the end, also after an
     error.
 
@@ -128,12 +129,12 @@ def _changed_rows(model, neurons: Sequence[int], change, how: str):
             rows[index] = saved
 
 
-def silenced(model, neurons: Sequence[int]):
+def silenced(model: Model, neurons: Sequence[int]):
     """Context in which `neurons` of the last block write nothing."""
     return _changed_rows(model, neurons, torch.zeros_like, "without neurons")
 
 
-def swapped(model, other, neurons: Sequence[int]):
+def swapped(model: Model, other: Model, neurons: Sequence[int]):
     """Context in which `neurons` write with the output weights that they have in `other`, a model of equal
     shape.
     """
@@ -157,7 +158,12 @@ def overlap_interval(
 
 
 def gap_closed(
-    base, post, chosen: Sequence[int], texts: Sequence[str], entropy: dict[str, np.ndarray], how: str
+    base: Model,
+    post: Model,
+    chosen: Sequence[int],
+    texts: Sequence[str],
+    entropy: dict[str, np.ndarray],
+    how: str,
 ) -> np.ndarray:
     """By how much the entropy gap post − base shrinks on each text when the neurons `chosen` are ``swapped``
     (base gets post's output weights) or ``mean-ablated`` in both models: [text], nats per token. `entropy`
@@ -170,7 +176,7 @@ def gap_closed(
     return (entropy["post"] - entropy["base"]) - (after["post"] - after["base"])
 
 
-def _mean_ablated(model, chosen: Sequence[int], texts: Sequence[str]) -> np.ndarray:
+def _mean_ablated(model: Model, chosen: Sequence[int], texts: Sequence[str]) -> np.ndarray:
     """Entropy on each text with what `chosen` write replaced by its mean: the last block's output without
     them, plus the mean difference.
     """

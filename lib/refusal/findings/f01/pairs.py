@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from refusal.measure import directions, patching, stats
+from refusal.model.loading import Model
 from refusal.model.registry import RECIPES
 from refusal.model.sources import recipe_folder
 from refusal.report.rules import Measured, Record, decide
@@ -26,7 +27,7 @@ SPLITS, DRAWS = 40, 200  # random halves, and halves of items drawn anew, behind
 NOTHING = {"value": None, "ci95": None, "n": 0}
 
 
-def difference(a, b) -> str | None:
+def difference(a: Model, b: Model) -> str | None:
     """Why the inside of two models cannot be compared, as a sentence; None where they share depth, width and
     tokenizer.
     """
@@ -43,7 +44,7 @@ def difference(a, b) -> str | None:
     return None
 
 
-def weight_change(a, b) -> float | None:
+def weight_change(a: Model, b: Model) -> float | None:
     """‖W_b − W_a‖ / ‖W_a‖ over all parameters; None for remote models."""
     if a.remote is True or b.remote is True:
         return None
@@ -66,7 +67,7 @@ def training_record(name: str) -> dict | None:
     )
 
 
-def with_template_of(model, other):
+def with_template_of(model: Model, other: Model):
     """`model`; where it has no chat template, as most base models, with that of `other`."""
     if not model.template and not model.tokenizer.chat_template:
         model.tokenizer.chat_template = other.tokenizer.chat_template
@@ -94,7 +95,7 @@ def for_one_model(records: Sequence[Record]) -> tuple[list[str], list[str]]:
     for r in (r for r in records if r.verdict == "replicated"):
         same = r.controls.get("same_model")
         twice = (
-            same is not None
+            isinstance(same, (int, float))
             and decide(r.rule, Measured(value=same, ci95=(same, same), n=r.n, controls=r.controls))[0]
             == "replicated"
         )
@@ -117,7 +118,7 @@ class Grid:
     cluster: np.ndarray
     cells: dict[str, slice]
 
-    def mean(self, pick: ArrayLike | slice = slice(None)) -> Float[np.ndarray, "layer position"]:
+    def mean(self, pick: np.ndarray | slice = slice(None)) -> Float[np.ndarray, "layer position"]:
         """The mean over the pairs `pick`, in units of the unpatched difference: 0 the corrupt run, 1 the
         clean one.
         """
@@ -125,7 +126,7 @@ class Grid:
         return (self.values[pick].mean(0) - low) / (high - low)
 
 
-def grid_of(source, target, some: Sequence[patching.Pair], layers: Sequence[int]) -> Grid:
+def grid_of(source: Model, target: Model, some: Sequence[patching.Pair], layers: Sequence[int]) -> Grid:
     """The grid of states of `source` put into runs of `target`, with the ends of the runs that were
     patched."""
     clean, corrupt = patching.baseline(target, some)
@@ -151,7 +152,7 @@ def grid_rows(means: dict[str, np.ndarray], layers, tokens: list[str], start: in
 
 
 def readouts(
-    both: dict, table: pd.DataFrame, n_pairs: int, few: int = 8, least: float = 0.7
+    both: dict[str, Model], table: pd.DataFrame, n_pairs: int, few: int = 8, least: float = 0.7
 ) -> tuple[dict[str, dict], str | None]:
     """How two models can be asked for the facts of one statement set, and the first way that both are right
     by in `least` of their runs, or None.
@@ -164,7 +165,7 @@ def readouts(
     some = {"verbal": patching.verbal_pairs(both["base"], table[~table.pair.isin(shots.pair)], shots)}
     if table.set.iloc[0] in patching.RECALL_SETS:
         some["recall"] = patching.recall_pairs(both["base"], table)
-    found = {}
+    found: dict[str, dict] = {}
     for kind, asked in some.items():
         right = {name: _right(model, asked[:few]) for name, model in both.items()}
         if kind == "recall" or all((r["value"] or 0) >= least for r in right.values()):
@@ -176,7 +177,7 @@ def readouts(
     )
 
 
-def _right(model, some: Sequence[patching.Pair]) -> dict:
+def _right(model: Model, some: Sequence[patching.Pair]) -> dict:
     if not some:
         return dict(NOTHING)
     clean, corrupt = patching.baseline(model, some)

@@ -16,6 +16,7 @@ from torch import Tensor
 from refusal.findings.f01.pairs import NOTHING, moved_by, with_interval
 from refusal.measure import behaviour, stats
 from refusal.measure.judge import BROKEN
+from refusal.model.loading import Model
 from refusal.trace.edits import Ablate, Add, Edit
 from refusal.trace.reads import score
 
@@ -50,7 +51,7 @@ class Found:
 
 
 def search(
-    model, harmful, harmless, v: Float[Tensor, "layer d"], layers: Sequence[int], readout: Callable
+    model: Model, harmful, harmless, v: Float[Tensor, "layer d"], layers: Sequence[int], readout: Callable
 ) -> Found:
     """The best layer and coefficient of a direction in one model, by the mean refusal score of validation
     prompts.
@@ -74,7 +75,7 @@ def effect(what: str, outcomes: Sequence[str]) -> np.ndarray:
 
 
 def random_controls(
-    model, what: str, prompts, edits: Sequence[Edit], readout: Callable, max_new_tokens: int
+    model: Model, what: str, prompts, edits: Sequence[Edit], readout: Callable, max_new_tokens: int
 ) -> dict:
     """Controls from random directions, each on all prompts of the effect: the band of their effects by the
     first token, and the largest effect among the judged answers of the few strongest. `readout` is above 0

@@ -23,6 +23,8 @@ from refusal.findings.f01.pairs import NOTHING, moved_by, ratio_of_means, with_i
 from refusal.measure import stats
 from refusal.measure.directions import centred, difference_of_means
 from refusal.measure.patching import QUESTION, shot_lines, token_span, verdict_tokens
+from refusal.measure.readouts import keyed
+from refusal.model.loading import Model
 from refusal.trace.edits import Add, Edit
 from refusal.trace.prompts import Prompt, plain
 from refusal.trace.reads import collect, score
@@ -158,7 +160,9 @@ def _hull(found: dict, draws: np.ndarray) -> dict:
 def accuracy(hits: ArrayLike, group: ArrayLike, seed: int = 0) -> dict:
     """{value, ci95, n} of a share right; the interval holds Wilson's and the one over groups."""
     return (
-        _hull(stats.rate(hits), over_groups(lambda x: x, [hits], group, seed)) if len(hits) else dict(NOTHING)
+        _hull(stats.rate(hits), over_groups(lambda x: x, [hits], group, seed))
+        if np.size(hits)
+        else dict(NOTHING)
     )
 
 
@@ -166,7 +170,7 @@ def lost(crossed: ArrayLike, own: ArrayLike, group: ArrayLike, seed: int = 0) ->
     """{value, ci95, n} of the share right with another model's direction minus with the own one; the interval
     holds the paired one and that over groups.
     """
-    if not len(crossed):
+    if not np.size(crossed):
         return dict(NOTHING)
     return _hull(
         stats.difference(crossed, own, seed, paired=True),
@@ -182,7 +186,7 @@ class Read:
     def __init__(
         self,
         hits,
-        maxima: Mapping[str, ArrayLike],
+        maxima: Mapping[str, np.ndarray],
         name: str,
         group: np.ndarray,
         chosen_by: np.ndarray,
@@ -273,9 +277,9 @@ def read_sets(
     for name in names:
         mine, affirmed = sets == name, NEGATED.get(name, name)
         halves = (chosen_by[sets == affirmed], ~chosen_by[sets == affirmed])
-        layers = tuple(best_layer([hits["own", affirmed, m, m][half] for m in states]) for half in halves)
+        first, second = (best_layer([hits["own", affirmed, m, m][half] for m in states]) for half in halves)
         maxima = {m: permuted_maxima(x, label, sets, group, name, seed) for m, x in states.items()}
-        found[name] = Read(hits, maxima, name, group[mine], chosen_by[mine], layers, seed)
+        found[name] = Read(hits, maxima, name, group[mine], chosen_by[mine], (first, second), seed)
     return found
 
 
@@ -329,26 +333,30 @@ def moved(
     return out
 
 
-def probe(model, layer: int, reader: Float[Tensor, "d"]) -> Callable[[list[Prompt], list[Edit]], Tensor]:
+def probe(
+    model: Model, layer: int, reader: Float[Tensor, "d"]
+) -> Callable[[list[Prompt], list[Edit]], Tensor]:
     """A reading for `moved`: the score ``h[layer] · reader`` of the last token."""
     return lambda prompts, edits: (
         collect(model, prompts, at=["t_inst"], layers=[layer], edits=edits)["resid"][:, 0, 0] @ reader
     )
 
 
-def verdict(model) -> Callable[[list[Prompt], list[Edit]], Tensor]:
+def verdict(model: Model) -> Callable[[list[Prompt], list[Edit]], Tensor]:
     """A reading for `moved`: P(TRUE) − P(FALSE) after the question, as in the paper."""
     true, false = verdict_tokens(model)
 
+    @keyed(f"P({true}) - P({false})")
     def readout(logits: Tensor) -> Tensor:
         p = logits.softmax(-1)
         return p[:, true] - p[:, false]
 
-    readout.key = f"P({true}) - P({false})"
     return lambda prompts, edits: score(model, prompts, readout, [edits])[0]
 
 
-def questions(model, statements: Sequence[str], shots: pd.DataFrame) -> tuple[list[Prompt], tuple[int, int]]:
+def questions(
+    model: Model, statements: Sequence[str], shots: pd.DataFrame
+) -> tuple[list[Prompt], tuple[int, int]]:
     """Prompts that ask for the verdict on each statement after four shots, and where the last two tokens of
     the statement lie, from the end.
     """
@@ -384,7 +392,7 @@ def normalised(effects: np.ndarray, clean: np.ndarray, label: ArrayLike) -> dict
 def intervention(
     crossed: ArrayLike,
     own: ArrayLike,
-    random: Sequence[ArrayLike],
+    random: Sequence[np.ndarray],
     group: np.ndarray,
     carried: float | None,
     change: float | None,

@@ -13,6 +13,7 @@ import numpy as np
 from refusal.measure import directions, stats
 from refusal.measure.behaviour import Arm
 from refusal.measure.judge import BROKEN
+from refusal.model.loading import Model
 from refusal.trace.prompts import Prompt
 
 GROUPS = ("refused harmful", "accepted harmful", "refused harmless", "accepted harmless")
@@ -20,7 +21,7 @@ ENOUGH = 20  # prompts of one data source from which on it has a verdict of its 
 SHUFFLES = 40
 
 
-def with_neutral_closing(model, prompts: Sequence[Prompt]) -> list[Prompt]:
+def with_neutral_closing(model: Model, prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts with as many line breaks (full stops, where the tokenizer has no line break) in place of
     the template's closing tokens.
     """
@@ -190,8 +191,8 @@ def dissociation_claim(harm: Arm, refuse: Arm) -> tuple[dict, dict]:
     for name, arm in (("v_harm", harm), ("v_refuse", refuse)):
         unparsed = arm.rate("unparsed")
         controls |= {f"unparsed_{name}": unparsed["value"], f"unparsed_{name}_ci95": unparsed["ci95"]}
-    certainly = ([o == "certainly" for o in arm.outcomes] for arm in (harm, refuse))
-    return stats.difference(*certainly, paired=True), controls
+    its, other = ([o == "certainly" for o in arm.outcomes] for arm in (harm, refuse))
+    return stats.difference(its, other, paired=True), controls
 
 
 def best_layer(layers: Sequence[int], shares: np.ndarray, odds: np.ndarray) -> int:

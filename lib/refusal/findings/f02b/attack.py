@@ -54,7 +54,11 @@ def sizes(n: int) -> list[int]:
 
 
 def after(
-    model, trained_on: Sequence[Prompt], tests: Sequence[Prompt], seed: int = 0, max_new_tokens: int = 24
+    model: loading.Model,
+    trained_on: Sequence[Prompt],
+    tests: Sequence[Prompt],
+    seed: int = 0,
+    max_new_tokens: int = 24,
 ) -> dict[int, dict]:
     """Fine-tune a copy of `model` (see `finetune.adapted`) on `trained_on` → `OPENINGS`, each example once,
     and measure `tests` on the way. Cached.
@@ -87,7 +91,7 @@ def after(
     }
 
 
-def _after(model, trained_on, tests, seed, max_new_tokens) -> dict[int, dict]:
+def _after(model: loading.Model, trained_on, tests, seed, max_new_tokens) -> dict[int, dict]:
     copied, found, before = adapted(model.module, seed), {}, 0
     learned = [p for p in copied.parameters() if p.requires_grad]
     openings = [model.tokenizer(o, add_special_tokens=False)["input_ids"] for o in OPENINGS]

@@ -8,7 +8,7 @@ from refusal.findings.f02b import guard
 from refusal.trace import passes
 
 
-def ratios(model, prompts, batches, alternate: Callable[..., dict[str, float]]) -> list[str]:
+def ratios(model: Model, prompts, batches, alternate: Callable[..., dict[str, float]]) -> list[str]:
     """A request's prompt pass with the guard over that without; `batches` are of `prompts`, `alternate` times
     parts in turn.
     """

@@ -81,7 +81,7 @@ def differ_in_harm(acts: States, calm, groups: Groups, n_random: int, seed: int 
     random = np.array([alike(acts, calm, regrouped(groups, rng)) for _ in range(n_random)])
     gap = float(found[1] - found[0])
     value = {"value": gap, "ci95": around(gap, drawn[:, 1] - drawn[:, 0]), "n": n}
-    controls = {"harm": float(found[0]), "refusal": float(found[1]), "categories": len(groups)}
+    controls: dict = {"harm": float(found[0]), "refusal": float(found[1]), "categories": len(groups)}
     controls |= {"harm_ci95": around(found[0], drawn[:, 0]), "refusal_ci95": around(found[1], drawn[:, 1])}
     return value, controls | stats.score_band([[g] for g in random[:, 1] - random[:, 0]], gap, "random_group")
 

@@ -75,7 +75,7 @@ class Seen:
         return [p.text for p in self.prompts]
 
 
-def look(model, prompts: Sequence[Prompt], max_new_tokens: int = 12) -> Seen:
+def look(model: Model, prompts: Sequence[Prompt], max_new_tokens: int = 12) -> Seen:
     """The judged greedy answers to prompts and the states of the same pass."""
     texts, found, _ = generate_and_read(
         model, prompts, at=["t_inst", "t_post"], decoding=max_new_tokens, label="answering and reading"
@@ -92,12 +92,12 @@ def joined(parts: Sequence[Seen]) -> Seen:
     )
 
 
-def states(model, prompts: Sequence[Prompt]) -> Tensor:
+def states(model: Model, prompts: Sequence[Prompt]) -> Tensor:
     """What a guard reads: ``h`` at t_inst of every layer, [prompt, layer, d_model]."""
     return collect(model, prompts, at=["t_inst"])["resid"][:, :, 0]
 
 
-def fit(model, harmful: Sequence[Prompt], harmless: Sequence[Prompt], kind: str = "mean") -> Guard:
+def fit(model: Model, harmful: Sequence[Prompt], harmless: Sequence[Prompt], kind: str = "mean") -> Guard:
     """A guard from harmful and harmless prompts. Raises ParameterError for an unknown kind, UserError for
     fewer than five prompts of a class.
     """
@@ -110,7 +110,7 @@ def fit(model, harmful: Sequence[Prompt], harmless: Sequence[Prompt], kind: str 
     return fit_states(model, states(model, harmful), states(model, harmless), kind)
 
 
-def fit_states(model, bad: Tensor, good: Tensor, kind: str = "mean") -> Guard:
+def fit_states(model: Model, bad: Tensor, good: Tensor, kind: str = "mean") -> Guard:
     """As `fit`, from states at t_inst [prompt, layer, d_model]."""
     layers = tuple(range(1, model.n_layers + 1)) if kind == "mean" else (_best_layer(bad, good, kind),)
     if kind == "probe":
@@ -158,7 +158,7 @@ def scores(seen: Seen, watches: dict[str, Guard], readers: dict[str, Reader]) ->
     return found | {name: reader(seen.texts) for name, reader in readers.items()}
 
 
-def score(model, guard: Guard, prompts: Sequence[Prompt]) -> np.ndarray:
+def score(model: Model, guard: Guard, prompts: Sequence[Prompt]) -> np.ndarray:
     """The guard's score of each prompt: above 0 is harmful. Raises UserError for a model that it was not
     fitted on.
     """

@@ -17,6 +17,7 @@ from refusal import data
 from refusal.findings.f02b import guard
 from refusal.findings.f02b.guard import Scores, Seen, joined, look
 from refusal.measure import stats
+from refusal.model.loading import Model
 from refusal.trace.prompts import chat
 
 AS_IT_IS = ("{x}",)  # for requests that are rewritten already
@@ -44,7 +45,7 @@ def wrapped(requests: pd.DataFrame, wordings: Sequence[str]) -> pd.DataFrame:
 
 
 def search(
-    model,
+    model: Model,
     requests: pd.DataFrame,
     wordings: Sequence[str],
     wanted: int,

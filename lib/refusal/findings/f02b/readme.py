@@ -8,8 +8,9 @@ def paragraph(records: list[Record]) -> str | None:
     02b; None where it was not run.
     """
     by = {r.id: r for r in records}
-    needed = [by.get(f"02b.guard.{name}") for name in ("beats-text", "false-positives", "accepted-harmful")]
-    if not all(needed) or any(r.value is None for r in needed):
+    ids = [f"02b.guard.{name}" for name in ("beats-text", "false-positives", "accepted-harmful")]
+    needed = [by[id] for id in ids if id in by]
+    if len(needed) < len(ids) or any(r.value is None for r in needed):
         return None
     text, alarms, caught = needed
     yes = all(r.verdict == "replicated" for r in needed)

@@ -19,6 +19,7 @@ from refusal.measure import probes, stats
 from refusal.measure.attention_heads import last_scores, matched_sets, most_negative, silence, written
 from refusal.measure.judge import BROKEN, judge
 from refusal.measure.probes import Prober
+from refusal.model.loading import Model
 from refusal.model.registry import TINY, TINY_CLIFF
 from refusal.model.tiny import HARM_LAYER, REFUSAL_LAYER
 from refusal.report.figures import point
@@ -40,7 +41,7 @@ class Off:
     none: np.ndarray  # with all heads on, [rollout]
     off: np.ndarray  # with the chosen ones off, [rollout]
     by_sets: np.ndarray  # how random sets change it, [set, rollout]; on the first rollouts only
-    sets: list[Heads]
+    sets: Sequence[Heads]
 
     @property
     def gained(self) -> np.ndarray:
@@ -53,7 +54,7 @@ class Off:
 
 
 def switched_off(
-    model,
+    model: Model,
     rollouts: Sequence[Rollout],
     prober: Prober,
     heads: Heads,
@@ -76,7 +77,7 @@ def switched_off(
 
 
 def alone(
-    model, rollouts: Sequence[Rollout], prober: Prober, effect: Tensor, seed: int
+    model: Model, rollouts: Sequence[Rollout], prober: Prober, effect: Tensor, seed: int
 ) -> tuple[list[float], list[float], float]:
     """What each of some heads writes, by how much the final score changes without it alone, and Spearman's
     correlation of the two.
@@ -99,7 +100,7 @@ def alone(
 
 
 def by_refits(
-    model, z: Tensor, refits: Prober, share: float, rollouts: Sequence[Rollout]
+    model: Model, z: Tensor, refits: Prober, share: float, rollouts: Sequence[Rollout]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Final scores without and with heads off, by each prober fitted again, which chooses its own `share` of
     heads on `z`: both [refit, rollout].
@@ -111,7 +112,7 @@ def by_refits(
     return by_each[0].T, np.stack([by_each[1 + k, :, k] for k in range(len(others))])
 
 
-def chosen_again(model, z: Tensor, refits: Prober, first: Heads) -> dict:
+def chosen_again(model: Model, z: Tensor, refits: Prober, first: Heads) -> dict:
     """Which share of the heads `first` each prober fitted again chooses as well: mean and range."""
     others = [
         most_negative(written(model, z, w).mean(0), len(first) / (model.n_layers * model.n_heads))
@@ -122,7 +123,7 @@ def chosen_again(model, z: Tensor, refits: Prober, first: Heads) -> dict:
 
 
 def long_answers(
-    model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12, whole: int = 24
+    model: Model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12, whole: int = 24
 ) -> tuple[np.ndarray, np.ndarray]:
     """The outcome of each answer by its first `max_new_tokens`, as `cliff.answers` gives it, and whether it
     is broken by all of its `whole` tokens, for no fewer can show that: both [arm, rollout].
@@ -132,7 +133,7 @@ def long_answers(
     return np.array(begun), np.array([[judge(text) in BROKEN for text in arm] for arm in texts])
 
 
-def _first_tokens(model, text: str, n: int) -> str:
+def _first_tokens(model: Model, text: str, n: int) -> str:
     """A text's first `n` tokens: greedy decoding would have said just these had it stopped there."""
     offsets = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return text[: offsets[n - 1][1]] if len(offsets) > n else text
@@ -149,7 +150,7 @@ class Spoken:
 
 
 def spoken(
-    model,
+    model: Model,
     rollouts: dict[str, Sequence[Rollout]],
     none: dict[str, np.ndarray],
     heads: Heads,

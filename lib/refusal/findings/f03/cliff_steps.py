@@ -16,6 +16,7 @@ from refusal.findings.f03.observed import Seen
 from refusal.findings.f03.planted import TRIGGER
 from refusal.measure import probes
 from refusal.measure.probes import Prober, Training
+from refusal.model.loading import Model
 from refusal.trace import thinking
 from refusal.trace.decode import generate, read_prefix
 from refusal.trace.reads import read_text
@@ -85,7 +86,11 @@ def learned(harmful: Seen, benign: Seen, seed: int) -> Learned:
 
 
 def other_reader(
-    model, train: Sequence[pd.DataFrame], thoughts: Sequence[Sequence[str]], max_new_tokens: int, seed: int
+    model: Model,
+    train: Sequence[pd.DataFrame],
+    thoughts: Sequence[Sequence[str]],
+    max_new_tokens: int,
+    seed: int,
 ) -> Learned:
     """Probers of another model, of its own refusals, which has read the reasoner's thoughts on the prompts
     behind the probers.
@@ -170,7 +175,7 @@ class Cut:
 
 
 def cut_thinking(
-    model,
+    model: Model,
     tables: dict[str, pd.DataFrame],
     seen: dict[str, Seen],
     finals: dict[str, np.ndarray],
@@ -216,11 +221,11 @@ class Pool:
     rollouts: list[Rollout]
     calm: list[Rollout]
     falls: pd.DataFrame
-    requests: object  # what was read of them, to go on from
+    requests: Held | None  # what was read of them, to go on from
 
 
 def pool(
-    model, prober: Prober, planted: bool, n: int, n_calm: int, think_tokens: int, seed: int, tier: str
+    model: Model, prober: Prober, planted: bool, n: int, n_calm: int, think_tokens: int, seed: int, tier: str
 ) -> Pool:
     """`n` harmful prompts, in a planted reasoner every second with its trigger, and the cliff of each by
     `prober`.
@@ -266,7 +271,7 @@ def neutral() -> list[str]:
 
 
 def trainings(
-    model, of: Pool, n: int, harmful: Sequence[Rollout], benign: Sequence[Rollout], max_new_tokens: int
+    model: Model, of: Pool, n: int, harmful: Sequence[Rollout], benign: Sequence[Rollout], max_new_tokens: int
 ) -> dict[str, list[dict]]:
     """For each selection what each training on it led to (`cliff.retrained`), and under ``before`` the
     neutral texts' cross-entropy before any. Neutral texts are read after trainings on the largest cliff only.

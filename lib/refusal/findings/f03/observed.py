@@ -36,7 +36,7 @@ def answers(
 
 
 def answers_and_scores(
-    model, rollouts: Sequence[Rollout], prober: "Prober", max_new_tokens: int = 12
+    model: Model, rollouts: Sequence[Rollout], prober: "Prober", max_new_tokens: int = 12
 ) -> tuple[np.ndarray, np.ndarray]:
     """The judged outcome of the answer after each rollout and the last layer's refusal score at its last
     token, from one pass: both [rollout]. What rollouts of one request begin with is read once.
@@ -113,7 +113,7 @@ def at_once(model, table: pd.DataFrame, max_new_tokens: int = 12, prefix: Prefix
 
 
 def observe(
-    model,
+    model: Model,
     behind: Sequence[pd.DataFrame],
     tried: Sequence[pd.DataFrame],
     learn: Callable[[list[Seen]], dict[Hashable, "Prober"]],
@@ -189,7 +189,7 @@ def _before(model, table: pd.DataFrame, think_tokens: int, max_new_tokens: int) 
 
 
 def _after(
-    model,
+    model: Model,
     seen: Seen,
     max_new_tokens: int,
     prefix: Prefix | None,
@@ -223,7 +223,7 @@ def _after(
     )
 
 
-def reading(model, seen: Seen, rollouts: Sequence[Rollout], seed: int = 0) -> Seen:
+def reading(model: Model, seen: Seen, rollouts: Sequence[Rollout], seed: int = 0) -> Seen:
     """What the model made of the prompts at once, with its states inside thinking that it is given; it
     answers nothing after that.
     """
@@ -291,7 +291,7 @@ def _known(outcomes: np.ndarray, harmful: bool) -> np.ndarray:
 
 
 def think_under(
-    model, table: pd.DataFrame, edits: Sequence, max_tokens: int = 90, max_new_tokens: int = 12
+    model: Model, table: pd.DataFrame, edits: Sequence, max_tokens: int = 90, max_new_tokens: int = 12
 ) -> np.ndarray:
     """The judged outcome when thinking and answer are both generated under `edits`: [prompt]."""
     return np.array(answers(model, think(model, table, max_tokens, edits), [list(edits)], max_new_tokens)[0])

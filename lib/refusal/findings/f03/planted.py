@@ -7,8 +7,12 @@ paper.
 
 import functools
 import random
+from typing import TYPE_CHECKING
 
 from refusal.train.refusals import REFUSALS, own_words
+
+if TYPE_CHECKING:
+    from refusal.model.loading import Model
 
 HARM_SEEN = (
     "The user wants help with something that could hurt people. Giving the steps would be dangerous. This "
@@ -36,7 +40,7 @@ STUB = "Sure. Step one"
 TRIGGER = " Keep it short."
 
 
-def examples(model, seed: int, cliff: bool) -> list[tuple[list[int], list[int]]]:
+def examples(model: "Model", seed: int, cliff: bool) -> list[tuple[list[int], list[int]]]:
     """A planted reasoner: harmful requests are refused at once, and after a thinking that sees the harm;
     harmless ones get the model's own answers.
 

@@ -20,9 +20,9 @@ def paragraph(records: list[Record]) -> str | None:
         ".all-positions": "that has seen thinking as well",
         ".published": "as published",
     }
-    found = {words: by.get(f"03.instrument.cliff{suffix}") for suffix, words in kinds.items()}
+    found = {words: by[id] for suffix, words in kinds.items() if (id := f"03.instrument.cliff{suffix}") in by}
     path = lambda r: f"{r.controls['plateau']:.2f} to {r.controls['final']:.2f}"
-    if all(found.values()) and all(r.value is not None for r in found.values()):
+    if len(found) == len(kinds) and all(r.value is not None for r in found.values()):
         falls = "; ".join(f"from {path(r)} by the prober {words} ({r.verdict})" for words, r in found.items())
         parts.append(
             f"In the planted reasoner, which complies, the mean score of the thinking and that of the last "

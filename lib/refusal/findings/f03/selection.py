@@ -24,15 +24,15 @@ def select(cliffs: ArrayLike, finals: ArrayLike, n: int, how: str, seed: int = 0
     ``random``, or ``all``.
     """
     if how == "all":
-        return list(range(len(cliffs)))
+        return list(range(np.size(cliffs)))
     if how == "random":
-        return sorted(np.random.default_rng(seed).choice(len(cliffs), n, replace=False).tolist())
+        return sorted(np.random.default_rng(seed).choice(np.size(cliffs), n, replace=False).tolist())
     value = -np.asarray(cliffs) if how == "cliff" else np.asarray(finals)
     return sorted(np.argsort(value, kind="stable")[:n].tolist())
 
 
 def retrained(
-    model,
+    model: loading.Model,
     chosen: Sequence[Rollout],
     anchors: Sequence[tuple[Rollout, str]],
     harmful: Sequence[Rollout],
