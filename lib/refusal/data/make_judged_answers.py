@@ -53,8 +53,8 @@ def steering(model: loading.Model) -> dict[str, Add]:
     }
     acts = reads.collect(model, made["harmful"] + made["harmless"], at=["t_inst", "t_post"])["resid"]
     said = [judge(t) for t in decode.generate(model, made["harmful"] + made["harmless"], decoding=12)[0]]
-    refused = [k < 64 and o == "refusal" for k, o in enumerate(said)]
-    answered = [k >= 64 and o == "answer" for k, o in enumerate(said)]
+    refused = np.array([k < 64 and o == "refusal" for k, o in enumerate(said)])
+    answered = np.array([k >= 64 and o == "answer" for k, o in enumerate(said)])
     v = directions.difference_of_means(acts, refused, answered)  # [layer, position, d_model]
     low, high = round(0.4 * model.n_layers), round(0.7 * model.n_layers)
     random = 4 * directions.random_directions(v[low, 0], 1, 0)[0]

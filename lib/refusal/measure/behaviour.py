@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from refusal.measure import stats
 from refusal.measure.judge import judge
+from refusal.model.loading import Model
 from refusal.trace.decode import generate
 from refusal.trace.edits import Edit
 from refusal.trace.prompts import Prompt, chat

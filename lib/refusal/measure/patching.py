@@ -13,7 +13,7 @@ Intuition. Early layers at the subject carry it, late layers at the last token h
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -212,7 +212,11 @@ def verbal_pairs(model: Model, table: pd.DataFrame, shots: pd.DataFrame) -> list
     return pairs(model, texts, [verdict_tokens(model)] * len(both), objects, clusters)
 
 
-def answer_logits(pairs: Sequence[Pair]) -> Callable[[torch.Tensor], torch.Tensor]:
+class AnswerReadout(Readout, Protocol):
+    ids: list[int]  # the tokens of its columns
+
+
+def answer_logits(pairs: Sequence[Pair]) -> AnswerReadout:
     """A readout for `refusal.trace.reads.score`: [row, k], the logits of all answers that occur, in the
     order of their ids.
     """

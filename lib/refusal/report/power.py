@@ -88,9 +88,10 @@ def needed(claim: Claim) -> int:
     for part in comparisons(claim.rule):
         if part.of == plan.of:
             bar, sign = (part.above, 1) if isinstance(part, Above) else (part.below, -1)
-            if isinstance(bar, str) and plan.bar is None:
+            level = part.times * plan.bar if isinstance(bar, str) and plan.bar is not None else bar
+            if isinstance(level, str):
                 raise ValueError(f"{claim.id}: what {bar} may be is not assumed")
-            bars.append(((part.times * plan.bar if isinstance(bar, str) else bar) + sign * part.margin, sign))
+            bars.append((level + sign * part.margin, sign))
     if not bars:
         raise ValueError(f"{claim.id}: its rule asks nothing of {plan.of or 'the value'}")
     side = bars[0][1]
@@ -116,8 +117,8 @@ def planned(n: int | str, parameters: Mapping[str, object]) -> int:
         match node:
             case ast.Constant(value=int(x)):
                 return x
-            case ast.Name(id=name) if isinstance(parameters.get(name), int):
-                return parameters[name]
+            case ast.Name(id=name) if isinstance(found := parameters.get(name), int):
+                return found
             case ast.BinOp(left=left, op=ast.Mult(), right=right):
                 return value(left) * value(right)
             case ast.BinOp(left=left, op=ast.FloorDiv(), right=right):

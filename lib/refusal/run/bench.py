@@ -47,11 +47,8 @@ def main() -> None:
                 base(input_ids=b.ids, attention_mask=b.mask, position_ids=b.positions, use_cache=False)
 
     def whole():  # the same tokens as the bare passes: without the shared opening
-        shared, opening.shared_length = opening.shared_length, lambda *_: 0
-        try:
+        with mock.patch.object(opening, "shared_length", lambda *_: 0):
             reads.collect_rows(model, prompts, ["t_inst", "t_post"], which, "left")
-        finally:
-            opening.shared_length = shared
 
     t = alternate(
         bare=bare,
@@ -80,18 +77,13 @@ def heads_ratio(model: loading.Model, prompts, bare) -> None:
     rollouts = [thinking.Rollout(p, p.start, p.stop, "", True) for p in prompts]
     w = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
 
+    def uncached(model, prompts, at, sites):
+        return reads.collect_rows(model, prompts, at, {s: range(model.n_layers) for s in sites})
+
     def attributed():
-        kept, attention_heads.collect = (
-            attention_heads.collect,
-            lambda model, prompts, at, sites: reads.collect_rows(
-                model, prompts, at, {s: range(model.n_layers) for s in sites}, "left"
-            ),
-        )
-        shared, opening.shared_length = opening.shared_length, lambda *_: 0
-        try:
+        whole = mock.patch.object(opening, "shared_length", lambda *_: 0)
+        with whole, mock.patch.object(attention_heads, "collect", uncached):
             attention_heads.attribution(model, rollouts, w)
-        finally:
-            attention_heads.collect, opening.shared_length = kept, shared
 
     t = alternate(bare=bare, attributed=attributed)
     print(

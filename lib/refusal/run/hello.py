@@ -35,7 +35,7 @@ def main(n: int = 48) -> None:
             if row["label"] == "harmless"
             else f"a prompt of {row['source']}"
         )
-        print(f"  {row.outcome:<10} {row.label:<9} {shown}")
+        print(f"  {row['outcome']:<10} {row['label']:<9} {shown}")
     made = reads.collect(model, harmful + harmless, at=["t_inst"])["resid"][:, :, 0]
     centres = made[: len(harmful)].mean(0), made[len(harmful) :].mean(0)
     rows = []

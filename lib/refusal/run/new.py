@@ -43,7 +43,8 @@ def check(given: dict[str, str]) -> tuple[str, str, str]:
             raise ParameterError(
                 f"{word}={given[word]} cannot be used", f"{word} is {meaning}; for example {EXAMPLE}"
             )
-    return tuple(given[word] for word in WORDS)
+    nn, paper, name = (given[word] for word in WORDS)
+    return nn, paper, name
 
 
 def files(number: str, paper: str, name: str, root: Path = ROOT) -> dict[Path, str]:

@@ -98,7 +98,9 @@ def check_lengths(model: "Model", prompts, new: int = 1) -> None:
     """Raises UserError for a prompt which with its new tokens, of which the last is not read, is longer than
     the positions that a model has learned."""
     most = model.max_positions
-    for p in prompts if most else ():
+    if most is None:
+        return
+    for p in prompts:
         if len(p.ids) + new - 1 > most:
             more = f" and is given {new} new ones" if new > 1 else ""
             raise UserError(

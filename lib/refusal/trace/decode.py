@@ -206,7 +206,7 @@ def generate_rows(
             at = [[w - len(p.ids) for w in where] for p, where in zip(prompts, wanted.where, strict=True)]
             which = {site: range(model.n_layers + (site == "resid")) for site in wanted.sites}
             states = collect_rows(model, rows, at, which)
-        if lines:
+        if wanted and wanted.along:
             whole = project_all(model, prompts, wanted.along, label)
             lines = [whole[str(i)][:, first:] for i, first in enumerate(wanted.along.since)]
     else:
@@ -309,7 +309,7 @@ def _read_prompts(
             sites = {site: (range(model.n_layers + (site == "resid")), columns) for site in wanted.sites}
             read, along = sites if columns.numel() else None, wanted.along and wanted.along.by_layer
         found, logits = forward(model, part, ops, read, cache=held, logits=True, along=along)
-        if "along" in found:
+        if wanted and "along" in found:
             values, since = wanted.along.in_order(found.pop("along").cpu()), wanted.along.since
             pads = enumerate(zip(places, part.pad, strict=True))
             lines = [values[r, pad + since[rows[k]] - skip[k] :].T for r, (k, pad) in pads]
@@ -383,7 +383,8 @@ def stop_tokens(model: "Model") -> list[int]:
     ends, added = model.module.generation_config.eos_token_id, model.tokenizer.get_added_vocab()
     documents = {token for text, token in added.items() if DOCUMENT_END.fullmatch(text)}
     settings = ends if isinstance(ends, list) else [ends]
-    return sorted({model.tokenizer.eos_token_id, turn_end(model.tokenizer), *settings, *documents} - {None})
+    found = (model.tokenizer.eos_token_id, turn_end(model.tokenizer), *settings, *documents)
+    return sorted({token for token in found if token is not None})
 
 
 def _texts(model, said: Sequence[Sequence[int]], keep_special: bool = False) -> list[str]:

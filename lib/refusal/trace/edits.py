@@ -88,11 +88,13 @@ def rows_of(prompts: Sequence[Prompt | Row], arms: Sequence[Sequence[Edit]] = ((
 
     Raises ValueError for rows under arms.
     """
-    if any(isinstance(p, Row) for p in prompts):
-        if any(map(list, arms)) or not all(isinstance(p, Row) for p in prompts):
+    rows = [p for p in prompts if isinstance(p, Row)]
+    bare = [p for p in prompts if not isinstance(p, Row)]
+    if rows:
+        if any(map(list, arms)) or bare:
             raise ValueError("rows have edits of their own: give prompts with arms of edits, or rows alone")
-        return [p for p in prompts if isinstance(p, Row)]
-    return [Row(p, tuple(arm)) for arm in arms for p in prompts]
+        return rows
+    return [Row(p, tuple(arm)) for arm in arms for p in bare]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from refusal.trace.batches import Batch, batch
 from refusal.trace.edits import Edit, Row, compile_edits
 from refusal.trace.passes import forward
-from refusal.trace.prefix import Prefix, picked
+from refusal.trace.prefix import Prefix, kept, picked
 from refusal.trace.prompts import Prompt, opening_length
 
 if TYPE_CHECKING:
@@ -85,11 +85,10 @@ class Opening:
         ids = tuple(self.rows[0].prompt.ids[: self.n])
         rows = [Row(Prompt("", "", "", "", ids, 0, self.n), tuple(edits)) for edits in arms]
         whole, cache = self._batch(len(rows)), DynamicCache()
-        clean, states = self.clean if first else (None, None)
-        start = (first, states[first].expand(len(rows), -1, -1)) if first else None
+        start = (first, self.clean[1][first].expand(len(rows), -1, -1)) if first else None
         forward(self.model, whole, compile_edits(self.model, rows, self.n), cache=cache, start=start)
-        for layer in range(first):  # skipped: their keys and values are never read, but their length is
-            k, v = clean.layers[layer].keys, clean.layers[layer].values
+        # skipped layers: their keys and values are never read, but their length is
+        for layer, (k, v) in enumerate(kept(self.clean[0])[:first] if first else ()):
             cache.update(k.expand(len(rows), *k.shape[1:]), v.expand(len(rows), *v.shape[1:]), layer)
         return cache, whole.mask
 

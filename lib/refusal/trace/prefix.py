@@ -79,18 +79,20 @@ class _Roomy(DynamicLayer):
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, width: int):
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.whole, self.keys, self.values = (keys, values), keys[:, :, :width], values[:, :, :width]
+        self.whole = (keys, values)
+        self.keys, self.values = keys[:, :, :width], values[:, :, :width]
 
     def update(self, key_states, value_states, *args, **kwargs):
-        start, n = self.keys.shape[2], key_states.shape[2]
+        start, n = self.get_seq_length(), key_states.shape[2]
         for whole, new in zip(self.whole, (key_states, value_states), strict=True):
             whole.narrow(2, start, n).copy_(new)  # raises where there is no room left
         self.keys, self.values = (whole[:, :, : start + n] for whole in self.whole)
         return self.keys, self.values
 
     def batch_select_indices(self, indices):
-        self.whole = tuple(whole[indices] for whole in self.whole)
-        self.keys, self.values = (whole[:, :, : self.keys.shape[2]] for whole in self.whole)
+        width = self.get_seq_length()
+        self.whole = (self.whole[0][indices], self.whole[1][indices])
+        self.keys, self.values = (whole[:, :, :width] for whole in self.whole)
 
 
 def merged(parts: list, n_rows: int, room: int) -> tuple[DynamicCache, torch.Tensor]:
@@ -162,13 +164,22 @@ class Prefix:
         return picked(whole, index, first), mask[:, first:]
 
 
+def kept(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of each layer, [row, head, token, d_head]. Raises TypeError where a layer has none."""
+    found = []
+    for layer in cache.layers:
+        if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
+            raise TypeError(f"a {type(layer).__name__} holds no keys and values of every token")
+        found.append((layer.keys, layer.values))
+    return found
+
+
 def picked(cache: DynamicCache, index: torch.Tensor, first: int = 0) -> DynamicCache:
     """A cache of its own of the rows `index`, which may repeat, from the token `first` on."""
     found = DynamicCache()
-    for layer in cache.layers:
-        keys, values = (t[:, :, first:][index] for t in (layer.keys, layer.values))
-        kept = DynamicLayer()
-        kept.lazy_initialization(keys, values)
-        kept.keys, kept.values = keys, values
-        found.layers.append(kept)
+    for keys, values in kept(cache):
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys[:, :, first:][index], values[:, :, first:][index]
+        found.layers.append(layer)
     return found

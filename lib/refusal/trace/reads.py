@@ -7,7 +7,7 @@ read, else the last position only; and no layer above the last one that is read.
 path: whole prompts, every layer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -86,7 +86,7 @@ def collect(
 
 
 def collect_rows(
-    model: "Model", rows: Sequence[Row], at, which: dict[str, Sequence[int]], side: str = "left"
+    model: "Model", rows: Sequence[Prompt | Row], at, which: Mapping[str, Sequence[int]], side: str = "left"
 ):
     """As `collect`, of rows, and not cached; `which` says which layers of each site."""
     rows = rows_of(rows)
@@ -223,6 +223,7 @@ def score_rows(
         if out is None:
             out = torch.empty(len(rows), *values.shape[1:])
         out[members] = values.float()
+    assert out is not None, "there are rows"
     return out
 
 

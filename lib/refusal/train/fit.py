@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from peft import LoraConfig, get_peft_model  # low-rank adapters: the field's own library for them
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from refusal.base.errors import UserError
 from refusal.base.progress import track
@@ -77,7 +78,7 @@ def drawn(examples: Sequence[Example], n: int, batch: int, seed: int) -> list[li
 
 
 def steps(
-    module: torch.nn.Module,
+    module: PreTrainedModel,
     examples: Sequence[Example],
     n: int,
     learning_rate: float,
@@ -95,12 +96,10 @@ def steps(
     thoughts are then read once for any number of trainings.
     """
     if prefix and reach(module) < math.inf:
-        # rows of unequal length would have padding between what was read and the rest, which such a model
-        # counts
+        # rows of unequal length would have padding between what was read and the rest, which counts there
         together = 1
     attention = module.config._attn_implementation
-    # half the time on a CPU; on a GPU the default's gradients are not finite for rows that are padded on the
-    # left
+    # half the time on a CPU; on a GPU the default's gradients are not finite for rows padded on the left
     module.set_attn_implementation("eager")
     module.train()
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from refusal.findings.f02b import guard
+from refusal.model.loading import Model
 from refusal.trace import passes
 
 

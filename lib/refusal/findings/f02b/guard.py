@@ -31,6 +31,7 @@ from refusal.measure.directions import cluster_score
 from refusal.measure.judge import judge
 from refusal.measure.probes import fit_prober
 from refusal.measure.text_baselines import Reader
+from refusal.model.loading import Model
 from refusal.trace.decode import generate, generate_and_read
 from refusal.trace.prompts import Prompt, chat
 from refusal.trace.reads import collect

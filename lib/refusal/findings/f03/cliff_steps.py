@@ -10,6 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from refusal import data
+from refusal.base.errors import UserError
 from refusal.findings.f03 import curves, observed, selection
 from refusal.findings.f03.cliff_claims import untrained
 from refusal.findings.f03.observed import Seen
@@ -19,6 +20,7 @@ from refusal.measure.probes import Prober, Training
 from refusal.model.loading import Model
 from refusal.trace import thinking
 from refusal.trace.decode import generate, read_prefix
+from refusal.trace.prefix import Prefix
 from refusal.trace.reads import read_text
 from refusal.trace.thinking import Rollout
 
@@ -221,7 +223,7 @@ class Pool:
     rollouts: list[Rollout]
     calm: list[Rollout]
     falls: pd.DataFrame
-    requests: Held | None  # what was read of them, to go on from
+    requests: Prefix | None  # what was read of them, to go on from
 
 
 def pool(
@@ -277,6 +279,8 @@ def trainings(
     neutral texts' cross-entropy before any. Neutral texts are read after trainings on the largest cliff only.
     """
     prefix = thinking.hold_thoughts(model, [*of.rollouts, *of.calm, *harmful, *benign], of.requests)
+    if prefix is None:
+        raise UserError("fine-tuning needs the weights, which are remote")
     anchors = list(
         zip(
             of.calm,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from refusal.measure.judge import judge
 from refusal.measure.probes import FEW, Prober, Training, _along, _scores, _training
+from refusal.model.loading import Model
 from refusal.trace.batches import micro_batches
 from refusal.trace.decode import generate, generate_and_read, read_prefix
 from refusal.trace.prefix import Prefix
