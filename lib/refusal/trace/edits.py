@@ -155,7 +155,7 @@ def compile_edits(model: "Model", rows: Sequence[Row], width: int, skip: int = 0
     return ops
 
 
-def _sites(model: Model, edit: Edit) -> list[tuple[str, int]]:
+def _sites(model: "Model", edit: Edit) -> list[tuple[str, int]]:
     if isinstance(edit, Ablate):
         if edit.layers is None:
             blocks = range(model.n_layers)
@@ -177,7 +177,7 @@ def _sites(model: Model, edit: Edit) -> list[tuple[str, int]]:
     return [("resid", layer) for layer in wanted]
 
 
-def _tensors(model: Model, prompts, by_row, kind, width, skip):
+def _tensors(model: "Model", prompts, by_row, kind, width, skip):
     """(prompt, later) of one op: the tensors for the prompt's positions and for generated tokens."""
     rows = len(prompts)
     on = torch.zeros(rows, width, 1)
