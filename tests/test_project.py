@@ -132,7 +132,17 @@ def test_no_answers_are_committed():
 
 
 @pytest.mark.parametrize(
-    "name", ["LICENSE", "CITATION.cff", "lib/refusal/data/README.md", "Makefile", "environment.yml"]
+    "name",
+    [
+        "LICENSE",
+        "CONTRIBUTING.md",
+        ".github/workflows/ci.yml",
+        ".github/ISSUE_TEMPLATE/bug_report.yml",
+        "CITATION.cff",
+        "lib/refusal/data/README.md",
+        "Makefile",
+        "environment.yml",
+    ],
 )
 def test_the_files_of_the_repository_are_there(name):
     assert (ROOT / name).stat().st_size > 200
@@ -152,3 +162,13 @@ def test_the_package_asks_for_what_is_pinned():
     asked = [*about["dependencies"], *itertools.chain(*about["optional-dependencies"].values())]
     assert dict(line.split("==") for line in asked) == pins((ROOT / "requirements.txt").read_text())
     assert len(asked) == len(set(asked)) and set(about["optional-dependencies"]) == {"notebooks", "dev"}
+
+
+def test_every_paper_that_claims_come_from_is_cited():
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    papers = {
+        c.paper.removeprefix("arXiv:")
+        for p in NOTEBOOKS.glob("[0-9]*.claims.toml")
+        for c in read_claims(p).values()
+    }
+    assert papers and not [paper for paper in papers if f"arxiv.org/abs/{paper}" not in cited]
