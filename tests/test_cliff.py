@@ -22,6 +22,7 @@ from refusal.model import loading
 from refusal.model.tiny import CLIFF_HEAD, tiny_tokenizer
 from refusal.trace import decode, reads, thinking
 from refusal.trace.prompts import chat
+from refusal.trace.prompts import tags as tags_of
 from refusal.train import fit
 
 
@@ -665,8 +666,8 @@ def test_neutral_text_is_read_by_the_trained_copy_and_answers_are_judged_anew(pa
         thinking.hold_thoughts(model, [*harmful.rollouts, *benign.rollouts]),
     )
     texts = ["paint the table with the brush", "carry the stone and measure the lamp"]
-    train = lambda: selection.retrained(
-        model, harmful.rollouts[:2], anchors, harmful.rollouts[4:6], [], prefix, 0, 8, texts
+    train = lambda seed=0: selection.retrained(
+        model, harmful.rollouts[:2], anchors, harmful.rollouts[4:6], [], prefix, seed, 8, texts
     )
     with monkeypatch.context() as patched:
         patched.setattr(selection, "RATE", 0.0)
@@ -677,7 +678,7 @@ def test_neutral_text_is_read_by_the_trained_copy_and_answers_are_judged_anew(pa
         patched.setattr(selection, "adapted", None)  # from the cache
         patched.setattr(selection, "judge", lambda text: "empty")
         assert train() == found | {"harmful": ["empty", "empty"]}
-    assert train()["neutral"] != found["neutral"]
+    assert train(1)["neutral"] != found["neutral"]  # a rate that is patched is in no key, so another seed
 
 
 def test_heads_are_looked_at_where_the_model_falls(pair):
@@ -865,7 +866,7 @@ def test_fine_tuning_after_what_is_held_is_that_of_the_rest_alone(window):
 def test_tags_are_those_of_the_template(template, tags):
     added = ["<|start|>", "</thought>", "<thought>"] if template == "nothing about it" else []
     assert (
-        observed.tags(
+        tags_of(
             SimpleNamespace(
                 tokenizer=SimpleNamespace(
                     chat_template=template, get_added_vocab=lambda: dict.fromkeys(added)
@@ -915,7 +916,7 @@ def test_tags_that_are_special_tokens_close_thinking_as_others_do(pair, opening,
         opening,
         closing,
     }
-    assert observed.tags(model) == (opening, closing) and thinking.style(model) == "native"
+    assert tags_of(model) == (opening, closing) and thinking.style(model) == "native"
     rows = data.prompts("test", label="harmful", n=30, tier="smoke")
     found = thinking.think(model, rows)
     assert all(r.finished for r in found)

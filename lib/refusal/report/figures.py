@@ -15,7 +15,11 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+# the user's may not be installed here, and matplotlib refuses to be imported then
+os.environ["MPLBACKEND"] = "agg"
 import matplotlib
+
+matplotlib.use("Agg", force=False)
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
