@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -84,14 +85,12 @@ def planted_prompts() -> pd.DataFrame:
     return table
 
 
-def planted_statements() -> pd.DataFrame:
+def planted_statements(sets: Sequence[str]) -> pd.DataFrame:
     """The smoke tier's statements, with the columns and sets of ``data/statements.csv``. Nothing about them
     is true in this model.
     """
-    from refusal.data.statement_sets import STATEMENT_SETS
-
     rows = []
-    for k, name in enumerate(STATEMENT_SETS):
+    for k, name in enumerate(sets):
         for i in range(40):
             mine, other, thing = NOUNS[i % 12], NOUNS[(i ^ 1) % 12], TOOLS[(i + k) % 10]
             for label, subject in (("true", mine), ("false", other)):

@@ -39,7 +39,7 @@ def statements(
     if tier == "smoke":
         from refusal.data.planted import planted_statements
 
-        table = planted_statements()
+        table = planted_statements(STATEMENT_SETS)
     else:
         table = pd.read_csv(DATA / "statements.csv", dtype=str, keep_default_na=False)
     table = table.assign(label=table.label == "true")
