@@ -20,7 +20,7 @@ from refusal.findings.f03 import cliff_heads, cliff_steps, curves, observed, sel
 from refusal.measure import attention_heads, probes
 from refusal.model import loading
 from refusal.model.tiny import CLIFF_HEAD, tiny_tokenizer
-from refusal.trace import decode, reads, thinking
+from refusal.trace import batches, decode, opening, reads, thinking
 from refusal.trace.prompts import chat
 from refusal.trace.prompts import tags as tags_of
 from refusal.train import fit
@@ -69,10 +69,10 @@ def test_thinking_is_found_closed_and_marked(pair):
 @pytest.mark.parametrize("leave", [0.0, 0.25, 2.0])
 def test_generation_stops_row_by_row_at_what_it_waits_for(pair, leave, monkeypatch):
     """However often the rows that are done leave the batch, and whether or not an opening is shared."""
-    monkeypatch.setattr(tracing, "LEAVE", leave)
+    monkeypatch.setattr(decode, "LEAVE_SHARE", leave)
     model = replace(pair["tiny"][0], revision=f"leave {leave}")  # so that nothing comes from the cache
     if leave == 0:
-        monkeypatch.setattr(tracing, "_share_opening", lambda *_: 0)
+        monkeypatch.setattr(opening, "shared_length", lambda *_: 0)
     prompts = chat(model, data.prompts("test", label="harmful", n=6, tier="smoke"), said=["<think>"] * 6)
     whole = decode.generate(model, prompts, decoding=12)[0]
     until = decode.generate(model, prompts, decoding=decode.Decoding(12, until="</think>"))[0]
@@ -341,7 +341,7 @@ def test_probers_learned_on_the_way_read_the_prompts_that_are_tried(pair, split,
     model, *behind = pair["tiny-cliff"]
     model = replace(model, revision=f"split {split}")  # so that nothing comes from the cache
     if split:
-        monkeypatch.setattr(tracing, "KEPT", {"cpu": 0})
+        monkeypatch.setattr(batches, "CACHE_BYTES", {"cpu": 0})
         model = replace(model, batch_tokens=96)
     learned = []
 

@@ -410,7 +410,7 @@ def test_small_categories_are_left_out_and_benchmarks_kept_apart():
 def test_a_model_without_refusals_ends_the_notebook_before_what_is_dear(which, llama, monkeypatch):
     model = loading.load("tiny-base", device="cpu") if which == "base" else llama
     monkeypatch.setattr(loading, "load", lambda *_, **__: model)
-    for module, name in ((guard, "look"), (attack, "after"), (jailbreaks, "search"), (tracing, "collect")):
+    for module, name in ((guard, "look"), (attack, "after"), (jailbreaks, "search"), (reads, "collect")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("an expensive step was run"))
     runs = []
     monkeypatch.setattr(
