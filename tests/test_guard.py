@@ -18,7 +18,7 @@ from refusal.measure import stats, text_baselines
 from refusal.measure.judge import judge
 from refusal.model import loading
 from refusal.report import recorder
-from refusal.trace import decode
+from refusal.trace import decode, reads
 from refusal.trace.prompts import Prompt, chat
 
 
