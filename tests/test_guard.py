@@ -18,7 +18,7 @@ from refusal.measure import stats, text_baselines
 from refusal.measure.judge import judge
 from refusal.model import loading
 from refusal.report import recorder
-from refusal.trace import decode
+from refusal.trace import decode, reads
 from refusal.trace.prompts import Prompt, chat
 
 
@@ -408,7 +408,7 @@ def test_small_categories_are_left_out_and_benchmarks_kept_apart():
 def test_a_model_without_refusals_ends_the_notebook_before_what_is_dear(which, llama, monkeypatch):
     model = loading.load("tiny-base", device="cpu") if which == "base" else llama
     monkeypatch.setattr(loading, "load", lambda *_, **__: model)
-    for module, name in ((guard, "look"), (attack, "after"), (jailbreaks, "search"), (tracing, "collect")):
+    for module, name in ((guard, "look"), (attack, "after"), (jailbreaks, "search"), (reads, "collect")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("an expensive step was run"))
     runs = []
     monkeypatch.setattr(
