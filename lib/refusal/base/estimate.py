@@ -6,8 +6,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Estimate:
-    """`value` is a number, a list of them (along layers, say), or None where nothing was measured. `ci95`
-    is both ends of its interval, a list of such pairs, or None. `n` counts items.
+    """`value` is a number, a list of them (along layers, say), or None where nothing was measured. `ci95` is
+    both ends of its interval, a list of such pairs, or None. `n` counts items.
     """
 
     value: Any  # float | list | None: which of them follows from what was asked for

@@ -93,8 +93,8 @@ class Arm:
         return stats.random_band(hits)
 
     def at_random(self, *kinds: str, lowest: bool = False) -> Estimate:
-        """What to draw beside `rate`: the mean of the random directions' rates, their `band` in
-        place of an interval, how many they are.
+        """What to draw beside `rate`: the mean of the random directions' rates, their `band` in place of an
+        interval, how many they are.
         """
         return stats.shown_band(self.band(*kinds, lowest=lowest))
 

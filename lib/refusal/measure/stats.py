@@ -77,8 +77,8 @@ def _tango_variance(b, c, n, d):
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
-    """Estimate of mean(a) − mean(b) of two outcomes, yes or no, of the same items; Tango's interval,
-    which always has a width.
+    """Estimate of mean(a) − mean(b) of two outcomes, yes or no, of the same items; Tango's interval, which
+    always has a width.
 
     Raises ValueError for groups of different length.
     """
@@ -92,8 +92,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
 
 
 def difference(a: ArrayLike, b: ArrayLike, seed: int = 0, paired: bool = False) -> Estimate:
-    """Estimate of mean(a) − mean(b); n is the size of the smaller group, and an empty one gives value
-    None.
+    """Estimate of mean(a) − mean(b); n is the size of the smaller group, and an empty one gives value None.
 
     Where both hold only yes and no, the interval is Tango's (`paired`) or Newcombe's (1998, method 10). Else
     it is that of the mean of the paired differences, or is put together from the intervals of the two means
@@ -133,8 +132,8 @@ def square_and_add(a: Estimate, b: Estimate, correlation: Numbers = 0.0) -> Esti
 
 
 def mean(values: ArrayLike, seed: int = 0) -> Estimate:
-    """Estimate of a mean over the first axis; of more axes, value and bounds are nested lists. Yes
-    and no alone are a `rate`.
+    """Estimate of a mean over the first axis; of more axes, value and bounds are nested lists. Yes and no
+    alone are a `rate`.
 
     The interval holds Student's and the bootstrap-t one: the first misses where values are skewed, the second
     where their tails are long. Values that are all the same, as one value is, show nothing of their spread:
@@ -175,8 +174,8 @@ def _mean_interval(values: np.ndarray, seed: int) -> np.ndarray:
 def bootstrap(
     statistic: Callable, *groups: ArrayLike, seed: int = 0, paired: bool = False, level: float = 0.95
 ) -> Estimate:
-    """Estimate of ``statistic(*groups)`` with a percentile bootstrap over items; `paired` resamples
-    all groups together. Another `level` than 95 % is for several values at once (Bonferroni).
+    """Estimate of ``statistic(*groups)`` with a percentile bootstrap over items; `paired` resamples all
+    groups together. Another `level` than 95 % is for several values at once (Bonferroni).
 
     For what has no better way to an interval (not for rates, means, areas and their differences). The
     percentiles are taken further out, as Student's quantiles lie for as few items (Hesterberg, 2015). n is
@@ -213,8 +212,8 @@ def widened(
     draws: Sequence | np.ndarray | pd.Series,
     within: tuple[float | int, float | int] = (-np.inf, np.inf),
 ) -> Estimate:
-    """`found` with the interval widened by a second, independent source of variation: `draws` are
-    the value under it [draw], or empty.
+    """`found` with the interval widened by a second, independent source of variation: `draws` are the value
+    under it [draw], or empty.
 
     Half widths add in quadrature; that of the draws is their standard deviation times Student's quantile.
     `within` bounds what can be.
@@ -233,9 +232,9 @@ def widened(
 def auroc(
     positive: ArrayLike, negative: ArrayLike, seed: int = 0, of: tuple[ArrayLike, ArrayLike] | None = None
 ) -> Estimate:
-    """Estimate of the area under the ROC curve. `of` names the prompt behind each positive and
-    negative, where one prompt gives several: then prompts are what varies, with all they gave, and n is how
-    many are behind the smaller class.
+    """Estimate of the area under the ROC curve. `of` names the prompt behind each positive and negative,
+    where one prompt gives several: then prompts are what varies, with all they gave, and n is how many are
+    behind the smaller class.
 
     At each end the wider of DeLong's interval on the logit scale (1988; of prompts: Obuchowski, 1997), which
     fails near 1 and where classes part completely, and Newcombe's (2006, method 5), which fails where one
@@ -314,8 +313,7 @@ def area_interval(
 def auroc_difference(
     positive_a: ArrayLike, negative_a: ArrayLike, positive_b: ArrayLike, negative_b: ArrayLike, seed: int = 0
 ) -> Estimate:
-    """Estimate of the area of reader a minus that of reader b, who score the same items in the same
-    order.
+    """Estimate of the area of reader a minus that of reader b, who score the same items in the same order.
 
     Put together from the two areas' intervals, with DeLong's correlation between the areas. Nothing is drawn:
     `seed` is not used. Raises ValueError for readers of different numbers of items.
@@ -346,8 +344,8 @@ def area(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def kappa(a: Sequence | np.ndarray, b: Sequence | np.ndarray, seed: int = 0) -> Estimate:
-    """Estimate of Cohen's κ between two lists of labels of the same items: agreement above chance.
-    None where both give one label only.
+    """Estimate of Cohen's κ between two lists of labels of the same items: agreement above chance. None where
+    both give one label only.
 
     At each end the wider of two: Wilson's for the share that agrees, with chance agreement as it is, and a
     bootstrap of items; where nearly all agree a bootstrap alone covers less than half the time. Raises

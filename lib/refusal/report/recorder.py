@@ -63,8 +63,8 @@ class Recorder:
             end_with(int(os.environ[RUNNER]))
 
     def metric(self, name: str, value, ci95=None, n: int | None = None) -> None:
-        """Report a number or a list of them, its interval beside it. `value` may be an
-        `Estimate`, which has all three.
+        """Report a number or a list of them, its interval beside it. `value` may be an `Estimate`, which has
+        all three.
         """
         if isinstance(value, Estimate):
             value, ci95, n = value.value, value.ci95, value.n

@@ -202,9 +202,7 @@ def random_sets(among: int, n: int, sets: int, seed: int = 0) -> list[list[int]]
 
 
 def share_closed(closed: np.ndarray, entropy: dict[str, np.ndarray], seed: int = 0) -> Estimate:
-    """The share of the entropy gap post − base that goes, from `gap_closed` on the same
-    texts, [text].
-    """
+    """The share of the entropy gap post − base that goes, from `gap_closed` on the same texts, [text]."""
     gap = (entropy["post"] - entropy["base"])[: len(closed)]
     return stats.bootstrap(lambda x, g: x.mean() / g.mean(), closed, gap, seed=seed, paired=True)
 

@@ -219,8 +219,8 @@ def _mean_of(found: list[dict[str, float]]) -> dict[str, float]:
 
 
 def compare_grids(a: Grid, b: Grid, seed: int = 0) -> dict[str, Estimate]:
-    """How alike two models' grids are: r over binned, raw and nonzero cells, and the
-    largest difference by kind of cell.
+    """How alike two models' grids are: r over binned, raw and nonzero cells, and the largest difference by
+    kind of cell.
 
     Bare names: all pairs in both models, which share what is peculiar to a pair. ``across_…``: one model's
     half of the pairs against the other model's other half; ``halves_…``: two halves of one model, mean of the
@@ -268,8 +268,8 @@ def compare_grids(a: Grid, b: Grid, seed: int = 0) -> dict[str, Estimate]:
 
 
 def _around(value: float, draws: np.ndarray, n: int, most: float | None = None) -> Estimate:
-    """An estimate from a value and draws of it; None where it is not a number, or where the draws are
-    not in more than one of ten.
+    """An estimate from a value and draws of it; None where it is not a number, or where the draws are not in
+    more than one of ten.
     """
     if not np.isfinite(value) or np.isfinite(draws).mean() < 0.9:
         return NOTHING
@@ -279,8 +279,8 @@ def _around(value: float, draws: np.ndarray, n: int, most: float | None = None) 
 
 
 def peak_ratio(crossed: Grid, own: Grid, seed: int = 0, cells: int = 5) -> Estimate:
-    """The effect of another model's states over that of the model's own, at the `cells`
-    where its own is largest.
+    """The effect of another model's states over that of the model's own, at the `cells` where its own is
+    largest.
 
     The cells are chosen on one half of the pairs and read on the other, and the other way round; clusters of
     pairs are drawn anew.
@@ -298,8 +298,8 @@ def peak_ratio(crossed: Grid, own: Grid, seed: int = 0, cells: int = 5) -> Estim
 
 
 def ratio_of_means(crossed: ArrayLike, own: ArrayLike, groups: np.ndarray, seed: int = 0) -> Estimate:
-    """Estimate of mean(crossed) / mean(own), both of the same items; groups of items are drawn anew.
-    n counts items.
+    """Estimate of mean(crossed) / mean(own), both of the same items; groups of items are drawn anew. n counts
+    items.
     """
     sums = [
         np.array([np.asarray(values, float)[groups == name].sum() for name in np.unique(groups)])
@@ -382,8 +382,8 @@ def corrected_by_layer(found: dict[str, Tensor]) -> dict[str, Estimate]:
 
 
 def gap_of_cosines(truth: dict[str, Tensor], refusal: dict[str, Tensor], layers: slice, n: int) -> Estimate:
-    """The corrected cosine of one pair of directions minus that of another, from other
-    items; half widths add in quadrature.
+    """The corrected cosine of one pair of directions minus that of another, from other items; half widths add
+    in quadrature.
     """
     one, two = corrected(truth, layers)["corrected"], corrected(refusal, layers)["corrected"]
     if one.value is None or two.value is None:

@@ -95,8 +95,8 @@ def random_controls(
 
 
 def refused_at_random(what: str, controls: dict) -> Estimate:
-    """Estimate of the share refused under random directions, their mean and band, from
-    `random_controls`, which count effects.
+    """Estimate of the share refused under random directions, their mean and band, from `random_controls`,
+    which count effects.
     """
     found = stats.shown_band(controls)
     return (
@@ -107,9 +107,8 @@ def refused_at_random(what: str, controls: dict) -> Estimate:
 
 
 def ratio(crossed: Sequence[bool] | np.ndarray, own: Sequence[bool] | np.ndarray) -> Estimate:
-    """Estimate of share(crossed) / share(own) over the same prompts: Wilson's intervals of both put
-    together (Donner & Zou, 2012), which has a width where all prompts agree. None where nothing is left to
-    divide by.
+    """Estimate of share(crossed) / share(own) over the same prompts: Wilson's intervals of both put together
+    (Donner & Zou, 2012), which has a width where all prompts agree. None where nothing is left to divide by.
     """
     crossed, own = np.asarray(crossed, bool), np.asarray(own, bool)
     if not len(own) or not len(crossed) or not own.any():

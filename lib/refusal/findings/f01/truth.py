@@ -167,8 +167,8 @@ def accuracy(hits: ArrayLike, group: ArrayLike, seed: int = 0) -> Estimate:
 
 
 def lost(crossed: ArrayLike, own: ArrayLike, group: ArrayLike, seed: int = 0) -> Estimate:
-    """Estimate of the share right with another model's direction minus with the own one; the interval
-    holds the paired one and that over groups.
+    """Estimate of the share right with another model's direction minus with the own one; the interval holds
+    the paired one and that over groups.
     """
     if not np.size(crossed):
         return NOTHING

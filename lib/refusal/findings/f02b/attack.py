@@ -123,8 +123,7 @@ def _after(model: loading.Model, trained_on, tests, seed, max_new_tokens) -> dic
 
 
 def shift(before: np.ndarray, after: np.ndarray, gap: float, seed: int = 0) -> Estimate:
-    """Estimate of how far mean scores of the same prompts have moved, either way, in units of
-    `gap`."""
+    """Estimate of how far mean scores of the same prompts have moved, either way, in units of `gap`."""
     return stats.bootstrap(
         lambda d: np.abs(d.mean()) / abs(gap), np.asarray(after) - np.asarray(before), seed=seed
     )

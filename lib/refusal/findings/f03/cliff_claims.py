@@ -244,8 +244,8 @@ def over_seeds(found: Estimate, *arms: np.ndarray, least: float = -1) -> Estimat
 
 
 def fewer(a: np.ndarray, b: np.ndarray, seed: int) -> Estimate:
-    """Estimate of how much rarer a hit is in b than in a, both [training seed, prompt], True or
-    False: over prompts and over seeds.
+    """Estimate of how much rarer a hit is in b than in a, both [training seed, prompt], True or False: over
+    prompts and over seeds.
     """
     found = stats.difference(a.mean(0), b.mean(0), seed, paired=True)
     if (

@@ -44,8 +44,8 @@ def aligned(
 
 
 def mean_curve(lines: Float[np.ndarray, "rollout offset"], seed: int = 0) -> Estimate:
-    """Estimate of the mean over the rollouts that have a token at each offset; None where fewer than
-    five have one.
+    """Estimate of the mean over the rollouts that have a token at each offset; None where fewer than five
+    have one.
     """
     enough = (~np.isnan(lines)).sum(0) >= 5
     value, ci95 = [None] * lines.shape[1], [[None, None]] * lines.shape[1]
