@@ -2,6 +2,7 @@
 counter-results, in the notebook's default sizes.
 """
 
+from refusal.base.estimate import Estimate
 from refusal.base.files import NOTEBOOKS
 from refusal.findings.fNN import measured
 from refusal.report.rules import Measured, decide, read_claims
@@ -12,8 +13,8 @@ CLAIMS = read_claims(BOOK.with_suffix(".claims.toml"))
 N = parameters_of(BOOK)["N"].default
 
 
-def verdict(id: str, found: dict, controls: dict) -> str:
-    return decide(CLAIMS[id].rule, Measured(**found, controls=controls))[0]
+def verdict(id: str, found: Estimate, controls: dict) -> str:
+    return decide(CLAIMS[id].rule, Measured(**vars(found), controls=controls))[0]
 
 
 def outcomes(refused: float, otherwise: str = "answer", n: int = N) -> list[str]:

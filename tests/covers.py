@@ -10,6 +10,7 @@ import sys
 import numpy as np
 from scipy.stats import binom, multinomial, norm, t
 
+from refusal.base.estimate import Estimate
 from refusal.measure import stats
 
 SIZES, RATES, REPEATS = (
@@ -27,7 +28,7 @@ def holds(low, high, truth, weights=None) -> float:
 def rates():
     """Exact: every count that can be seen, with its probability."""
     for n in SIZES:
-        every = np.array([stats.rate([True] * k + [False] * (n - k))["ci95"] for k in range(n + 1)])
+        every = np.array([stats.rate([True] * k + [False] * (n - k)).ci95 for k in range(n + 1)])
         for p in RATES:
             yield f"rate {p}", n, holds(*every.T, p, binom.pmf(range(n + 1), n, p))
 
@@ -35,7 +36,7 @@ def rates():
 def unpaired_rates():
     for n in SIZES:
         one = [np.repeat([1.0, 0.0], [k, n - k]) for k in range(n + 1)]
-        every = np.array([[stats.difference(x, y)["ci95"] for y in one] for x in one])
+        every = np.array([[stats.difference(x, y).ci95 for y in one] for x in one])
         chance = {p: binom.pmf(range(n + 1), n, p) for p in RATES}
         for p in RATES:
             for q in RATES:
@@ -75,7 +76,7 @@ def means(repeats):
     for name, (draw, truth) in SCORES.items():
         for n in SIZES:
             found = stats.mean(draw(np.random.default_rng(n), (n, repeats)), 1)
-            yield f"mean, {name}", n, holds(*np.array(found["ci95"]).T, truth)
+            yield f"mean, {name}", n, holds(*np.array(found.ci95).T, truth)
 
 
 def differences(repeats):
@@ -86,10 +87,10 @@ def differences(repeats):
             yield (
                 f"difference, {name}, and of {m}",
                 n,
-                holds(*np.array(stats.difference(x, y, 1)["ci95"]).T, 0),
+                holds(*np.array(stats.difference(x, y, 1).ci95).T, 0),
             )
             pairs = stats.difference(x + shared, shared + rng.normal(size=(n, repeats)), 1, paired=True)
-            yield f"paired difference, {name}", n, holds(*np.array(pairs["ci95"]).T, truth)
+            yield f"paired difference, {name}", n, holds(*np.array(pairs.ci95).T, truth)
 
 
 def generic_bootstrap(repeats):
@@ -101,9 +102,9 @@ def generic_bootstrap(repeats):
         below = rng.normal(2, 0.5, (n, repeats))
         above = 0.5 * below + rng.normal(0, 0.5, (n, repeats))
         found = stats.bootstrap(lambda x, y: x.mean(0) / y.mean(0), above, below, seed=1, paired=True)
-        yield "bootstrap, ratio of means", n, holds(*np.array(found["ci95"]).T, 0.5)
+        yield "bootstrap, ratio of means", n, holds(*np.array(found.ci95).T, 0.5)
         found = stats.bootstrap(lambda x: np.median(x, 0), rng.normal(0, 1, (n, repeats)), seed=1)
-        yield "bootstrap, median", n, holds(*np.array(found["ci95"]).T, 0)
+        yield "bootstrap, median", n, holds(*np.array(found.ci95).T, 0)
 
 
 AREAS, KINDS = (0.5, 0.7, 0.9, 0.95), ("normal", "exponential", "one class spreads twice as far")
@@ -145,9 +146,7 @@ def area_difference_ends(one, other) -> np.ndarray:
     scale = np.sqrt(covariance(one, one) * covariance(other, other))
     r = np.divide(covariance(one, other), scale, out=np.zeros_like(scale), where=scale > 0)
     return np.array(
-        stats.square_and_add(
-            *({"value": x[0], "ci95": area_ends(x), "n": x[1].shape[1]} for x in (one, other)), r
-        )["ci95"]
+        stats.square_and_add(*(Estimate(x[0], area_ends(x), x[1].shape[1]) for x in (one, other)), r).ci95
     )
 
 
@@ -180,9 +179,9 @@ def areas_of_prompts(repeats, areas=AREAS, shares=(0.2, 0.8)):
                         ) * rng.normal(size=len(number))
                         scores = scores + np.sqrt(2) * norm.ppf(area) * label
                         found.append(
-                            stats.auroc(scores[label], scores[~label], of=(number[label], number[~label]))[
-                                "ci95"
-                            ]
+                            stats.auroc(
+                                scores[label], scores[~label], of=(number[label], number[~label])
+                            ).ci95
                         )
                     yield (
                         f"AUROC {area} of prompts, shared {share}, mixed {mixed}",
@@ -231,7 +230,7 @@ def kappas(repeats, truths=(0.0, 0.5, 0.8, 0.95), shared_labels=((0.5, 0.5), (0.
                 )
                 a, b = np.indices(cells.shape).reshape(2, -1)
                 found = [
-                    stats.kappa(np.repeat(a, table), np.repeat(b, table), seed=1)["ci95"] for table in tables
+                    stats.kappa(np.repeat(a, table), np.repeat(b, table), seed=1).ci95 for table in tables
                 ]
                 known = [ci95 is not None for ci95 in found]  # one label only has no κ
                 yield (
@@ -247,9 +246,7 @@ def widened(repeats):
         rng, found = np.random.default_rng(n), []
         for values in rng.normal(rng.normal(0, 0.3, (repeats, 1)), 1, (repeats, n)):
             found.append(
-                stats.widened(
-                    {"value": values.mean(), "ci95": _student(values), "n": n}, rng.normal(0, 0.3, 10)
-                )["ci95"]
+                stats.widened(Estimate(values.mean(), _student(values), n), rng.normal(0, 0.3, 10)).ci95
             )
         yield "widened", n, holds(*np.array(found).T, 0)
 

@@ -475,10 +475,10 @@ def test_plateau_cliff_and_alignment_by_hand():
     np.testing.assert_allclose(lines[1], [np.nan, np.nan, 0.9, 0.8, 0.9], atol=1e-6)
     many = np.vstack([np.tile(lines[0], (6, 1)), lines[1:]])
     curve = curves.mean_curve(many)
-    assert curve["value"][0] == pytest.approx(0.9) and curve["value"][2] == pytest.approx(
+    assert curve.value[0] == pytest.approx(0.9) and curve.value[2] == pytest.approx(
         0.9
     )  # the one that is too short is left out, not averaged in
-    assert curves.mean_curve(many[5:])["value"][0] is None  # one rollout alone is no mean
+    assert curves.mean_curve(many[5:]).value[0] is None  # one rollout alone is no mean
     flat = curves.as_published([torch.ones(4), torch.ones(2)], points=4)
     np.testing.assert_allclose(flat, [0.5, 0.5, 1, 1])  # zeros are averaged in
     assert (
@@ -498,7 +498,7 @@ def test_a_prober_without_signal_is_at_chance():
     rng = np.random.default_rng(1)
     training = made_up(torch.from_numpy(rng.normal(size=(60, 2, 8))).float(), np.arange(60) < 30)
     found = probes.prober_quality(training, training)
-    assert 0.25 < found["val"]["value"] < 0.75 and set(found) == {
+    assert 0.25 < found["val"].value < 0.75 and set(found) == {
         "val",
         "shuffled",
         "test",

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from refusal.base.estimate import Estimate
 from refusal.base.files import ROOT
 from refusal.report import figures
 
@@ -26,8 +27,7 @@ SPEC = {
 @pytest.mark.parametrize("n", [figures.SIDEWAYS, figures.SIDEWAYS + 1])
 def test_rates_of_many_groups_lie_on_their_side(n):
     rows = [
-        figures.point(f"group {i}", {"value": i / 10, "ci95": [i / 10 - 0.05, i / 10 + 0.1], "n": 9}, "s")
-        for i in range(n)
+        figures.point(f"group {i}", Estimate(i / 10, [i / 10 - 0.05, i / 10 + 0.1], 9), "s") for i in range(n)
     ]
     fig = figures.draw(SPEC, pd.DataFrame(rows))
     ax = fig.axes[0]
@@ -49,11 +49,8 @@ def test_rates_of_many_groups_lie_on_their_side(n):
 def test_panels_on_their_side_share_their_groups_next_to_each_other_and_have_their_own_below_each_other(
     columns, places, names
 ):
-    rows = [
-        figures.point(f"group {i}", {"value": i / 10, "ci95": None, "n": 9}, "s", panel="one")
-        for i in range(9)
-    ]
-    rows += [figures.point("group 7", {"value": 0.7, "ci95": None, "n": 9}, "s", panel="two")]
+    rows = [figures.point(f"group {i}", Estimate(i / 10, None, 9), "s", panel="one") for i in range(9)]
+    rows += [figures.point("group 7", Estimate(0.7, None, 9), "s", panel="two")]
     fig = figures.draw(SPEC | {"columns": columns}, pd.DataFrame(rows))
     first, second = (list(ax.containers[0].lines[0].get_ydata()) for ax in fig.axes)
     assert first == list(range(9)) and second == places
@@ -85,8 +82,9 @@ def test_a_users_own_matplotlib_settings_change_no_figure(tmp_path):
     drawing = """import sys
 from pathlib import Path
 import pandas as pd
+from refusal.base.estimate import Estimate
 from refusal.report import figures
-found = [{"value": i / 10, "ci95": [i / 10 - 0.05, i / 10 + 0.1], "n": 9} for i in range(3)]
+found = [Estimate(i / 10, [i / 10 - 0.05, i / 10 + 0.1], 9) for i in range(3)]
 rows = [figures.point(f"group {i}", m, "s") for i, m in enumerate(found)]
 spec = {"kind": "rates", "title": "T_1", "xlabel": "", "ylabel": "a share of 5 %", "note": "", "model": "m"}
 figures.save(figures.draw(spec, pd.DataFrame(rows)), Path(sys.argv[1]))"""

@@ -43,7 +43,7 @@ def test_every_kind_of_guard_finds_planted_harm_and_not_the_alarm_word(planted, 
         np.concatenate([guard.score(planted, watch, test[label]) for label in test]),
         np.repeat([True, False], 40),
     )
-    assert found["auroc"]["value"] > 0.95 and found["fpr"]["value"] < 0.1
+    assert found["auroc"].value > 0.95 and found["fpr"].value < 0.1
     alarm = chat(planted, data.prompts("test", source="pseudo_harmful", tier="smoke"))
     assert (guard.score(planted, watch, alarm) > 0).mean() < 0.1
     assert len(watch.layers) == (planted.n_layers if kind == "mean" else 1) and (
@@ -204,9 +204,7 @@ def test_scores_of_nothing_are_none_of_every_detector():
     assert list(found) == ["guard, mean", "TF-IDF"] and all(len(x) == 0 for x in found.values())
     measured, controls = guard.caught((found["TF-IDF"],) * 2, (found["TF-IDF"],) * 2, "TF-IDF")
     assert (
-        measured["value"] is None
-        and controls["auroc_over_reader"] is None
-        and controls["harmless_high"] is None
+        measured.value is None and controls["auroc_over_reader"] is None and controls["harmless_high"] is None
     )
 
 
@@ -217,9 +215,9 @@ def test_caught_is_counted_by_hand():
     )
     measured, controls = guard.caught(watch, reader, "r", "calm")
     assert (
-        measured["value"] == pytest.approx(2 / 3)
+        measured.value == pytest.approx(2 / 3)
         and controls["calm_flagged"] == 0.5
-        and controls["calm_high"] == pytest.approx(stats.rate([1, 0])["ci95"][1])
+        and controls["calm_high"] == pytest.approx(stats.rate([1, 0]).ci95[1])
     )
     assert controls["best_reader_harmful"] == 1 and controls["best_reader_harmless"] == 0
     assert controls["guard"] == pytest.approx((0.5 + 1 + 1 + 1 + 0.5) / 6) and controls["reader"] == 1
@@ -301,7 +299,7 @@ def test_no_request_gives_no_attempt_and_no_value(planted):
         "first r3",
     ]
     nothing = np.array([])
-    assert jailbreaks.caught((nothing, np.ones(3)), (nothing, np.ones(3)), found.won, "r")[0]["value"] is None
+    assert jailbreaks.caught((nothing, np.ones(3)), (nothing, np.ones(3)), found.won, "r")[0].value is None
 
 
 def test_all_attempts_are_a_second_number():
@@ -310,8 +308,8 @@ def test_all_attempts_are_a_second_number():
         (np.array([1.0, -1, -1, 1]), -np.ones(4)), (np.ones(4), np.ones(4)), won, "r"
     )
     assert (
-        measured["value"] == 1
-        and measured["n"] == 2
+        measured.value == 1
+        and measured.n == 2
         and controls["attempts_flagged"] == 0.5
         and controls["attempts"] == 4
     )
@@ -367,7 +365,7 @@ def test_the_shift_is_in_units_of_the_gap_and_has_no_sign():
             before, after, harmful, {8: harmful, 16: harmful | True}, np.zeros(60, bool)
         )
         assert (
-            measured["value"] == pytest.approx(0.3, abs=0.01)
+            measured.value == pytest.approx(0.3, abs=0.01)
             and controls["shift_harmless_16"] < 0.02 > controls["shift_harmful_8"]
             and void is None
         )
@@ -394,7 +392,7 @@ def test_cosines_of_categories_by_hand():
     ] == 25
     new = categories.regrouped(groups, np.random.default_rng(0))
     assert [len(x) for x in new] == [4, 6] and sorted(np.concatenate(new)) == list(range(10))
-    assert categories.differ_in_harm(acts, calm, groups[:1], 25)[0]["value"] is None
+    assert categories.differ_in_harm(acts, calm, groups[:1], 25)[0].value is None
 
 
 def test_small_categories_are_left_out_and_benchmarks_kept_apart():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from refusal.base.estimate import Estimate
 from refusal.base.files import NOTEBOOKS
 from refusal.data.statement_sets import STATEMENT_SETS
 from refusal.findings.f01 import neurons, pairs, transfer, truth
@@ -22,12 +23,12 @@ LAYERS, WIDTH, NEAR = 12, 16, slice(4, 11)
 CHANGE = 0.002
 
 
-def measured(found: tuple[dict, dict]) -> Measured:
-    (value, controls) = found
-    return Measured(value=value["value"], ci95=value["ci95"], n=value["n"], controls=controls)
+def measured(found: tuple[Estimate, dict]) -> Measured:
+    (estimate, controls) = found
+    return Measured(**vars(estimate), controls=controls)
 
 
-def verdict(id: str, found: tuple[dict, dict]) -> str:
+def verdict(id: str, found: tuple[Estimate, dict]) -> str:
     return decide(CLAIMS[id].rule, measured(found))[0]
 
 
@@ -290,8 +291,8 @@ def test_a_ratio_of_shares_covers(crossed, own):
     for _ in range(300):
         u = rng.random(n)  # one draw for both: outcomes of one prompt go together
         found = transfer.ratio(u < p, np.where(rng.random(n) < 0.5, u, rng.random(n)) < q)
-        held.append(found["value"] is None or found["ci95"][0] <= p / q <= found["ci95"][1])
-        assert found["value"] is None or np.ptp(found["ci95"]) > 0.01
+        held.append(found.value is None or found.ci95[0] <= p / q <= found.ci95[1])
+        assert found.value is None or np.ptp(found.ci95) > 0.01
     assert np.mean(held) >= 0.93
 
 
@@ -325,7 +326,9 @@ def test_what_cannot_be_asked_is_reported_once_for_each_claim():
 
         def claim(self, id, measured, controls, precondition):
             self.claims.append(
-                record(self.planned[id], Measured(**measured, controls=controls), "released", precondition)
+                record(
+                    self.planned[id], Measured(**vars(measured), controls=controls), "released", precondition
+                )
             )
 
     run = Run(CLAIMS, [])

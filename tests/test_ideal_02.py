@@ -80,7 +80,7 @@ def cosine(planted: float):
     noise = lambda k: torch.randn(2 * n, 8, d, generator=torch.Generator().manual_seed(k))
     a, b = (noise(k) + 2 * sign * v for k, v in ((0, u), (1, planted * u + (1 - planted**2) ** 0.5 * w)))
     halves = directions.cosine_across_halves(a, b, positive, ~positive, 0, mean_over_layers=True)
-    return halves["cosine"], {"ceiling": halves["ceiling"]["value"]}
+    return halves["cosine"], {"ceiling": halves["ceiling"].value}
 
 
 def inversion(wanted: str, share: float, random: float):
@@ -132,9 +132,7 @@ RESULTS = {
 
 def verdict(id: str, result) -> str:
     found, controls = result
-    return decide(
-        CLAIMS[id].rule, Measured(**{k: found[k] for k in ("value", "ci95", "n")}, controls=controls)
-    )[0]
+    return decide(CLAIMS[id].rule, Measured(**vars(found), controls=controls))[0]
 
 
 def test_every_claim_has_an_ideal_result():

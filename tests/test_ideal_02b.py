@@ -18,7 +18,7 @@ SIZE = {name: p.default for name, p in parameters_of(BOOK).items()}
 
 
 def verdict(id: str, measured: dict, controls: dict, void: str | None = None) -> str:
-    return decide(CLAIMS[id].rule, Measured(**measured, controls=controls), void)[0]
+    return decide(CLAIMS[id].rule, Measured(**vars(measured), controls=controls), void)[0]
 
 
 def scores(n_harmful: int, n_harmless: int, apart: float, seed: int, middle: float = 0.0) -> guard.Scores:

@@ -15,6 +15,7 @@ import pytest
 
 from conftest import tiny_module
 from refusal import data
+from refusal.base.estimate import Estimate
 from refusal.base.files import NOTEBOOKS
 from refusal.findings.f03 import cliff_claims, cliff_steps
 from refusal.findings.f03.cliff_heads import Off, Spoken
@@ -164,11 +165,7 @@ def test_every_claim_of_the_file_is_tried():
 
 
 def verdict(id: str, found: dict) -> tuple:
-    measured = found["measured"]
-    return decide(
-        CLAIMS[id].rule,
-        Measured(value=measured["value"], ci95=measured["ci95"], n=measured["n"], controls=found["controls"]),
-    )
+    return decide(CLAIMS[id].rule, Measured(**vars(found["measured"]), controls=found["controls"]))
 
 
 @pytest.mark.parametrize("id", CLAIMS)
@@ -200,7 +197,7 @@ def test_a_cliff_whose_control_is_missing_is_left_open():
         "03.judge": cliff_claims.selected({}, "random", None, 0),
         "03.judge.ability": cliff_claims.able(None, None, 0),
     }.items():
-        assert found["measured"]["value"] is None and verdict(id, found)[0] == "underpowered"
+        assert found["measured"].value is None and verdict(id, found)[0] == "underpowered"
 
 
 def test_broken_answers_are_no_refusals_regained():
@@ -233,13 +230,13 @@ def test_disclaimed_answers_are_counted_apart():
     n = DEFAULT["n_cut"]
     disclaimed = np.where(np.arange(n) < 10, "disclaimed", "answer")
     found = cliff_claims.regained((disclaimed, outcomes(0, n)), (outcomes(0, n), outcomes(0, n)))
-    assert found["measured"]["value"] == 0 and found["controls"]["with_disclaimed"] == pytest.approx(0.5)
+    assert found["measured"].value == 0 and found["controls"]["with_disclaimed"] == pytest.approx(0.5)
 
 
 def test_alike_answers_of_all_prompts_leave_an_interval_a_width():
     """Both arms at zero: nothing was seen of what would tell them apart, so nothing is decided."""
     found = judged("random", 0, 0)
-    low, high = found["measured"]["ci95"]
+    low, high = found["measured"].ci95
     assert low < 0 < high and verdict("03.judge", found)[0] == "underpowered"
 
 
@@ -250,7 +247,7 @@ def test_trainings_that_differ_by_seed_widen_the_interval():
         cliff_claims.fewer(arms(random=16)["random"], arms(cliff=8)["cliff"], 0),
         cliff_claims.fewer(apart["random"], apart["cliff"], 0),
     )
-    width = lambda found: found["ci95"][1] - found["ci95"][0]
+    width = lambda found: found.ci95[1] - found.ci95[0]
     assert width(shaky) > 1.2 * width(steady)
 
 
@@ -269,7 +266,7 @@ def test_the_instrument_is_judged_only_where_the_planted_is_there():
 
 def test_what_a_prober_says_is_claimed_only_where_it_can_be_checked():
     assert cliff_claims.untrained(np.arange(40) < 9) and not cliff_claims.untrained(np.arange(40) < 10)
-    auroc = lambda low: {"value": 0.9, "ci95": [low, 0.99], "n": 20}
+    auroc = lambda low: Estimate(0.9, [low, 0.99], 20)
     assert cliff_claims.poor(auroc(0.79)) and not cliff_claims.poor(auroc(0.81))
     assert "0 of 32" in cliff_claims.uncheckable(None, 0, 32)
     assert cliff_claims.uncheckable(auroc(0.69), 10, 22) and not cliff_claims.uncheckable(auroc(0.71), 10, 22)

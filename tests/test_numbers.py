@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from refusal.base.estimate import Estimate
 from refusal.measure import directions
 from refusal.measure.judge import judge, judge_inversion, judge_inversion_as_published
 from refusal.measure.readouts import refusal_score, refusal_tokens
@@ -174,9 +175,9 @@ def test_cosine_across_halves_is_free_of_noise_shared_or_not():
             found = directions.cosine_across_halves(
                 a, b, positive, ~positive, seed, draws=60, mean_over_layers=True
             )
-            values.append(found["cosine"]["value"])
-            inside += found["cosine"]["ci95"][0] <= planted <= found["cosine"]["ci95"][1]
-            ceilings.append(found["ceiling"]["value"])
+            values.append(found["cosine"].value)
+            inside += found["cosine"].ci95[0] <= planted <= found["cosine"].ci95[1]
+            ceilings.append(found["ceiling"].value)
             plain.append(
                 float(
                     directions.cosine(
@@ -185,19 +186,18 @@ def test_cosine_across_halves_is_free_of_noise_shared_or_not():
                 )
             )
             assert (
-                found["across"]["value"]
-                == pytest.approx(found["cosine"]["value"] * found["ceiling"]["value"])
-                and found["cosine"]["n"] == 32
+                found["across"].value == pytest.approx(found["cosine"].value * found["ceiling"].value)
+                and found["cosine"].n == 32
             )
-            assert found["ceiling"]["ci95"][0] < found["ceiling"]["value"] < found["ceiling"]["ci95"][1]
+            assert found["ceiling"].ci95[0] < found["ceiling"].value < found["ceiling"].ci95[1]
         assert abs(np.mean(values) - planted) < 0.05 and inside >= 37, (planted, shared)
         assert (
             (np.mean(plain) > planted + 0.1) if shared and planted < 0.6 else (np.mean(plain) < planted - 0.1)
         )
     layered = directions.cosine_across_halves(a, b, positive, ~positive, draws=10)
-    assert np.shape(layered["cosine"]["value"]) == (2,) and np.shape(layered["ceiling"]["ci95"]) == (2, 2)
+    assert np.shape(layered["cosine"].value) == (2,) and np.shape(layered["ceiling"].ci95) == (2, 2)
     own = [directions.reliability(x, positive, ~positive, 5, 200).numpy() for x in (a, b)]
-    assert layered["ceiling"]["value"] == pytest.approx(np.sqrt(own[0] * own[1]), abs=0.02)
+    assert layered["ceiling"].value == pytest.approx(np.sqrt(own[0] * own[1]), abs=0.02)
     with pytest.raises(ValueError, match="at least 4"):
         directions.cosine_across_halves(a, b, np.arange(64) < 3, ~positive)
 
@@ -209,14 +209,14 @@ def test_a_direction_without_reliability_has_no_cosine_across_halves():
     )  # a layer at which all states are the same, as h[0] of a shared last token
     found = directions.cosine_across_halves(a, torch.cat([a[:, :1], b], 1), positive, ~positive, draws=20)
     assert (
-        np.isnan(found["cosine"]["value"][0])
-        and np.isnan(found["cosine"]["ci95"][0]).all()
-        and np.isfinite(found["cosine"]["ci95"][1]).all()
+        np.isnan(found["cosine"].value[0])
+        and np.isnan(found["cosine"].ci95[0]).all()
+        and np.isfinite(found["cosine"].ci95[1]).all()
     )
     alone = directions.cosine_across_halves(
         a[:, :1], a[:, :1], positive, ~positive, draws=20, mean_over_layers=True
     )
-    assert alone["cosine"] == {"value": None, "ci95": None, "n": 12}
+    assert alone["cosine"] == Estimate(None, None, 12)
 
 
 def test_successive_halving_finds_the_best_and_sees_fewer_and_fewer():

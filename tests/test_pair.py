@@ -135,17 +135,17 @@ def some_grids(seed=0, n=30):
 def test_models_that_read_the_same_pairs_are_compared_across_halves():
     a, b, c = some_grids()
     alike, unlike, same = pairs.compare_grids(a, b), pairs.compare_grids(a, c), pairs.compare_grids(a, a)
-    assert same["across_r_nonzero"]["value"] == pytest.approx(alike["first_r_nonzero"]["value"])
+    assert same["across_r_nonzero"].value == pytest.approx(alike["first_r_nonzero"].value)
     assert (
-        alike["r_raw"]["value"] > alike["across_r_raw"]["value"] + 0.01
+        alike["r_raw"].value > alike["across_r_raw"].value + 0.01
     )  # on the same pairs the two models share what is peculiar to them
-    assert alike["across_r_raw"]["value"] == pytest.approx(alike["halves_r_raw"]["value"], abs=0.01)
-    assert same["gap_r_raw"]["value"] == 0 and same["gap_r_raw"]["ci95"] == [0, 0]
+    assert alike["across_r_raw"].value == pytest.approx(alike["halves_r_raw"].value, abs=0.01)
+    assert same["gap_r_raw"].value == 0 and same["gap_r_raw"].ci95 == [0, 0]
     assert (
-        unlike["gap_r_raw"]["ci95"][1] < -0.1
-        and alike["across_r_nonzero"]["ci95"][0] > alike["null_r_nonzero"]["ci95"][1]
+        unlike["gap_r_raw"].ci95[1] < -0.1
+        and alike["across_r_nonzero"].ci95[0] > alike["null_r_nonzero"].ci95[1]
     )
-    assert unlike["max_diff_knowledge"]["value"] <= unlike["max_diff_all"]["value"]
+    assert unlike["max_diff_knowledge"].value <= unlike["max_diff_all"].value
     assert (
         pairs.compare_grids(*(dataclasses.replace(g, cluster=np.zeros(30, int)) for g in (a, b))) == {}
     )  # one cluster has no halves
@@ -153,9 +153,7 @@ def test_models_that_read_the_same_pairs_are_compared_across_halves():
 
 def test_the_peak_is_sought_on_other_pairs_than_it_is_read_on():
     a, b, c = some_grids()
-    assert (
-        pairs.peak_ratio(b, a)["value"] == pytest.approx(1, abs=0.1) and pairs.peak_ratio(c, a)["value"] < 0.6
-    )
+    assert pairs.peak_ratio(b, a).value == pytest.approx(1, abs=0.1) and pairs.peak_ratio(c, a).value < 0.6
     rng = np.random.default_rng(1)
     noise = [
         pairs.Grid(rng.normal(size=(40, 12, 5)), np.ones(40), np.zeros(40), np.arange(40), a.cells)
@@ -165,7 +163,7 @@ def test_the_peak_is_sought_on_other_pairs_than_it_is_read_on():
     assert (
         own.mean(0)[np.argsort(own.mean(0))[-5:]].mean() > 0.25
     )  # the largest cells of noise look like an effect
-    read = pairs.peak_ratio(noise[1], noise[0])["ci95"]
+    read = pairs.peak_ratio(noise[1], noise[0]).ci95
     assert read[1] - read[0] > 2  # but on other pairs nothing is left to divide by
 
 
@@ -190,11 +188,11 @@ def test_the_corrected_cosine_is_that_of_the_directions_and_not_of_what_the_stat
     acts[0][positive, 0, 0] += 1.0
     acts[1][positive, 0, :2] += turned
     found = pairs.corrected(pairs.cosine_halves(*acts, positive, group, np.zeros(400, int)), 0)
-    low, high = found["corrected"]["ci95"]
+    low, high = found["corrected"].ci95
     assert (
         low < 0.6 < high
-        and found["halves"]["value"] < 1
-        and found["corrected"]["value"] == pytest.approx(0.6, abs=0.2)
+        and found["halves"].value < 1
+        and found["corrected"].value == pytest.approx(0.6, abs=0.2)
     )
     plain_cosine = float(
         torch.nn.functional.cosine_similarity(
@@ -203,16 +201,14 @@ def test_the_corrected_cosine_is_that_of_the_directions_and_not_of_what_the_stat
     )
     assert plain_cosine > 0.65  # the same statements in both models: noise looks like agreement
     twice = pairs.cosine_halves(acts[1], acts[1], positive, group, np.zeros(400, int))
-    assert pairs.corrected(twice, 0)["corrected"]["value"] == pytest.approx(1, abs=1e-6)
+    assert pairs.corrected(twice, 0)["corrected"].value == pytest.approx(1, abs=1e-6)
     again = pairs.one_model(pairs.cosine_halves(*acts, positive, group, np.zeros(400, int)))
     torch.testing.assert_close(twice["plain"], again["plain"], rtol=1e-4, atol=1e-5)
     shuffled = np.random.default_rng(0).permutation(positive)
     nothing = pairs.corrected(pairs.cosine_halves(*acts, shuffled, np.arange(400), np.zeros(400, int)), 0)[
         "corrected"
     ]
-    assert (
-        nothing["value"] is None or nothing["ci95"][1] - nothing["ci95"][0] > 1
-    )  # halves of noise do not agree
+    assert nothing.value is None or nothing.ci95[1] - nothing.ci95[0] > 1  # halves of noise do not agree
 
 
 def planted_truth(seed=0):
@@ -302,11 +298,11 @@ def test_statements_of_one_group_do_not_count_as_independent():
     group = np.repeat(np.arange(50), 4)
     together = np.repeat(rng.random(50) < 0.7, 4)
     found = truth.accuracy(together, group)
-    width, plain_width = np.ptp(found["ci95"]), np.ptp(truth.stats.rate(together)["ci95"])
-    assert width > 1.6 * plain_width and found["n"] == 200  # four statements that go together are one
+    width, plain_width = np.ptp(found.ci95), np.ptp(truth.stats.rate(together).ci95)
+    assert width > 1.6 * plain_width and found.n == 200  # four statements that go together are one
     assert (
-        truth.lost(together, together, group)["value"] == 0
-        and np.ptp(truth.lost(together, together, group)["ci95"]) > 0.01
+        truth.lost(together, together, group).value == 0
+        and np.ptp(truth.lost(together, together, group).ci95) > 0.01
     )
 
 

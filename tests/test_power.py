@@ -36,7 +36,7 @@ def test_a_rates_n_decides_in_four_of_five_runs(value, bar, about):
     """
     n = power.rate(value, bar)
     assert about <= n <= about + 3 and power.rate(1 - value, 1 - bar) == n
-    intervals = [stats.rate(np.arange(n) < k)["ci95"] for k in range(n + 1)]
+    intervals = [stats.rate(np.arange(n) < k).ci95 for k in range(n + 1)]
     decided = [low > bar for low, _ in intervals]
     assert 0.74 <= binom.pmf(np.arange(n + 1), n, value)[decided].sum() <= 0.86
 
@@ -57,7 +57,7 @@ def test_an_unpaired_differences_n_decides_in_four_of_five_runs():
     assert 95 <= n <= 97
     chance = np.outer(binom.pmf(np.arange(n + 1), n, 0.6), binom.pmf(np.arange(n + 1), n, 0.4))
     likely = np.argwhere(chance > 1e-6)
-    decided = [stats.difference(np.arange(n) < a, np.arange(n) < b)["ci95"][0] > 0 for a, b in likely]
+    decided = [stats.difference(np.arange(n) < a, np.arange(n) < b).ci95[0] > 0 for a, b in likely]
     assert 0.77 <= chance[tuple(likely.T)][decided].sum() <= 0.85
 
 
@@ -72,7 +72,7 @@ def test_an_areas_n_decides_in_four_of_five_runs():
     n, rng = power.auroc(0.7), np.random.default_rng(1)
     assert 27 <= n <= 29
     apart = math.sqrt(2) * 0.5244  # the area of two normal classes is Φ(their distance / √2) = .7
-    runs = [stats.auroc(rng.normal(apart, 1, n), rng.normal(0, 1, n))["ci95"][0] > 0.5 for _ in range(400)]
+    runs = [stats.auroc(rng.normal(apart, 1, n), rng.normal(0, 1, n)).ci95[0] > 0.5 for _ in range(400)]
     assert np.mean(runs) == pytest.approx(0.8, abs=0.06)
 
 

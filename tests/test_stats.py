@@ -9,10 +9,11 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 import covers
+from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import stats
 
 YES, NO = [True], [False]
-width = lambda found: found["ci95"][1] - found["ci95"][0]
+width = lambda found: found.ci95[1] - found.ci95[0]
 
 
 def hits(k, n):
@@ -45,21 +46,14 @@ def test_an_interval_covers(cases):
 def test_rate_is_wilson_with_students_quantile(k, n):
     found, level = stats.rate(hits(k, n)), 1 - 2 * covers.norm.sf(t.ppf(0.975, n - 1))
     ci = binomtest(k, n).proportion_ci(level, method="wilson")
-    assert (
-        found["ci95"] == pytest.approx([ci.low, ci.high], abs=1e-9)
-        and found["value"] == k / n
-        and found["n"] == n
-    )
+    assert found.ci95 == pytest.approx([ci.low, ci.high], abs=1e-9) and found.value == k / n and found.n == n
     plain = binomtest(k, n).proportion_ci(method="wilson")
     assert stats.wilson(k, n) == pytest.approx([plain.low, plain.high], abs=1e-9)
 
 
 def test_a_rate_counts_every_item_of_an_array():
     assert stats.rate(np.array([[True, False, True], [True, True, True]])) == stats.rate(hits(5, 6))
-    assert (
-        stats.rate([]) == {"value": None, "ci95": None, "n": 0}
-        and 0 <= stats.rate(YES)["ci95"][0] < 1 == stats.rate(YES)["ci95"][1]
-    )
+    assert stats.rate([]) == NOTHING and 0 <= stats.rate(YES).ci95[0] < 1 == stats.rate(YES).ci95[1]
 
 
 def paired(both, only_a, only_b, neither):
@@ -83,10 +77,10 @@ def paired(both, only_a, only_b, neither):
 def test_paired_shares_have_tangos_interval(table, ci95):
     a, b = paired(*table)
     found = stats.difference(a, b, paired=True)
-    assert found == stats.paired_difference(a, b) and found["ci95"] == pytest.approx(ci95, abs=6e-4)
-    assert found["value"] == pytest.approx((table[1] - table[2]) / sum(table)) and found["n"] == sum(table)
-    low, high = stats.paired_difference(b, a)["ci95"]
-    assert [-high, -low] == pytest.approx(found["ci95"], abs=1e-9)
+    assert found == stats.paired_difference(a, b) and found.ci95 == pytest.approx(ci95, abs=6e-4)
+    assert found.value == pytest.approx((table[1] - table[2]) / sum(table)) and found.n == sum(table)
+    low, high = stats.paired_difference(b, a).ci95
+    assert [-high, -low] == pytest.approx(found.ci95, abs=1e-9)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 20, 200])
@@ -98,7 +92,7 @@ def test_tangos_bounds_are_where_the_score_test_turns(n):
     tables = [(0, 0), (n, 0), (0, n)] + [tuple(rng.multinomial(n, [0.3, 0.1, 0.6])[:2]) for _ in range(3)]
     for b, c in tables:
         a_, b_ = paired(n - b - c, b, c, 0)
-        low, high = stats.paired_difference(a_, b_)["ci95"]
+        low, high = stats.paired_difference(a_, b_).ci95
         assert -1 <= low < high <= 1
         for bound in (low, high):
             if abs(bound) == 1:
@@ -133,9 +127,9 @@ def test_tangos_bounds_are_where_the_score_test_turns(n):
 def test_unpaired_shares_have_newcombes_interval(k, m, l, n, ci95):
     found = stats.difference(hits(k, m), hits(l, n))
     assert (
-        found["ci95"] == pytest.approx(ci95, abs=6e-5)
-        and found["value"] == pytest.approx(k / m - l / n)
-        and found["n"] == min(m, n)
+        found.ci95 == pytest.approx(ci95, abs=6e-5)
+        and found.value == pytest.approx(k / m - l / n)
+        and found.n == min(m, n)
     )
 
 
@@ -144,7 +138,7 @@ def test_means_and_their_differences():
     x, y = rng.normal(size=(40, 3)), rng.normal(size=(25, 3))
     for n in (40, 12, 3):  # of values that are evenly about their mean, Student's interval, within a tenth
         half = t.ppf(0.975, n - 1) * x[:n, 0].std(ddof=1) / n**0.5
-        low, high = stats.mean(np.r_[x[:n, 0]])["ci95"]
+        low, high = stats.mean(np.r_[x[:n, 0]]).ci95
         assert (
             low <= x[:n, 0].mean() - half + 1e-12
             and high >= x[:n, 0].mean() + half - 1e-12
@@ -154,15 +148,15 @@ def test_means_and_their_differences():
         rng.exponential(1, 16), 4
     )
     each = [stats.mean(x[:, k], 5) for k in range(3)]
-    assert stats.mean(x, 5)["value"] == pytest.approx([e["value"] for e in each])
-    assert np.allclose(stats.mean(x, 5)["ci95"], [e["ci95"] for e in each]) and np.shape(
-        stats.mean(x[:, :, None], 5)["ci95"]
+    assert stats.mean(x, 5).value == pytest.approx([e.value for e in each])
+    assert np.allclose(stats.mean(x, 5).ci95, [e.ci95 for e in each]) and np.shape(
+        stats.mean(x[:, :, None], 5).ci95
     ) == (3, 1, 2)
     apart = stats.difference(x, y)
-    assert np.allclose(apart["value"], x.mean(0) - y.mean(0)) and apart["n"] == 25
-    (a, b), (c, d) = stats.mean(x[:, 0])["ci95"], stats.mean(y[:, 0])["ci95"]
+    assert np.allclose(apart.value, x.mean(0) - y.mean(0)) and apart.n == 25
+    (a, b), (c, d) = stats.mean(x[:, 0]).ci95, stats.mean(y[:, 0]).ci95
     half = np.hypot(x[:, 0].mean() - a, d - y[:, 0].mean()), np.hypot(b - x[:, 0].mean(), y[:, 0].mean() - c)
-    assert apart["ci95"][0] == pytest.approx([apart["value"][0] - half[0], apart["value"][0] + half[1]])
+    assert apart.ci95[0] == pytest.approx([apart.value[0] - half[0], apart.value[0] + half[1]])
     moved = x[:, 0] * 5 + 1
     assert (
         width(stats.difference(moved, x[:, 0] * 5, paired=True))
@@ -182,23 +176,19 @@ def test_bootstrap_t_is_that_of_scipy():
     low, high = np.percentile((picked.mean(1) - x.mean()) / (picked.std(1, ddof=1) / 30**0.5), [2.5, 97.5])
     student = t.ppf(0.975, 29)
     expected = x.mean() - max(high, student) * error, x.mean() - min(low, -student) * error
-    assert stats.mean(x)["ci95"] == pytest.approx(expected, abs=0.06 * error * 4)
+    assert stats.mean(x).ci95 == pytest.approx(expected, abs=0.06 * error * 4)
     normal = scipy_bootstrap((x,), np.mean, method="percentile", rng=3).confidence_interval
-    assert stats.mean(x)["ci95"][1] > normal.high + 0.1 * error
+    assert stats.mean(x).ci95[1] > normal.high + 0.1 * error
 
 
 def test_means_that_know_little():
-    assert (
-        stats.mean([])
-        == stats.difference([], [1.5])
-        == stats.difference([], [], paired=True)
-        == {"value": None, "ci95": None, "n": 0}
-    )
-    assert stats.mean([2.5]) == {"value": 2.5, "ci95": [2.5, 2.5], "n": 1} and stats.mean([[1.0, 2.0]])[
-        "ci95"
-    ] == [[1, 1], [2, 2]]
+    assert stats.mean([]) == stats.difference([], [1.5]) == stats.difference([], [], paired=True) == NOTHING
+    assert stats.mean([2.5]) == Estimate(2.5, [2.5, 2.5], 1) and stats.mean([[1.0, 2.0]]).ci95 == [
+        [1, 1],
+        [2, 2],
+    ]
     assert stats.mean([1, 0, 1]) == stats.rate([True, False, True])  # a mean of yes and no is a share
-    low, high = stats.mean([0.0] * 15 + [0.3])["ci95"]  # most draws hold only zeros
+    low, high = stats.mean([0.0] * 15 + [0.3]).ci95  # most draws hold only zeros
     assert low < 0.3 / 16 < high < 0.3
     with pytest.raises(ValueError, match="2 and 3"):
         stats.difference([1.5, 2], [1.5, 2, 3], paired=True)
@@ -214,45 +204,32 @@ def test_bootstrap_follows_its_seed_and_takes_arrays():
         == stats.bootstrap(lambda v: v.mean(0), x, seed=1)
         != stats.bootstrap(lambda v: v.mean(0), x, seed=2)
     )
-    assert np.shape(found["ci95"]) == (2, 2) and found["n"] == 20 and np.allclose(found["value"], x.mean(0))
-    assert np.allclose(
-        np.diff(found["ci95"])[:, 0], 2 * t.ppf(0.975, 19) * x.std(0, ddof=1) / 20**0.5, rtol=0.1
-    )
-    assert (
-        stats.bootstrap(np.mean, [])
-        == stats.bootstrap(np.mean, [np.nan])
-        == {"value": None, "ci95": None, "n": 0}
-    )
+    assert np.shape(found.ci95) == (2, 2) and found.n == 20 and np.allclose(found.value, x.mean(0))
+    assert np.allclose(np.diff(found.ci95)[:, 0], 2 * t.ppf(0.975, 19) * x.std(0, ddof=1) / 20**0.5, rtol=0.1)
+    assert stats.bootstrap(np.mean, []) == stats.bootstrap(np.mean, [np.nan]) == NOTHING
 
 
 def test_a_second_source_of_variation_widens_an_interval_by_the_sum_of_squares():
-    found = {"value": 1.0, "ci95": [0.7, 1.6], "n": 9}
+    found = Estimate(1.0, [0.7, 1.6], 9)
     draws = np.array(
         [0.0, 1.0, 2.0]
     )  # standard deviation 1; Student's quantile of two degrees of freedom is 4.30
-    assert stats.widened(found, draws) == {
-        "value": 1.0,
-        "ci95": pytest.approx([1 - np.hypot(0.3, 4.3027), 1 + np.hypot(0.6, 4.3027)], rel=1e-4),
-        "n": 9,
-    }
-    assert stats.widened(found, draws, (0, 1.2))["ci95"] == [0, 1.2]
-    assert stats.widened(found, []) == found and stats.widened(stats.mean([]), draws)["value"] is None
+    assert stats.widened(found, draws) == Estimate(
+        1.0, pytest.approx([1 - np.hypot(0.3, 4.3027), 1 + np.hypot(0.6, 4.3027)], rel=1e-4), 9
+    )
+    assert stats.widened(found, draws, (0, 1.2)).ci95 == [0, 1.2]
+    assert stats.widened(found, []) == found and stats.widened(stats.mean([]), draws).value is None
 
 
 def test_auroc_equals_scikit_learn_with_ties():
     p, q = [1, 2, 2, 5, 3], [0, 2, 1, 1]
     one_each = [f"p{i}" for i in range(5)], [f"q{i}" for i in range(4)]
     for found in (stats.auroc(p, q), stats.auroc(p, q, of=one_each)):
-        assert found["value"] == pytest.approx(roc_auc_score([1] * 5 + [0] * 4, p + q)) and found["n"] == 4
+        assert found.value == pytest.approx(roc_auc_score([1] * 5 + [0] * 4, p + q)) and found.n == 4
     assert stats.auroc(p, q) == stats.auroc(p, q, of=one_each) and stats.area(
         np.array(p), np.array(q)
-    ) == pytest.approx(stats.auroc(p, q)["value"])
-    assert (
-        stats.auroc([], q)
-        == stats.auroc(p, [])
-        == stats.auroc_difference([], q, [], q)
-        == {"value": None, "ci95": None, "n": 0}
-    )
+    ) == pytest.approx(stats.auroc(p, q).value)
+    assert stats.auroc([], q) == stats.auroc(p, []) == stats.auroc_difference([], q, [], q) == NOTHING
 
 
 def test_areas_have_the_intervals_that_the_simulation_looks_at():
@@ -266,15 +243,15 @@ def test_areas_have_the_intervals_that_the_simulation_looks_at():
             rng.normal(0, 1, (1, size[1])),
         )
         if size[0] > 1:
-            assert stats.auroc(p[0], q[0])["ci95"] == pytest.approx(covers.area_ends(covers.delong(p, q))[0])
+            assert stats.auroc(p[0], q[0]).ci95 == pytest.approx(covers.area_ends(covers.delong(p, q))[0])
             both = stats.auroc_difference(p[0], q[0], r[0], s[0])
-            assert both["ci95"] == pytest.approx(
+            assert both.ci95 == pytest.approx(
                 covers.area_difference_ends(covers.delong(p, q), covers.delong(r, s))[0]
             )
-            assert both["value"] == pytest.approx(
-                stats.auroc(p[0], q[0])["value"] - stats.auroc(r[0], s[0])["value"]
-            ) and both["n"] == min(size)
-        assert 0 <= stats.auroc(p[0], q[0])["ci95"][0] < stats.auroc(p[0], q[0])["ci95"][1] <= 1
+            assert both.value == pytest.approx(
+                stats.auroc(p[0], q[0]).value - stats.auroc(r[0], s[0]).value
+            ) and both.n == min(size)
+        assert 0 <= stats.auroc(p[0], q[0]).ci95[0] < stats.auroc(p[0], q[0]).ci95[1] <= 1
 
 
 def test_readers_that_agree_are_told_apart_better():
@@ -282,11 +259,11 @@ def test_readers_that_agree_are_told_apart_better():
     p, q = rng.normal(1, 1, 40), rng.normal(0, 1, 40)
     alike = stats.auroc_difference(p, q, p + rng.normal(0, 0.2, 40), q + rng.normal(0, 0.2, 40))
     apart = stats.auroc_difference(p, q, rng.normal(1, 1, 40), rng.normal(0, 1, 40))
-    assert width(alike) < 0.6 * width(apart) and stats.auroc_difference(p, q, p, q)["ci95"] == pytest.approx(
+    assert width(alike) < 0.6 * width(apart) and stats.auroc_difference(p, q, p, q).ci95 == pytest.approx(
         [0, 0], abs=0.05
     )
     parted = stats.auroc_difference(p + 9, q, p + 9, q - 1)
-    assert parted["value"] == 0 and parted["ci95"][0] < 0 < parted["ci95"][1]
+    assert parted.value == 0 and parted.ci95[0] < 0 < parted.ci95[1]
     with pytest.raises(ValueError, match="same items"):
         stats.auroc_difference(p, q, p[:5], q)
 
@@ -300,24 +277,24 @@ def test_auroc_of_prompts_with_several_states_counts_prompts():
     ids = np.arange(25), np.arange(100, 130)
     once, naive = stats.auroc(p, q), stats.auroc(np.repeat(p, 6), np.repeat(q, 6))
     often = stats.auroc(np.repeat(p, 6), np.repeat(q, 6), of=(np.repeat(ids[0], 6), np.repeat(ids[1], 6)))
-    assert often["value"] == pytest.approx(once["value"]) and often["n"] == 25
+    assert often.value == pytest.approx(once.value) and often.n == 25
     assert width(often) == pytest.approx(width(once), rel=0.02) and width(naive) < 0.6 * width(often)
-    assert stats.auroc([], q, of=([], ids[1])) == {"value": None, "ci95": None, "n": 0}
+    assert stats.auroc([], q, of=([], ids[1])) == NOTHING
     parted = stats.auroc(
         np.repeat(p + 9, 6), np.repeat(q, 6), of=(np.repeat(ids[0], 6), np.repeat(ids[1], 6))
     )
-    assert parted["ci95"] == pytest.approx(stats.auroc(p + 9, q)["ci95"])
+    assert parted.ci95 == pytest.approx(stats.auroc(p + 9, q).ci95)
 
 
 def test_auroc_of_classes_that_part_completely_is_not_certain():
     for n in (1, 9, 40):
         up, down = stats.auroc(range(100, 100 + n), range(n)), stats.auroc(range(n), range(100, 100 + n))
         assert (
-            up["value"] == 1 == up["ci95"][1]
-            and up["ci95"][0] < 1
-            and down["ci95"] == pytest.approx([0, 1 - up["ci95"][0]], abs=1e-9)
+            up.value == 1 == up.ci95[1]
+            and up.ci95[0] < 1
+            and down.ci95 == pytest.approx([0, 1 - up.ci95[0]], abs=1e-9)
         )
-    assert up["ci95"][0] > 0.9
+    assert up.ci95[0] > 0.9
 
 
 def test_kappa_equals_scikit_learn():
@@ -326,19 +303,14 @@ def test_kappa_equals_scikit_learn():
     b = np.where(rng.random(60) < 0.7, a, rng.permutation(a))
     found = stats.kappa(a, b, 1)
     assert (
-        found["value"] == pytest.approx(cohen_kappa_score(a, b))
-        and found["ci95"][0] < found["value"] < found["ci95"][1] <= 1
-        and found["n"] == 60
+        found.value == pytest.approx(cohen_kappa_score(a, b))
+        and found.ci95[0] < found.value < found.ci95[1] <= 1
+        and found.n == 60
     )
     assert found == stats.kappa(a, b, 1)
     whole = stats.kappa(hits(9, 20), hits(9, 20))
-    assert (
-        whole["value"] == 1 == whole["ci95"][1] and whole["ci95"][0] < 0.8
-    )  # all agree, and yet this is not certain
-    assert (
-        stats.kappa(NO * 9, NO * 9) == {"value": None, "ci95": None, "n": 9}
-        and stats.kappa([], [])["value"] is None
-    )
+    assert whole.value == 1 == whole.ci95[1] and whole.ci95[0] < 0.8  # all agree, and yet this is not certain
+    assert stats.kappa(NO * 9, NO * 9) == Estimate(None, None, 9) and stats.kappa([], []).value is None
     with pytest.raises(ValueError, match="2 and 1"):
         stats.kappa(list("ab"), list("a"))
 
@@ -400,7 +372,7 @@ def test_needed_n_of_pairs_is_where_tangos_bound_passes():
 
 
 def test_needed_n_of_any_interval():
-    found = {"value": 0.5, "ci95": [0.1, 0.7], "n": 10}
+    found = Estimate(0.5, [0.1, 0.7], 10)
     assert (
         stats.needed_n(found, 0.3) == 40
         and stats.needed_n(found, 0.6) == 40

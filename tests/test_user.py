@@ -45,6 +45,7 @@ REPORT = """
 import tempfile
 from pathlib import Path
 import pandas as pd
+from refusal.base.estimate import Estimate
 from refusal.model import loading
 from refusal.report import recorder
 from refusal.report.recorder import Recorder
@@ -58,7 +59,7 @@ run.metric("one", 1.0)
 row = {{"series": "s", "role": "effect", "group": "g", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9}}
 rows = pd.DataFrame([{{"panel": m.name}} | row for m in loaded])
 run.figure("f", "rates", rows, title=f"Of {{loaded[0].name}}", xlabel="", ylabel="", note="")
-run.claim("99.x", {{"value": 0.5, "ci95": [0.4, 0.6], "n": 99}}, {{"of": loaded[0].name}})
+run.claim("99.x", Estimate(0.5, [0.4, 0.6], 99), {{"of": loaded[0].name}})
 run.finish()
 """.replace("CLAIM", repr(CLAIM).replace("{", "{{").replace("}", "}}"))
 

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
+from refusal.base.estimate import Estimate
 from refusal.measure import stats
 from refusal.measure.judge import judge
 from refusal.model.loading import Model
@@ -76,8 +77,8 @@ class Arm:
     random: list[list[str]]
     judged: dict[int, list[str]] = field(default_factory=dict)
 
-    def rate(self, *kinds: str) -> dict:
-        """{value, ci95, n} of the share of answers that are one of `kinds`."""
+    def rate(self, *kinds: str) -> Estimate:
+        """Estimate of the share of answers that are one of `kinds`."""
         return stats.rate([o in kinds for o in self.outcomes])
 
     def band(self, *kinds: str, lowest: bool = False) -> dict:
@@ -91,9 +92,9 @@ class Arm:
             hits[k] = (min if lowest else max)(hits[k], np.isin(said, kinds), key=np.mean)
         return stats.random_band(hits)
 
-    def at_random(self, *kinds: str, lowest: bool = False) -> dict:
-        """{value, ci95, n} to draw beside `rate`: the mean of the random directions' rates, their `band` in
-        place of an interval, how many they are.
+    def at_random(self, *kinds: str, lowest: bool = False) -> Estimate:
+        """What to draw beside `rate`: the mean of the random directions' rates, their `band` in place of an
+        interval, how many they are.
         """
         return stats.shown_band(self.band(*kinds, lowest=lowest))
 

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from refusal.base.estimate import Estimate
+
 
 def difference_of_means(
     acts: Float[Tensor, "prompt *rest"],
@@ -119,9 +121,9 @@ def cosine_across_halves(
     repeats: int = 20,
     draws: int = 200,
     mean_over_layers: bool = False,
-) -> dict[str, dict]:
+) -> dict[str, Estimate]:
     """How parallel two directions of the same prompts are (at two positions, in two models), freed of
-    sampling noise; each {value, ci95, n}.
+    sampling noise.
 
     ``cosine``: direction a of one half with direction b of the other, no prompt in both, over sqrt(r_a · r_b)
     of the halves; 1 for the same direction, whatever the noise. ``ceiling``: `cosine_ceiling` of the two
@@ -166,17 +168,9 @@ def cosine_across_halves(
         ci95 = np.stack([value - e, value + e], -1)
         if mean_over_layers:
             known = bool(np.isfinite(ci95).all())
-            found[name] = {
-                "value": float(value[0]) if known else None,
-                "ci95": ci95[0].tolist() if known else None,
-                "n": n,
-            }
+            found[name] = Estimate(float(value[0]), ci95[0].tolist(), n) if known else Estimate(None, None, n)
         else:
-            found[name] = {
-                "value": value.reshape(layers).tolist(),
-                "ci95": ci95.reshape(*layers, 2).tolist(),
-                "n": n,
-            }
+            found[name] = Estimate(value.reshape(layers).tolist(), ci95.reshape(*layers, 2).tolist(), n)
     return found
 
 

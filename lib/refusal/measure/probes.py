@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from refusal.base.estimate import Estimate
 from refusal.measure import stats
 from refusal.model.loading import Model
 from refusal.trace.prompts import Prompt
@@ -179,7 +180,7 @@ def refitted(training: Training, seed: int = 0, shuffled: bool = False) -> Probe
     return Prober(torch.cat([p.w for p in rows]), torch.cat([p.b for p in rows]), (-1,) * REFITS)
 
 
-def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[str, dict]:
+def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[str, Estimate]:
     """AUROC of the last layer's prober: on held-out fifths of the prompts (``val``), there with labels
     shuffled `REFITS` times (``shuffled``, their mean and range), on other prompts (``test``), among harmful
     ones only (``harmful``) and among these after thinking (``late``), and on a source it was not trained on
@@ -205,14 +206,10 @@ def prober_quality(training: Training, test: Training, seed: int = 0) -> dict[st
         return area(prober.of(on.acts)[:, 0].numpy(), on)
 
     by_chance = [
-        held_out(replace(training, refused=rng.permutation(training.refused)))["value"] for _ in range(REFITS)
+        held_out(replace(training, refused=rng.permutation(training.refused))).value for _ in range(REFITS)
     ]
     found = {"val": held_out(training)}
-    found["shuffled"] = {
-        "value": float(np.mean(by_chance)),
-        "ci95": [min(by_chance), max(by_chance)],
-        "n": REFITS,
-    }
+    found["shuffled"] = Estimate(float(np.mean(by_chance)), [min(by_chance), max(by_chance)], REFITS)
     prober, there = fit(training), training.source != "strongreject"
     asked = {"test": test, "harmful": test.pick(test.harmful), "late": test.pick(test.harmful & test.late)}
     found |= {

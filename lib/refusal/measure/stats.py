@@ -4,29 +4,31 @@ differences, bootstrap-t for means, DeLong and Newcombe for areas.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import norm, rankdata, t
 
+from refusal.base.estimate import NOTHING, Estimate
+
 BOOTSTRAPS = 2000
 Z = float(norm.ppf(0.975))
 Numbers = np.ndarray | np.floating | np.integer | float | int  # one or many
-NONE = {"value": None, "ci95": None, "n": 0}
 
 
-def rate(hits: ArrayLike) -> dict:
-    """{value, ci95, n} of a share of hits, in a list or an array of any shape. None at all give value None.
+def rate(hits: ArrayLike) -> Estimate:
+    """Estimate of a share of hits, in a list or an array of any shape. None at all give value None.
 
     The interval is Wilson's with Student's quantile in place of the normal one, which alone covers .92 at 8
     of 16.
     """
     hits = np.asarray(hits, bool).ravel()
     if len(hits) == 0:
-        return dict(NONE)
+        return NOTHING
     low, high = wilson(hits.sum(), len(hits), t.ppf(0.975, max(len(hits) - 1, 1)))
-    return {"value": float(hits.mean()), "ci95": [float(low), float(high)], "n": len(hits)}
+    return Estimate(float(hits.mean()), [float(low), float(high)], len(hits))
 
 
 def wilson(hits: Numbers, n: Numbers, z: float | int = Z) -> tuple[Numbers, Numbers]:
@@ -74,9 +76,9 @@ def _tango_variance(b, c, n, d):
     return np.maximum(2 * only_b + d * (1 - d), 0)
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike) -> dict:
-    """{value, ci95, n} of mean(a) − mean(b) of two outcomes, yes or no, of the same items; Tango's interval,
-    which always has a width.
+def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
+    """Estimate of mean(a) − mean(b) of two outcomes, yes or no, of the same items; Tango's interval, which
+    always has a width.
 
     Raises ValueError for groups of different length.
     """
@@ -84,14 +86,13 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> dict:
     if len(a) != len(b):
         raise ValueError(f"paired outcomes of {len(a)} and {len(b)} items")
     if len(a) == 0:
-        return dict(NONE)
+        return NOTHING
     low, high = tango((a & ~b).sum(), (b & ~a).sum(), len(a))
-    return {"value": float(a.mean() - b.mean()), "ci95": [float(low), float(high)], "n": len(a)}
+    return Estimate(float(a.mean() - b.mean()), [float(low), float(high)], len(a))
 
 
-def difference(a: ArrayLike, b: ArrayLike, seed: int = 0, paired: bool = False) -> dict:
-    """{value, ci95, n} of mean(a) − mean(b); n is the size of the smaller group, and an empty one gives value
-    None.
+def difference(a: ArrayLike, b: ArrayLike, seed: int = 0, paired: bool = False) -> Estimate:
+    """Estimate of mean(a) − mean(b); n is the size of the smaller group, and an empty one gives value None.
 
     Where both hold only yes and no, the interval is Tango's (`paired`) or Newcombe's (1998, method 10). Else
     it is that of the mean of the paired differences, or is put together from the intervals of the two means
@@ -109,32 +110,30 @@ def _binary(values: np.ndarray) -> bool:
     return values.ndim == 1 and len(values) > 0 and bool(np.isin(values, (0, 1)).all())
 
 
-def _newcombe(a: np.ndarray, b: np.ndarray) -> dict:
-    one, other = (
-        {"value": float(x.mean()), "ci95": np.array(wilson(x.sum(), len(x))), "n": len(x)} for x in (a, b)
-    )
+def _newcombe(a: np.ndarray, b: np.ndarray) -> Estimate:
+    one, other = (Estimate(float(x.mean()), np.array(wilson(x.sum(), len(x))), len(x)) for x in (a, b))
     found = square_and_add(one, other)
-    return found | {"ci95": np.clip(found["ci95"], -1, 1).tolist()}
+    return replace(found, ci95=np.clip(found.ci95, -1, 1).tolist())
 
 
-def square_and_add(a: dict, b: dict, correlation: Numbers = 0.0) -> dict:
+def square_and_add(a: Estimate, b: Estimate, correlation: Numbers = 0.0) -> Estimate:
     """The difference of two estimates with intervals: the half widths that point its way, as the sides of a
     triangle (Zou & Donner, 2008).
     """
-    if a["value"] is None or b["value"] is None:
-        return dict(NONE)
-    x, y = np.asarray(a["value"]), np.asarray(b["value"])
+    if a.value is None or b.value is None:
+        return NOTHING
+    x, y = np.asarray(a.value), np.asarray(b.value)
     (x_down, x_up), (y_down, y_up) = (
-        np.abs(np.moveaxis(np.asarray(f["ci95"]), -1, 0) - f["value"]) for f in (a, b)
+        np.abs(np.moveaxis(np.asarray(f.ci95), -1, 0) - f.value) for f in (a, b)
     )
     side = lambda p, q: np.sqrt(np.maximum(p * p + q * q - 2 * correlation * p * q, 0))
     ci95 = np.stack([x - y - side(x_down, y_up), x - y + side(x_up, y_down)], -1)
-    return {"value": (x - y).tolist(), "ci95": ci95.tolist(), "n": min(a["n"], b["n"])}
+    return Estimate((x - y).tolist(), ci95.tolist(), min(a.n, b.n))
 
 
-def mean(values: ArrayLike, seed: int = 0) -> dict:
-    """{value, ci95, n} of a mean over the first axis; of more axes, value and bounds are nested lists. Yes
-    and no alone are a `rate`.
+def mean(values: ArrayLike, seed: int = 0) -> Estimate:
+    """Estimate of a mean over the first axis; of more axes, value and bounds are nested lists. Yes and no
+    alone are a `rate`.
 
     The interval holds Student's and the bootstrap-t one: the first misses where values are skewed, the second
     where their tails are long. Values that are all the same, as one value is, show nothing of their spread:
@@ -142,12 +141,12 @@ def mean(values: ArrayLike, seed: int = 0) -> dict:
     """
     values = np.asarray(values, float)
     if len(values) == 0 or np.isnan(values).all():
-        return dict(NONE)
+        return NOTHING
     if _binary(values):
         return rate(values)
     n, flat = len(values), values.reshape(len(values), -1)
     ci95 = np.repeat(flat.mean(0)[:, None], 2, 1) if n == 1 else _mean_interval(flat, seed)
-    return {"value": values.mean(0).tolist(), "ci95": ci95.reshape(*values.shape[1:], 2).tolist(), "n": n}
+    return Estimate(values.mean(0).tolist(), ci95.reshape(*values.shape[1:], 2).tolist(), n)
 
 
 def _mean_interval(values: np.ndarray, seed: int) -> np.ndarray:
@@ -174,9 +173,9 @@ def _mean_interval(values: np.ndarray, seed: int) -> np.ndarray:
 
 def bootstrap(
     statistic: Callable, *groups: ArrayLike, seed: int = 0, paired: bool = False, level: float = 0.95
-) -> dict:
-    """{value, ci95, n} of ``statistic(*groups)`` with a percentile bootstrap over items; `paired` resamples
-    all groups together. Another `level` than 95 % is for several values at once (Bonferroni).
+) -> Estimate:
+    """Estimate of ``statistic(*groups)`` with a percentile bootstrap over items; `paired` resamples all
+    groups together. Another `level` than 95 % is for several values at once (Bonferroni).
 
     For what has no better way to an interval (not for rates, means, areas and their differences). The
     percentiles are taken further out, as Student's quantiles lie for as few items (Hesterberg, 2015). n is
@@ -186,7 +185,7 @@ def bootstrap(
     arrays = [np.asarray(g, float) for g in groups]
     n = min(len(g) for g in arrays)
     if n == 0 or any(np.isnan(g).all() for g in arrays):
-        return dict(NONE)
+        return NOTHING
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(BOOTSTRAPS):
@@ -197,11 +196,7 @@ def bootstrap(
         )
         draws.append(statistic(*(g[pick] for g, pick in zip(arrays, picks, strict=True))))
     low, high = np.nanpercentile(draws, _percentiles(n, level), axis=0)
-    return {
-        "value": np.asarray(statistic(*arrays)).tolist(),
-        "ci95": np.stack([low, high], -1).tolist(),
-        "n": n,
-    }
+    return Estimate(np.asarray(statistic(*arrays)).tolist(), np.stack([low, high], -1).tolist(), n)
 
 
 def _percentiles(n: int, level: float = 0.95) -> list[float]:
@@ -213,33 +208,33 @@ def _percentiles(n: int, level: float = 0.95) -> list[float]:
 
 
 def widened(
-    found: dict,
+    found: Estimate,
     draws: Sequence | np.ndarray | pd.Series,
     within: tuple[float | int, float | int] = (-np.inf, np.inf),
-) -> dict:
-    """{value, ci95, n} with the interval widened by a second, independent source of variation: `draws` are
-    the value under it [draw], or empty.
+) -> Estimate:
+    """`found` with the interval widened by a second, independent source of variation: `draws` are the value
+    under it [draw], or empty.
 
     Half widths add in quadrature; that of the draws is their standard deviation times Student's quantile.
     `within` bounds what can be.
     """
-    if found["value"] is None or len(draws) < 2:
+    if found.value is None or len(draws) < 2:
         return found
     value, (low, high), more = (
-        found["value"],
-        found["ci95"],
+        found.value,
+        found.ci95,
         float(t.ppf(0.975, len(draws) - 1) * np.std(draws, ddof=1)),
     )
     low, high = value - float(np.hypot(value - low, more)), value + float(np.hypot(high - value, more))
-    return found | {"ci95": [max(low, within[0]), min(high, within[1])]}
+    return replace(found, ci95=[max(low, within[0]), min(high, within[1])])
 
 
 def auroc(
     positive: ArrayLike, negative: ArrayLike, seed: int = 0, of: tuple[ArrayLike, ArrayLike] | None = None
-) -> dict:
-    """{value, ci95, n} of the area under the ROC curve. `of` names the prompt behind each positive and
-    negative, where one prompt gives several: then prompts are what varies, with all they gave, and n is how
-    many are behind the smaller class.
+) -> Estimate:
+    """Estimate of the area under the ROC curve. `of` names the prompt behind each positive and negative,
+    where one prompt gives several: then prompts are what varies, with all they gave, and n is how many are
+    behind the smaller class.
 
     At each end the wider of DeLong's interval on the logit scale (1988; of prompts: Obuchowski, 1997), which
     fails near 1 and where classes part completely, and Newcombe's (2006, method 5), which fails where one
@@ -247,7 +242,7 @@ def auroc(
     """
     positive, negative = np.asarray(positive, float), np.asarray(negative, float)
     if not len(positive) or not len(negative):
-        return dict(NONE)
+        return NOTHING
     a, b = _numbered(positive, negative, of)
     found, alone = (
         _influence(positive, negative, *ids) for ids in ((a, b), _numbered(positive, negative, None))
@@ -258,11 +253,8 @@ def auroc(
     worth = variance / (alone[1] ** 2).sum() if variance > 0 else np.inf
     m, n = (len(ids) / np.clip(worth, 1, most) for ids, most in zip((a, b), times, strict=True))
     low, high = area_interval(found[0], variance, m, n, t.ppf(0.975, max(len(found[1]) - 2, 1)))
-    return {
-        "value": float(found[0]),
-        "ci95": [float(low), float(high)],
-        "n": int(min(np.count_nonzero(np.bincount(ids)) for ids in (a, b))),
-    }
+    behind = int(min(np.count_nonzero(np.bincount(ids)) for ids in (a, b)))
+    return Estimate(float(found[0]), [float(low), float(high)], behind)
 
 
 def _numbered(positive, negative, of) -> tuple[np.ndarray, np.ndarray]:
@@ -320,9 +312,8 @@ def area_interval(
 
 def auroc_difference(
     positive_a: ArrayLike, negative_a: ArrayLike, positive_b: ArrayLike, negative_b: ArrayLike, seed: int = 0
-) -> dict:
-    """{value, ci95, n} of the area of reader a minus that of reader b, who score the same items in the same
-    order.
+) -> Estimate:
+    """Estimate of the area of reader a minus that of reader b, who score the same items in the same order.
 
     Put together from the two areas' intervals, with DeLong's correlation between the areas. Nothing is drawn:
     `seed` is not used. Raises ValueError for readers of different numbers of items.
@@ -333,8 +324,8 @@ def auroc_difference(
     if [len(x) for x in readers[0]] != [len(x) for x in readers[1]]:
         raise ValueError("the two readers must have scored the same items")
     a, b = (auroc(positive, negative) for positive, negative in readers)
-    if a["value"] is None:
-        return dict(NONE)
+    if a.value is None:
+        return NOTHING
     x, y = (_influence(*reader, *_numbered(*reader, None))[1] for reader in readers)
     scale = np.sqrt((x**2).sum() * (y**2).sum())
     return square_and_add(a, b, correlation=float((x * y).sum() / scale) if scale > 0 else 0.0)
@@ -352,9 +343,9 @@ def area(positive: np.ndarray, negative: np.ndarray) -> float:
     )
 
 
-def kappa(a: Sequence | np.ndarray, b: Sequence | np.ndarray, seed: int = 0) -> dict:
-    """{value, ci95, n} of Cohen's κ between two lists of labels of the same items: agreement above chance.
-    None where both give one label only.
+def kappa(a: Sequence | np.ndarray, b: Sequence | np.ndarray, seed: int = 0) -> Estimate:
+    """Estimate of Cohen's κ between two lists of labels of the same items: agreement above chance. None where
+    both give one label only.
 
     At each end the wider of two: Wilson's for the share that agrees, with chance agreement as it is, and a
     bootstrap of items; where nearly all agree a bootstrap alone covers less than half the time. Raises
@@ -365,7 +356,7 @@ def kappa(a: Sequence | np.ndarray, b: Sequence | np.ndarray, seed: int = 0) -> 
         raise ValueError(f"two judges of {len(a)} and {len(b)} items")
     labels, n = sorted({*a, *b}), len(a)
     if len(labels) < 2:
-        return dict(NONE) | {"n": n}
+        return replace(NOTHING, n=n)
     table = np.array([[((a == i) & (b == j)).mean() for j in labels] for i in labels])
     value, agree, chance = _kappas(table)
     draws = (
@@ -373,11 +364,7 @@ def kappa(a: Sequence | np.ndarray, b: Sequence | np.ndarray, seed: int = 0) -> 
     )
     low, high = np.percentile(_kappas(draws)[0], _percentiles(n))
     least, most = ((bound - chance) / (1 - chance) for bound in wilson(agree * n, n))
-    return {
-        "value": float(value),
-        "ci95": [max(-1.0, float(min(low, least))), min(1.0, float(max(high, most)))],
-        "n": n,
-    }
+    return Estimate(float(value), [max(-1.0, float(min(low, least))), min(1.0, float(max(high, most)))], n)
 
 
 def _kappas(tables: np.ndarray) -> tuple[Numbers, Numbers, Numbers]:
@@ -443,28 +430,24 @@ def score_band(
     return band
 
 
-def shown_band(band: dict, name: str = "random_direction") -> dict:
-    """{value, ci95, n} of a `score_band` as figures draw it: the mean of the means, the band, the number of
+def shown_band(band: dict, name: str = "random_direction") -> Estimate:
+    """Estimate of a `score_band` as figures draw it: the mean of the means, the band, the number of
     directions.
     """
     if not band.get(f"{name}s"):
-        return {"value": None, "ci95": None, "n": 0}
-    return {
-        "value": band[f"{name}_mean"],
-        "ci95": [band[f"{name}_low"], band[f"{name}_high"]],
-        "n": band[f"{name}s"],
-    }
+        return NOTHING
+    return Estimate(band[f"{name}_mean"], [band[f"{name}_low"], band[f"{name}_high"]], band[f"{name}s"])
 
 
-def needed_n(found: dict, bar: float | int) -> int | None:
+def needed_n(found: Estimate, bar: float | int) -> int | None:
     """About how many items would bring the bar out of an interval: its half width on that side shrinks as 1 /
     sqrt(n). None where value and bar meet.
     """
-    if found["value"] is None or found["value"] == bar or found["ci95"] is None:
+    if found.value is None or found.value == bar or found.ci95 is None:
         return None
-    low, high = found["ci95"]
-    half = found["value"] - low if bar < found["value"] else high - found["value"]
-    return max(1, int(np.ceil(found["n"] * (half / (found["value"] - bar)) ** 2)))
+    low, high = found.ci95
+    half = found.value - low if bar < found.value else high - found.value
+    return max(1, int(np.ceil(found.n * (half / (found.value - bar)) ** 2)))
 
 
 def needed_n_rate(value: float | int, bar: float | int) -> int | None:
@@ -479,12 +462,12 @@ def needed_n_paired(a: ArrayLike, b: ArrayLike, bar: float | int = 0.0) -> int |
     difference leave `bar` out.
     """
     found = paired_difference(a, b)
-    if found["value"] is None or found["value"] == bar:
+    if found.value is None or found.value == bar:
         return None
     a, b = np.asarray(a, bool).ravel(), np.asarray(b, bool).ravel()
     return _needed(
         float(_tango_variance((a & ~b).sum(), (b & ~a).sum(), len(a), np.clip(bar, -1, 1))),
-        found["value"] - bar,
+        found.value - bar,
     )
 
 

@@ -25,6 +25,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
+from refusal.base.estimate import Estimate
 from refusal.base.files import FIGURES, NOTEBOOKS, RESULTS, lock, notebook_hash, sha256, write_json, writing
 from refusal.model.names import shown_name
 
@@ -136,14 +137,22 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
 
 
 def curve(
-    x: Sequence[float], measured: dict, series: str, role: str = "effect", panel: str | None = None
+    x: Sequence[float],
+    measured: Estimate | Sequence[float],
+    series: str,
+    role: str = "effect",
+    panel: str | None = None,
 ) -> list[dict]:
-    """Rows of a ``layers`` figure from a list measured along x ({value, ci95}; ci95 None: without a band)."""
-    bounds = measured["ci95"] if measured.get("ci95") is not None else [(None, None)] * len(x)
+    """Rows of a ``layers`` figure from what was measured along x; plain numbers are drawn without a band."""
+    values, bounds = (
+        (measured.value, measured.ci95)
+        if isinstance(measured, Estimate)
+        else (measured, [(None, None)] * len(x))
+    )
     head = ({} if panel is None else {"panel": panel}) | {"series": series, "role": role}
     return [
         head | {"x": a, "value": v, "low": lo, "high": hi}
-        for a, v, (lo, hi) in zip(x, measured["value"], bounds, strict=True)
+        for a, v, (lo, hi) in zip(x, values, bounds, strict=True)
     ]
 
 
@@ -151,18 +160,18 @@ def random_curve(x: Sequence[float], draws, series: str, panel: str | None = Non
     """Rows of a ``layers`` figure from random directions, `draws` [direction, x]: their mean and range, as a
     control.
     """
-    spread = {
-        "value": draws.mean(0).tolist(),
-        "ci95": list(zip(draws.min(0).tolist(), draws.max(0).tolist(), strict=True)),
-    }
+    span = list(zip(draws.min(0).tolist(), draws.max(0).tolist(), strict=True))
+    spread = Estimate(draws.mean(0).tolist(), span, len(draws))
     return curve(x, spread, series, "control", panel)
 
 
-def point(group: str, measured: dict, series: str, role: str = "effect", panel: str | None = None) -> dict:
-    """One row of a ``rates`` figure from a measured value ({value, ci95, n})."""
-    low, high = measured["ci95"] or (None, None)
+def point(
+    group: str, measured: Estimate, series: str, role: str = "effect", panel: str | None = None
+) -> dict:
+    """One row of a ``rates`` figure from a measured value."""
+    low, high = measured.ci95 or (None, None)
     head = ({} if panel is None else {"panel": panel}) | {"series": series, "role": role, "group": group}
-    return head | {"value": measured["value"], "low": low, "high": high, "n": measured["n"]}
+    return head | {"value": measured.value, "low": low, "high": high, "n": measured.n}
 
 
 def _controls(data) -> set:

@@ -16,6 +16,7 @@ from IPython import get_ipython
 from IPython.display import HTML, Image, display
 
 from refusal.base.errors import UserError
+from refusal.base.estimate import NOTHING, Estimate
 from refusal.base.files import NOTEBOOKS, PACKAGE, write_json, write_text
 from refusal.base.machine import end_with
 from refusal.report import figures
@@ -62,11 +63,11 @@ class Recorder:
             end_with(int(os.environ[RUNNER]))
 
     def metric(self, name: str, value, ci95=None, n: int | None = None) -> None:
-        """Report a number or a list of them, its interval beside it. `value` may be a dict of
-        `refusal.measure.stats` ({value, ci95, n}).
+        """Report a number or a list of them, its interval beside it. `value` may be an `Estimate`, which has
+        all three.
         """
-        if isinstance(value, dict):
-            value, ci95, n = value["value"], value["ci95"], value["n"]
+        if isinstance(value, Estimate):
+            value, ci95, n = value.value, value.ci95, value.n
         self.metrics[name] = _plain(value)
         if ci95 is not None:
             self.metrics[f"{name}/ci95"] = _plain(ci95)
@@ -113,10 +114,9 @@ class Recorder:
         display(Image(data=picture.getvalue()))
         figures.plt.close(fig)
 
-    def claim(self, id: str, measured: dict, controls: dict, precondition: str | None = None) -> None:
+    def claim(self, id: str, measured: Estimate, controls: dict, precondition: str | None = None) -> None:
         """Judge a claim of the notebook's claims file by its rule, show the verdict and enter it into the
-        ledger. `measured` is a dict of `refusal.measure.stats`; `precondition` says why the model can't
-        inform on it.
+        ledger. `precondition` says why the model can't inform on it.
 
         Raises ValueError for an id that is not in the file, or that was reported before.
         """
@@ -124,7 +124,7 @@ class Recorder:
             raise ValueError(
                 f"{id} {'was reported before' if id in self.planned else 'is not in the claims file'}"
             )
-        value, ci95, n = _plain(measured["value"]), _plain(measured["ci95"]), measured["n"]
+        value, ci95, n = _plain(measured.value), _plain(measured.ci95), measured.n
         if value is None or ci95 is None or None in ci95:  # not finite: nothing was measured
             value = ci95 = None
         found = Measured(value=value, ci95=ci95, n=n, controls={k: _plain(v) for k, v in controls.items()})
@@ -152,7 +152,7 @@ class Recorder:
         if not reason:
             return
         for id in [id for id in self.planned if id not in {r.id for r in self.claims}]:
-            self.claim(id, {"value": None, "ci95": None, "n": 0}, {"precondition": "not met"}, reason)
+            self.claim(id, NOTHING, {"precondition": "not met"}, reason)
         self._write()
         raise NotebookEnded(
             f"uninformative: {reason}",

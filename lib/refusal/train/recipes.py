@@ -165,7 +165,8 @@ def held_out(model: "Model", n: int = 40) -> dict:
     }
     for name, which in tests.items():
         table = data.prompts("validation", **which)[:n]
-        rates[name] = stats.rate(behaviour.behaviour(model, chat(model, table)).outcome == "refusal")
+        said = behaviour.behaviour(model, chat(model, table))
+        rates[name] = dataclasses.asdict(stats.rate(said.outcome == "refusal"))
         print(f"held out: refuses {rates[name]['value']:.0%} of {len(table)} {name} prompts", flush=True)
     return rates
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal.base.errors import UserError
+from refusal.base.estimate import Estimate
 from refusal.findings.f01.pairs import moved_by
 from refusal.measure import stats
 from refusal.model import weights
@@ -200,10 +201,8 @@ def random_sets(among: int, n: int, sets: int, seed: int = 0) -> list[list[int]]
     return [sorted(rng.choice(among, n, replace=False).tolist()) for _ in range(sets)]
 
 
-def share_closed(closed: np.ndarray, entropy: dict[str, np.ndarray], seed: int = 0) -> dict:
-    """{value, ci95, n}: the share of the entropy gap post − base that goes, from `gap_closed` on the same
-    texts, [text].
-    """
+def share_closed(closed: np.ndarray, entropy: dict[str, np.ndarray], seed: int = 0) -> Estimate:
+    """The share of the entropy gap post − base that goes, from `gap_closed` on the same texts, [text]."""
     gap = (entropy["post"] - entropy["base"])[: len(closed)]
     return stats.bootstrap(lambda x, g: x.mean() / g.mean(), closed, gap, seed=seed, paired=True)
 
@@ -217,7 +216,7 @@ def shared(
     rho: dict[str, Tensor],
     change: float | None,
     seed: int = 0,
-) -> tuple[dict, dict]:
+) -> tuple[Estimate, dict]:
     """The overlap of two models' entropy neurons; ρ of the chosen ones and of all."""
     chosen = {name: entropy_neurons(w[name], variance[name]) for name in w}
     base, post = chosen.values()
@@ -229,11 +228,8 @@ def shared(
         "rho": float(rho["post"][post].mean()),
         "rho_all_neurons": float(rho["post"].mean()),
     }
-    return {
-        "value": overlap(base, post),
-        "ci95": overlap_interval(w, variance, seed),
-        "n": len(w["post"]),
-    }, controls
+    found = Estimate(overlap(base, post), overlap_interval(w, variance, seed), len(w["post"]))
+    return found, controls
 
 
 def explained(
@@ -242,11 +238,11 @@ def explained(
     entropy: dict[str, np.ndarray],
     change: float | None,
     seed: int = 0,
-) -> tuple[dict, dict]:
+) -> tuple[Estimate, dict]:
     """The share of the entropy gap that goes with the entropy neurons, [text], and with random sets of as
     many, [set][text].
     """
-    each = [share_closed(np.asarray(r), entropy, seed)["value"] for r in random]
+    each = [share_closed(np.asarray(r), entropy, seed).value for r in random]
     controls = {
         "same_model": None,  # one model given twice has no gap
         **moved_by(change),
@@ -261,9 +257,9 @@ def explained(
 def no_gap(entropy: dict[str, np.ndarray], seed: int = 0) -> str | None:
     """Why there is no change in confidence to explain, or None."""
     found = stats.difference(entropy["post"], entropy["base"], seed, paired=True)
-    low, high = found["ci95"]
+    low, high = found.ci95
     return (
-        f"confidence did not change: entropy differs by {found['value']:.3f} [{low:.3f}, {high:.3f}] nats"
+        f"confidence did not change: entropy differs by {found.value:.3f} [{low:.3f}, {high:.3f}] nats"
         if low <= 0 <= high
         else None
     )

@@ -8,7 +8,7 @@ with the other's second, next to the halves of each model.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import directions, patching, stats
 from refusal.model.loading import Model
 from refusal.model.registry import RECIPES
@@ -24,7 +25,6 @@ from refusal.model.sources import recipe_folder
 from refusal.report.rules import Measured, Record, decide
 
 SPLITS, DRAWS = 40, 200  # random halves, and halves of items drawn anew, behind each value and its interval
-NOTHING = {"value": None, "ci95": None, "n": 0}
 
 
 def difference(a: Model, b: Model) -> str | None:
@@ -157,7 +157,7 @@ def readouts(
     """How two models can be asked for the facts of one statement set, and the first way that both are right
     by in `least` of their runs, or None.
 
-    {"verbal" or "recall": {"pairs": pairs, "right": {model: {value, ci95, n}}}}: the share of clean and
+    {"verbal" or "recall": {"pairs": pairs, "right": {model: estimate}}}: the share of clean and
     corrupt runs on the right side. The verbal way stops after `few` pairs where it fails. The first two pairs
     of the table are its shots.
     """
@@ -168,18 +168,18 @@ def readouts(
     found: dict[str, dict] = {}
     for kind, asked in some.items():
         right = {name: _right(model, asked[:few]) for name, model in both.items()}
-        if kind == "recall" or all((r["value"] or 0) >= least for r in right.values()):
+        if kind == "recall" or all((r.value or 0) >= least for r in right.values()):
             right = {name: _right(model, asked[:n_pairs]) for name, model in both.items()}
         found[kind] = {"pairs": asked[:n_pairs], "right": right}
     return found, next(
-        (kind for kind, f in found.items() if all((r["value"] or 0) >= least for r in f["right"].values())),
+        (kind for kind, f in found.items() if all((r.value or 0) >= least for r in f["right"].values())),
         None,
     )
 
 
-def _right(model: Model, some: Sequence[patching.Pair]) -> dict:
+def _right(model: Model, some: Sequence[patching.Pair]) -> Estimate:
     if not some:
-        return dict(NOTHING)
+        return NOTHING
     clean, corrupt = patching.baseline(model, some)
     return stats.rate(torch.cat([clean > 0, corrupt < 0]).numpy())
 
@@ -218,9 +218,9 @@ def _mean_of(found: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
 
 
-def compare_grids(a: Grid, b: Grid, seed: int = 0) -> dict[str, dict]:
-    """How alike two models' grids are, each {value, ci95, n}: r over binned, raw and nonzero cells, and the
-    largest difference by kind of cell.
+def compare_grids(a: Grid, b: Grid, seed: int = 0) -> dict[str, Estimate]:
+    """How alike two models' grids are: r over binned, raw and nonzero cells, and the largest difference by
+    kind of cell.
 
     Bare names: all pairs in both models, which share what is peculiar to a pair. ``across_…``: one model's
     half of the pairs against the other model's other half; ``halves_…``: two halves of one model, mean of the
@@ -260,34 +260,34 @@ def compare_grids(a: Grid, b: Grid, seed: int = 0) -> dict[str, dict]:
     for name in shuffled[0]:
         x = np.array([s[name] for s in shuffled])
         out["null_" + name] = (
-            dict(NOTHING)
+            NOTHING
             if np.isnan(x).all()
-            else {"value": float(np.nanmean(x)), "ci95": np.nanpercentile(x, [2.5, 97.5]).tolist(), "n": n}
+            else Estimate(float(np.nanmean(x)), np.nanpercentile(x, [2.5, 97.5]).tolist(), n)
         )
     return out
 
 
-def _around(value: float, draws: np.ndarray, n: int, most: float | None = None) -> dict:
-    """{value, ci95, n} from a value and draws of it; None where it is not a number, or where the draws are
-    not in more than one of ten.
+def _around(value: float, draws: np.ndarray, n: int, most: float | None = None) -> Estimate:
+    """An estimate from a value and draws of it; None where it is not a number, or where the draws are not in
+    more than one of ten.
     """
     if not np.isfinite(value) or np.isfinite(draws).mean() < 0.9:
-        return dict(NOTHING)
+        return NOTHING
     error = 1.96 * float(np.nanstd(draws))
     high = value + error if most is None else min(most, value + error)
-    return {"value": float(value), "ci95": [float(value - error), float(high)], "n": n}
+    return Estimate(float(value), [float(value - error), float(high)], n)
 
 
-def peak_ratio(crossed: Grid, own: Grid, seed: int = 0, cells: int = 5) -> dict:
-    """{value, ci95, n}: the effect of another model's states over that of the model's own, at the `cells`
-    where its own is largest.
+def peak_ratio(crossed: Grid, own: Grid, seed: int = 0, cells: int = 5) -> Estimate:
+    """The effect of another model's states over that of the model's own, at the `cells` where its own is
+    largest.
 
     The cells are chosen on one half of the pairs and read on the other, and the other way round; clusters of
     pairs are drawn anew.
     """
     names = np.unique(own.cluster)
     if len(names) < 2:
-        return dict(NOTHING)
+        return NOTHING
     first = np.isin(own.cluster, np.random.default_rng(seed).permutation(names)[::2])
     effects = np.zeros((2, len(first)))
     for chooses in (first, ~first):
@@ -297,17 +297,16 @@ def peak_ratio(crossed: Grid, own: Grid, seed: int = 0, cells: int = 5) -> dict:
     return ratio_of_means(effects[0], effects[1], own.cluster, seed)
 
 
-def ratio_of_means(crossed: ArrayLike, own: ArrayLike, groups: np.ndarray, seed: int = 0) -> dict:
-    """{value, ci95, n} of mean(crossed) / mean(own), both of the same items; groups of items are drawn anew.
-    n counts items.
+def ratio_of_means(crossed: ArrayLike, own: ArrayLike, groups: np.ndarray, seed: int = 0) -> Estimate:
+    """Estimate of mean(crossed) / mean(own), both of the same items; groups of items are drawn anew. n counts
+    items.
     """
     sums = [
         np.array([np.asarray(values, float)[groups == name].sum() for name in np.unique(groups)])
         for values in (crossed, own)
     ]
-    return stats.bootstrap(lambda x, y: x.mean(0) / y.mean(0), *sums, seed=seed, paired=True) | {
-        "n": len(groups)
-    }
+    found = stats.bootstrap(lambda x, y: x.mean(0) / y.mean(0), *sums, seed=seed, paired=True)
+    return replace(found, n=len(groups))
 
 
 def cosine_halves(
@@ -348,7 +347,7 @@ def one_model(found: dict[str, Tensor]) -> dict[str, Tensor]:
     return {kind: values[2].expand_as(values) for kind, values in found.items()}
 
 
-def corrected(found: dict[str, Tensor], layers: slice | int) -> dict[str, dict]:
+def corrected(found: dict[str, Tensor], layers: slice | int) -> dict[str, Estimate]:
     """What `cosine_halves` found, mean over `layers`: ``across`` and ``halves`` (of one model, mean of both)
     as they are, and ``corrected``: across over the root of the two models' halves, an estimate of the cosine
     that endless data would give. None where halves of one model do not agree.
@@ -369,30 +368,31 @@ def corrected(found: dict[str, Tensor], layers: slice | int) -> dict[str, dict]:
     return {name: _around(float(value), draws, n) for name, (value, draws) in (raw | pairs_of).items()}
 
 
-def corrected_by_layer(found: dict[str, Tensor]) -> dict[str, dict]:
+def corrected_by_layer(found: dict[str, Tensor]) -> dict[str, Estimate]:
     """`corrected` at every layer, as lists along the layers; NaN where there is none."""
     each = [corrected(found, layer) for layer in range(found["plain"].shape[-1])]
     return {
-        name: {
-            "value": [e[name]["value"] if e[name]["value"] is not None else np.nan for e in each],
-            "ci95": [e[name]["ci95"] or [np.nan, np.nan] for e in each],
-        }
+        name: Estimate(
+            [e[name].value if e[name].value is not None else np.nan for e in each],
+            [e[name].ci95 or [np.nan, np.nan] for e in each],
+            found["plain"].shape[1],
+        )
         for name in each[0]
     }
 
 
-def gap_of_cosines(truth: dict[str, Tensor], refusal: dict[str, Tensor], layers: slice, n: int) -> dict:
-    """{value, ci95, n}: the corrected cosine of one pair of directions minus that of another, from other
-    items; half widths add in quadrature.
+def gap_of_cosines(truth: dict[str, Tensor], refusal: dict[str, Tensor], layers: slice, n: int) -> Estimate:
+    """The corrected cosine of one pair of directions minus that of another, from other items; half widths add
+    in quadrature.
     """
     one, two = corrected(truth, layers)["corrected"], corrected(refusal, layers)["corrected"]
-    if one["value"] is None or two["value"] is None:
-        return dict(NOTHING)
+    if one.value is None or two.value is None:
+        return NOTHING
     value, error = (
-        one["value"] - two["value"],
-        float(np.hypot(*((f["ci95"][1] - f["ci95"][0]) / 2 for f in (one, two)))),
+        one.value - two.value,
+        float(np.hypot(*((f.ci95[1] - f.ci95[0]) / 2 for f in (one, two)))),
     )
-    return {"value": value, "ci95": [value - error, value + error], "n": n}
+    return Estimate(value, [value - error, value + error], n)
 
 
 # What each claim about a pair is judged by: (measured, controls).
@@ -403,31 +403,26 @@ def moved_by(change: float | None) -> dict[str, float | None]:
     return {"weight_change_percent": None if change is None else 100 * change}
 
 
-def with_interval(name: str, found: dict) -> dict:
-    """A control with its interval beside it, so that a rule can ask for it."""
-    return {name: found["value"], f"{name}_ci95": found["ci95"]}
-
-
-def knowledge(alike: dict[str, dict], change: float | None) -> tuple[dict, dict]:
+def knowledge(alike: dict[str, Estimate], change: float | None) -> tuple[Estimate, dict]:
     """Agreement of two models' grids, from `compare_grids`."""
     controls = {
-        "same_model": alike["first_r_nonzero"]["value"],
+        "same_model": alike["first_r_nonzero"].value,
         **moved_by(change),
-        **with_interval("halves", alike["halves_r_nonzero"]),
-        **with_interval("across_minus_halves", alike["gap_r_nonzero"]),
-        "shuffled_layers": alike["null_r_nonzero"]["value"],
-        "shuffled_layers_high": (alike["null_r_nonzero"]["ci95"] or [None, None])[1],
-        "r_all_cells": alike["r_raw"]["value"],
-        "r_all_cells_binned": alike["r_binned"]["value"],
-        "max_diff": alike["max_diff_all"]["value"],
+        **alike["halves_r_nonzero"].under("halves"),
+        **alike["gap_r_nonzero"].under("across_minus_halves"),
+        "shuffled_layers": alike["null_r_nonzero"].value,
+        "shuffled_layers_high": (alike["null_r_nonzero"].ci95 or [None, None])[1],
+        "r_all_cells": alike["r_raw"].value,
+        "r_all_cells_binned": alike["r_binned"].value,
+        "max_diff": alike["max_diff_all"].value,
     }
     return alike["across_r_nonzero"], controls
 
 
-def crossing(crossed: Grid, own: Grid, change: float | None, seed: int = 0) -> tuple[dict, dict]:
+def crossing(crossed: Grid, own: Grid, change: float | None, seed: int = 0) -> tuple[Estimate, dict]:
     """The effect of another model's states relative to the model's own."""
     controls = {
-        "same_model": peak_ratio(own, own, seed)["value"],
+        "same_model": peak_ratio(own, own, seed).value,
         **moved_by(change),
         "own_peak": float(own.mean().max()),
         "no_patch": 0.0,
@@ -437,14 +432,14 @@ def crossing(crossed: Grid, own: Grid, change: float | None, seed: int = 0) -> t
 
 def parallel(
     found: dict[str, Tensor], layers: slice, n: int, d_model: int, change: float | None
-) -> tuple[dict, dict]:
+) -> tuple[Estimate, dict]:
     """The cosine of two models' directions, corrected for what halves of one model leave open."""
     values = corrected(found, layers)
     controls = {
-        "same_model": corrected(one_model(found), layers)["corrected"]["value"],
+        "same_model": corrected(one_model(found), layers)["corrected"].value,
         **moved_by(change),
-        **with_interval("across_halves", values["across"]),
-        "halves_of_one_model": values["halves"]["value"],
+        **values["across"].under("across_halves"),
+        "halves_of_one_model": values["halves"].value,
         "random": d_model**-0.5,
     }
-    return values["corrected"] | {"n": n}, controls
+    return replace(values["corrected"], n=n), controls

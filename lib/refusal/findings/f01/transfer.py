@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from refusal.findings.f01.pairs import NOTHING, moved_by, with_interval
+from refusal.base.estimate import NOTHING, Estimate
+from refusal.findings.f01.pairs import moved_by
 from refusal.measure import behaviour, stats
 from refusal.measure.judge import BROKEN
 from refusal.model.loading import Model
@@ -93,28 +94,27 @@ def random_controls(
     }
 
 
-def refused_at_random(what: str, controls: dict) -> dict:
-    """{value, ci95, n} of the share refused under random directions, their mean and band, from
-    `random_controls`, which count effects.
+def refused_at_random(what: str, controls: dict) -> Estimate:
+    """Estimate of the share refused under random directions, their mean and band, from `random_controls`,
+    which count effects.
     """
     found = stats.shown_band(controls)
     return (
-        found | {"value": 1 - found["value"], "ci95": [1 - x for x in reversed(found["ci95"])]}
+        Estimate(1 - found.value, [1 - x for x in reversed(found.ci95)], found.n)
         if what == "ablate"
         else found
     )
 
 
-def ratio(crossed: Sequence[bool] | np.ndarray, own: Sequence[bool] | np.ndarray) -> dict:
-    """{value, ci95, n} of share(crossed) / share(own) over the same prompts: Wilson's intervals of both put
-    together (Donner & Zou, 2012), which has a width where all prompts agree. None where nothing is left to
-    divide by.
+def ratio(crossed: Sequence[bool] | np.ndarray, own: Sequence[bool] | np.ndarray) -> Estimate:
+    """Estimate of share(crossed) / share(own) over the same prompts: Wilson's intervals of both put together
+    (Donner & Zou, 2012), which has a width where all prompts agree. None where nothing is left to divide by.
     """
     crossed, own = np.asarray(crossed, bool), np.asarray(own, bool)
     if not len(own) or not len(crossed) or not own.any():
-        return dict(NOTHING)
+        return NOTHING
     (p, (p_low, p_high)), (q, (q_low, q_high)) = (
-        (r["value"], r["ci95"]) for r in (stats.rate(crossed), stats.rate(own))
+        (r.value, r.ci95) for r in (stats.rate(crossed), stats.rate(own))
     )
     both = (
         float(np.corrcoef(crossed, own)[0, 1])
@@ -134,7 +134,7 @@ def ratio(crossed: Sequence[bool] | np.ndarray, own: Sequence[bool] | np.ndarray
         p * q - both * (p_high - p) * (q - q_low),
     )
     high = (middle + root(middle, a * c)) / a if a > 0 else float("inf")
-    return {"value": p / q, "ci95": [min(low, p / q), max(high, p / q)], "n": len(own)}
+    return Estimate(p / q, [min(low, p / q), max(high, p / q)], len(own))
 
 
 def too_weak(what: str, own: Sequence[str], random: dict) -> str | None:
@@ -152,11 +152,11 @@ def too_weak(what: str, own: Sequence[str], random: dict) -> str | None:
         ),
         default=0.0,
     )
-    if found["value"] >= 0.2 and found["ci95"][0] > chance:
+    if found.value >= 0.2 and found.ci95[0] > chance:
         return None
     words = "ablating" if what == "ablate" else "adding"
     return (
-        f"{words} the model's own direction changes {found['value']:.2f} of the answers, random ones up to "
+        f"{words} the model's own direction changes {found.value:.2f} of the answers, random ones up to "
         f"{chance:.2f}: too little to compare with"
     )
 
@@ -168,7 +168,7 @@ def forward(
     same: Sequence[str],
     random: dict,
     change: float | None,
-) -> tuple[dict, dict]:
+) -> tuple[Estimate, dict]:
     """(measured, controls): the effect of the other model's direction over that of the own one, from judged
     outcomes of the same prompts. `same` are outcomes under the same model's direction extracted as the
     other's was: what one model given twice would show.
@@ -178,9 +178,7 @@ def forward(
         name: stats.rate([o in BROKEN for o in outcomes])
         for name, outcomes in (("own", own), ("crossed", crossed))
     }
-    controls = {"same_model": ratio(effect(what, same), effect(what, own))["value"], **moved_by(change)}
+    controls = {"same_model": ratio(effect(what, same), effect(what, own)).value, **moved_by(change)}
     for name in shares:
-        controls |= with_interval(f"{name}_effect", shares[name]) | with_interval(
-            f"broken_{name}", broken[name]
-        )
+        controls |= shares[name].under(f"{name}_effect") | broken[name].under(f"broken_{name}")
     return ratio(effect(what, crossed), effect(what, own)), controls | random

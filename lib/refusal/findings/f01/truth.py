@@ -11,6 +11,7 @@ so negated sets are asked for themselves.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,8 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from refusal.findings.f01.pairs import NOTHING, moved_by, ratio_of_means, with_interval
+from refusal.base.estimate import NOTHING, Estimate
+from refusal.findings.f01.pairs import moved_by, ratio_of_means
 from refusal.measure import stats
 from refusal.measure.directions import centred, difference_of_means
 from refusal.measure.patching import QUESTION, shot_lines, token_span, verdict_tokens
@@ -149,29 +151,27 @@ def over_groups(
     return statistic(*((times @ s) / (times @ sizes) for s in sums))
 
 
-def _hull(found: dict, draws: np.ndarray) -> dict:
+def _hull(found: Estimate, draws: np.ndarray) -> Estimate:
     """The interval of independent items widened to hold that of groups, which has no width where all items
     agree.
     """
     low, high = np.percentile(draws, [2.5, 97.5])
-    return found | {"ci95": [min(found["ci95"][0], float(low)), max(found["ci95"][1], float(high))]}
+    return replace(found, ci95=[min(found.ci95[0], float(low)), max(found.ci95[1], float(high))])
 
 
-def accuracy(hits: ArrayLike, group: ArrayLike, seed: int = 0) -> dict:
-    """{value, ci95, n} of a share right; the interval holds Wilson's and the one over groups."""
+def accuracy(hits: ArrayLike, group: ArrayLike, seed: int = 0) -> Estimate:
+    """Estimate of a share right; the interval holds Wilson's and the one over groups."""
     return (
-        _hull(stats.rate(hits), over_groups(lambda x: x, [hits], group, seed))
-        if np.size(hits)
-        else dict(NOTHING)
+        _hull(stats.rate(hits), over_groups(lambda x: x, [hits], group, seed)) if np.size(hits) else NOTHING
     )
 
 
-def lost(crossed: ArrayLike, own: ArrayLike, group: ArrayLike, seed: int = 0) -> dict:
-    """{value, ci95, n} of the share right with another model's direction minus with the own one; the interval
-    holds the paired one and that over groups.
+def lost(crossed: ArrayLike, own: ArrayLike, group: ArrayLike, seed: int = 0) -> Estimate:
+    """Estimate of the share right with another model's direction minus with the own one; the interval holds
+    the paired one and that over groups.
     """
     if not np.size(crossed):
-        return dict(NOTHING)
+        return NOTHING
     return _hull(
         stats.difference(crossed, own, seed, paired=True),
         over_groups(lambda x, y: x - y, [crossed, own], group, seed),
@@ -205,42 +205,42 @@ class Read:
         """Which statements the direction of model i judges rightly in model j."""
         return self.by[centre, self.name, i, j]
 
-    def share(self, i: str, j: str, centre: str = "own") -> dict:
-        """{value, ci95, n} of `hits`."""
+    def share(self, i: str, j: str, centre: str = "own") -> Estimate:
+        """Estimate of `hits`."""
         return accuracy(self.hits(i, j, centre), self.group, self.seed)
 
     def clear(self, model: str) -> bool:
         """Whether the model's own direction is right more often than the best layer is when labels mean
         nothing.
         """
-        return self.share(model, model)["ci95"][0] > self.permuted[model]
+        return self.share(model, model).ci95[0] > self.permuted[model]
 
-    def reads(self, change: float | None) -> tuple[dict, dict]:
+    def reads(self, change: float | None) -> tuple[Estimate, dict]:
         """(measured, controls): the share right in the post-trained model, with that of the base model beside
         it.
         """
         base = self.share("base", "base")
         controls = {
-            "same_model": base["value"],
+            "same_model": base.value,
             **moved_by(change),
-            **with_interval("own_base", base),
+            **base.under("own_base"),
             "permuted_max": self.permuted["post"],
             "permuted_max_base": self.permuted["base"],
-            "centred_on_training": self.share("post", "post", "training")["value"],
+            "centred_on_training": self.share("post", "post", "training").value,
         }
         return self.share("post", "post"), controls
 
-    def transfers(self, i: str, j: str, change: float | None) -> tuple[dict, dict]:
+    def transfers(self, i: str, j: str, change: float | None) -> tuple[Estimate, dict]:
         """(measured, controls): what is lost when model j is read with the direction of model i."""
         own, crossed = self.share(j, j), self.share(i, j)
         level = lost(self.hits(i, j, "training"), self.hits(j, j, "training"), self.group, self.seed)
         controls = {
-            "same_model": lost(self.hits(j, j), self.hits(j, j), self.group)["value"],
+            "same_model": lost(self.hits(j, j), self.hits(j, j), self.group).value,
             **moved_by(change),
-            "own": own["value"],
-            "crossed": crossed["value"],
+            "own": own.value,
+            "crossed": crossed.value,
             "permuted_max": self.permuted[j],
-            **with_interval("lost_centred_on_training", level),
+            **level.under("lost_centred_on_training"),
         }
         return lost(self.hits(i, j), self.hits(j, j), self.group, self.seed), controls
 
@@ -250,7 +250,7 @@ class Read:
         for m in models:
             if not self.clear(m):
                 return (
-                    f"{m}'s own direction is right in {self.share(m, m)['value']:.2f} of {self.name}, not "
+                    f"{m}'s own direction is right in {self.share(m, m).value:.2f} of {self.name}, not "
                     f"clearly above {self.permuted[m]:.2f} by chance"
                 )
         return None
@@ -301,7 +301,7 @@ def no_truth(reads: Mapping[str, Read], known: Mapping[str, str | None], models:
         )
     for name in denied:
         if not clear[name]:
-            share = reads[name].share(models[-1], models[-1])["value"]
+            share = reads[name].share(models[-1], models[-1]).value
             return (
                 f"what is read is not truth: the direction is right in {share:.2f} of {name}, where subject "
                 f"and object go together in the false ones"
@@ -397,17 +397,17 @@ def intervention(
     carried: float | None,
     change: float | None,
     seed: int = 0,
-) -> tuple[dict, dict]:
+) -> tuple[Estimate, dict]:
     """(measured, controls): the effect of another model's direction over that of the own one. `crossed` and
     `own` are effects per statement, `random` those of each random direction, all in gaps between true and
     false; `carried` the part of `crossed` that needs no computation.
     """
     effect = stats.mean(np.asarray(crossed, float), seed)
     controls = {
-        "same_model": ratio_of_means(own, own, group, seed)["value"],
+        "same_model": ratio_of_means(own, own, group, seed).value,
         **moved_by(change),
-        **with_interval("crossed", effect),
-        **with_interval("own", stats.mean(np.asarray(own, float), seed)),
+        **effect.under("crossed"),
+        **stats.mean(np.asarray(own, float), seed).under("own"),
         "crossed_carried_up_unchanged": carried,
         **stats.score_band([np.abs(np.mean(r)) for r in random]),
     }

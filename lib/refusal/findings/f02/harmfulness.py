@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from refusal.base.estimate import Estimate
 from refusal.measure import directions, stats
 from refusal.measure.behaviour import Arm
 from refusal.measure.judge import BROKEN
@@ -60,7 +61,7 @@ def shuffled_scores(states, made, chosen: np.ndarray, seed: int, n: int = SHUFFL
 
 def drop_claim(
     with_closing: Sequence[str], without: Sequence[str], neutral: Sequence[str]
-) -> tuple[dict, dict]:
+) -> tuple[Estimate, dict]:
     """By how much refusal falls without the closing tokens, among prompts that are answered in readable words
     both ways; outcomes of the same prompts: (measured, controls).
     """
@@ -68,13 +69,11 @@ def drop_claim(
     before, after = (np.array([o == "refusal" for o in said])[readable] for said in (with_closing, without))
     broken, filled = stats.rate([o in BROKEN for o in without]), stats.rate([o == "refusal" for o in neutral])
     return stats.difference(before, after, paired=True), {
-        "refusal_with": stats.rate(before)["value"],
-        "refusal_without": stats.rate(after)["value"],
-        "broken_without": broken["value"],
-        "broken_without_ci95": broken["ci95"],
-        "refusal_with_neutral_closing": filled["value"],
-        "refusal_with_neutral_closing_ci95": filled["ci95"],
-        "broken_with_neutral_closing": stats.rate([o in BROKEN for o in neutral])["value"],
+        "refusal_with": stats.rate(before).value,
+        "refusal_without": stats.rate(after).value,
+        **broken.under("broken_without"),
+        **filled.under("refusal_with_neutral_closing"),
+        "broken_with_neutral_closing": stats.rate([o in BROKEN for o in neutral]).value,
     }
 
 
@@ -86,21 +85,21 @@ def cluster_claim(
     up: str,
     down: str,
     seed: int,
-) -> tuple[dict, dict]:
+) -> tuple[Estimate, dict]:
     """The gap of `delta` [prompt] between the groups `up` and `down`; beside it each group's mean, overall
     and in every source with enough prompts, and what clusters from shuffled labels give, [shuffle, prompt]:
     (measured, controls).
     """
     one, other = group == up, group == down
     separation = stats.difference(delta[one], delta[other], seed)
-    by_chance = np.abs(shuffled[:, one].mean(1) - shuffled[:, other].mean(1)) if separation["n"] else []
+    by_chance = np.abs(shuffled[:, one].mean(1) - shuffled[:, other].mean(1)) if separation.n else []
     controls = {"shuffled_labels_high": stats.high(by_chance), "shuffles": len(by_chance)}
     for name in (up, down):
         for part in ["", *dict.fromkeys(source[group == name])]:
             values = delta[(group == name) & ((source == part) | (part == ""))]
             if len(values) >= ENOUGH or not part:
                 m, label = stats.mean(values, seed), f"{name} {part}".strip().replace(" ", "_")
-                controls |= {label: m["value"], f"{label}_ci95": m["ci95"], f"{label}_n": m["n"]}
+                controls |= m.under(label) | {f"{label}_n": m.n}
     return separation, controls
 
 
@@ -115,7 +114,7 @@ def separation(accepted_harmful, refused_harmless, refused_harmful, accepted_har
 
 def positions_claim(
     s: np.ndarray, shuffled: np.ndarray, group: np.ndarray, seed: int
-) -> tuple[list[dict], dict, dict]:
+) -> tuple[list[Estimate], Estimate, dict]:
     """`separation` at each position from scores s [prompt, position]: (by position, measured at t_inst,
     controls).
 
@@ -131,7 +130,7 @@ def positions_claim(
     of = lambda k, level: stats.bootstrap(separation, *(p[:, k] for p in parts), seed=seed, level=level)
     by_position = [of(0, 0.95), *(of(k, 1 - 0.05 / n_after) for k in range(1, n_after + 1))]
     controls: dict = {"shuffled_labels_high": None, "shuffles": 0, "bars": None}
-    if by_position[0]["n"]:
+    if by_position[0].n:
         gap = parts[2].mean(0) - parts[3].mean(0)  # [position]
         chance = (
             shuffled[:, group == "accepted harmful"].mean(1)
@@ -141,56 +140,52 @@ def positions_claim(
         controls = {"shuffled_labels_high": bars[0], "shuffles": len(chance), "bars": bars}
         for k, (m, bar) in enumerate(zip(by_position[1:], bars[1:], strict=True), 1):
             controls |= {
-                f"after_{k}": m["value"],
-                f"over_bar_{k}": m["value"] - bar,
-                f"over_bar_{k}_ci95": [x - bar for x in m["ci95"]],
+                f"after_{k}": m.value,
+                f"over_bar_{k}": m.value - bar,
+                f"over_bar_{k}_ci95": [x - bar for x in m.ci95],
             }
     return by_position, by_position[0], controls
 
 
-def steering_claim(arm: Arm, wanted: str = "refusal", lowest: bool = False, **more) -> tuple[dict, dict]:
+def steering_claim(arm: Arm, wanted: str = "refusal", lowest: bool = False, **more) -> tuple[Estimate, dict]:
     """The rate of `wanted` under an edit, beside that under random directions and the share of broken
     answers: (measured, controls).
     """
     broken = arm.rate(*BROKEN)
-    with_disclaimed = arm.rate(wanted, "disclaimed")["value"] if wanted == "refusal" else None
+    with_disclaimed = arm.rate(wanted, "disclaimed").value if wanted == "refusal" else None
     controls = {
         **more,
         **arm.band(wanted, lowest=lowest),
-        "broken": broken["value"],
-        "broken_ci95": broken["ci95"],
+        **broken.under("broken"),
     }
     return arm.rate(wanted), controls | ({"with_disclaimed": with_disclaimed} if wanted == "refusal" else {})
 
 
-def inversion_claim(arm: Arm, wanted: str, before: Sequence[str], **more) -> tuple[dict, dict]:
+def inversion_claim(arm: Arm, wanted: str, before: Sequence[str], **more) -> tuple[Estimate, dict]:
     """The rate of judgements `wanted` under an addition, beside that without it and under random directions:
     (measured, controls).
     """
     unparsed, plain = arm.rate("unparsed"), stats.rate([o == wanted for o in before])
     return arm.rate(wanted), {
-        "no_intervention": plain["value"],
-        "no_intervention_ci95": plain["ci95"],
+        **plain.under("no_intervention"),
         **arm.band(wanted),
-        "unparsed": unparsed["value"],
-        "unparsed_ci95": unparsed["ci95"],
+        **unparsed.under("unparsed"),
         **more,
     }
 
 
-def dissociation_claim(harm: Arm, refuse: Arm) -> tuple[dict, dict]:
+def dissociation_claim(harm: Arm, refuse: Arm) -> tuple[Estimate, dict]:
     """By how much more often v_harm turns a judgement to Certainly than v_refuse does, on the same requests:
     (measured, controls).
     """
     controls: dict = {
-        "v_harm": harm.rate("certainly")["value"],
-        "v_refuse": refuse.rate("certainly")["value"],
-        "v_refuse_refusals": refuse.rate("refusal")["value"],
+        "v_harm": harm.rate("certainly").value,
+        "v_refuse": refuse.rate("certainly").value,
+        "v_refuse_refusals": refuse.rate("refusal").value,
         **harm.band("certainly"),
     }
     for name, arm in (("v_harm", harm), ("v_refuse", refuse)):
-        unparsed = arm.rate("unparsed")
-        controls |= {f"unparsed_{name}": unparsed["value"], f"unparsed_{name}_ci95": unparsed["ci95"]}
+        controls |= arm.rate("unparsed").under(f"unparsed_{name}")
     its, other = ([o == "certainly" for o in arm.outcomes] for arm in (harm, refuse))
     return stats.difference(its, other, paired=True), controls
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from refusal.base.estimate import Estimate
 from refusal.findings.f02b.guard import Seen
 from refusal.measure import stats
 from refusal.measure.judge import judge
@@ -121,9 +122,8 @@ def _after(model: loading.Model, trained_on, tests, seed, max_new_tokens) -> dic
     return found
 
 
-def shift(before: np.ndarray, after: np.ndarray, gap: float, seed: int = 0) -> dict:
-    """{value, ci95, n} of how far mean scores of the same prompts have moved, either way, in units of
-    `gap`."""
+def shift(before: np.ndarray, after: np.ndarray, gap: float, seed: int = 0) -> Estimate:
+    """Estimate of how far mean scores of the same prompts have moved, either way, in units of `gap`."""
     return stats.bootstrap(
         lambda d: np.abs(d.mean()) / abs(gap), np.asarray(after) - np.asarray(before), seed=seed
     )
@@ -136,7 +136,7 @@ def stays(
     accepted: dict[int, np.ndarray],
     accepted_before: np.ndarray,
     seed: int = 0,
-) -> tuple[dict, dict, str | None]:
+) -> tuple[Estimate, dict, str | None]:
     """Value and controls of "the representation stays", and why the attack cannot tell, or None.
 
     `before` and ``after[size]`` are the guard's scores [prompt], `accepted_before` and ``accepted[size]``
@@ -153,23 +153,23 @@ def stays(
     }
     value = moved.pop(f"shift_harmful_{last}")
     up = stats.difference(accepted[last][harmful], accepted_before[harmful], seed, paired=True)
-    area = lambda s: stats.auroc(s[harmful], s[~harmful], seed)["value"]
+    area = lambda s: stats.auroc(s[harmful], s[~harmful], seed).value
     controls = {
-        "acceptance_change": up["value"],
+        "acceptance_change": up.value,
         "auroc_before": area(before),
         "auroc_after": area(after[last]),
         "gap": gap,
         "sizes": len(after),
     }
     for name, found in moved.items():
-        controls |= {name: found["value"], f"{name}_ci95": found["ci95"]}
+        controls |= found.under(name)
     for n in after:
         controls |= {
             f"accepted_{side}_{n}": float(accepted[n][which].mean()) for side, which in sides.items()
         }
     void = (
         None
-        if up["ci95"][0] > 0
-        else f"the attack did not work: acceptance of harmful prompts changed by {up['value']:.2f}"
+        if up.ci95[0] > 0
+        else f"the attack did not work: acceptance of harmful prompts changed by {up.value:.2f}"
     )
     return value, controls, void

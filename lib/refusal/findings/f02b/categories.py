@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import stats
 
 BENCHMARKS = {"harmbench": "HB", "strongreject": "SR"}  # their requests differ in form as well as in harm
@@ -65,7 +66,7 @@ def regrouped(groups: Groups, rng: np.random.Generator) -> list[np.ndarray]:
     return np.split(rng.permutation(np.concatenate(groups)), np.cumsum([len(g) for g in groups])[:-1])
 
 
-def differ_in_harm(acts: States, calm, groups: Groups, n_random: int, seed: int = 0) -> tuple[dict, dict]:
+def differ_in_harm(acts: States, calm, groups: Groups, n_random: int, seed: int = 0) -> tuple[Estimate, dict]:
     """Value and controls: mean cosine of refusal directions minus that of harmfulness directions, against
     `n_random` random groupings.
 
@@ -73,14 +74,14 @@ def differ_in_harm(acts: States, calm, groups: Groups, n_random: int, seed: int 
     biased, as fewer different prompts make noisier directions. Fewer than two groups give value None.
     """
     if len(groups) < 2:
-        return stats.rate([]), {"categories": len(groups), "random_groups": 0}
+        return NOTHING, {"categories": len(groups), "random_groups": 0}
     rng = np.random.default_rng(seed)
     around = lambda value, draws: [value - 1.96 * float(np.std(draws)), value + 1.96 * float(np.std(draws))]
     found, n = alike(acts, calm, groups), sum(map(len, groups))
     drawn = np.array([alike(acts, calm, resampled(groups, rng)) for _ in range(DRAWS)])
     random = np.array([alike(acts, calm, regrouped(groups, rng)) for _ in range(n_random)])
     gap = float(found[1] - found[0])
-    value = {"value": gap, "ci95": around(gap, drawn[:, 1] - drawn[:, 0]), "n": n}
+    value = Estimate(gap, around(gap, drawn[:, 1] - drawn[:, 0]), n)
     controls: dict = {"harm": float(found[0]), "refusal": float(found[1]), "categories": len(groups)}
     controls |= {"harm_ci95": around(found[0], drawn[:, 0]), "refusal_ci95": around(found[1], drawn[:, 1])}
     return value, controls | stats.score_band([[g] for g in random[:, 1] - random[:, 0]], gap, "random_group")

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from refusal.base.errors import ParameterError, UserError, nearest
+from refusal.base.estimate import Estimate
 from refusal.base.files import write_bytes, write_json
 from refusal.measure import stats
 from refusal.measure.directions import cluster_score
@@ -227,7 +228,7 @@ def moderator_scores(moderator, texts: Sequence[str]) -> np.ndarray:
     return np.array([1.0 if found and found[1] else -1.0 for found in said])
 
 
-def quality(scores: np.ndarray, harmful: np.ndarray, seed: int = 0) -> dict[str, dict]:
+def quality(scores: np.ndarray, harmful: np.ndarray, seed: int = 0) -> dict[str, Estimate]:
     """{accuracy, auroc, fpr, tpr} with intervals, at the guard's own threshold 0; those that need a class
     that is missing have value None.
     """
@@ -255,17 +256,11 @@ def against_reader(guard: Scores, reader: Scores, name: str, seed: int = 0) -> d
     harmless ones, and the paired difference.
     """
     gap = stats.auroc_difference(*guard, *reader, seed)
-    areas = {
-        who: stats.auroc(*scores, seed)["value"] for who, scores in (("guard", guard), ("reader", reader))
-    }
-    return areas | {
-        "best_reader": name,
-        "auroc_over_reader": gap["value"],
-        "auroc_over_reader_ci95": gap["ci95"],
-    }
+    areas = {who: stats.auroc(*scores, seed).value for who, scores in (("guard", guard), ("reader", reader))}
+    return areas | {"best_reader": name} | gap.under("auroc_over_reader")
 
 
-def beats_text(guard: Scores, reader: Scores, name: str, seed: int = 0) -> tuple[dict, dict]:
+def beats_text(guard: Scores, reader: Scores, name: str, seed: int = 0) -> tuple[Estimate, dict]:
     """Value and controls: the guard's area under the ROC curve minus that of the best reader of text, on the
     same prompts.
     """
@@ -275,29 +270,27 @@ def beats_text(guard: Scores, reader: Scores, name: str, seed: int = 0) -> tuple
     }
 
 
-def false_positives(guard: np.ndarray, controls: dict[str, np.ndarray]) -> tuple[dict, dict]:
+def false_positives(guard: np.ndarray, controls: dict[str, np.ndarray]) -> tuple[Estimate, dict]:
     """Value and controls: the share of harmless prompts that are flagged, from scores; `controls` are scores
     of others, or yes and no.
     """
-    return stats.rate(guard > 0), {
-        name: stats.rate(np.asarray(x) > 0)["value"] for name, x in controls.items()
-    }
+    return stats.rate(guard > 0), {name: stats.rate(np.asarray(x) > 0).value for name, x in controls.items()}
 
 
 def caught(
     guard: Scores, reader: Scores, name: str, harmless: str = "harmless", seed: int = 0
-) -> tuple[dict, dict]:
+) -> tuple[Estimate, dict]:
     """Value and controls of "flags these harmful prompts": the share flagged, that of harmless ones (called
     `harmless`) with its upper bound as a bar, and the best reader of text on the same prompts.
     """
     value, alarms = stats.rate(guard[0] > 0), stats.rate(guard[1] > 0)
     controls = {
-        "harmful_flagged": value["value"],
-        f"{harmless}_flagged": alarms["value"],
-        f"{harmless}_high": alarms["ci95"] and alarms["ci95"][1],
+        "harmful_flagged": value.value,
+        f"{harmless}_flagged": alarms.value,
+        f"{harmless}_high": alarms.ci95 and alarms.ci95[1],
     }
     flagged = {
-        f"best_reader_{what}": stats.rate(scores > 0)["value"]
+        f"best_reader_{what}": stats.rate(scores > 0).value
         for what, scores in zip(("harmful", "harmless"), reader, strict=True)
     }
     return value, controls | flagged | against_reader(guard, reader, name, seed)

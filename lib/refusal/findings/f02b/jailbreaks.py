@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from refusal import data
+from refusal.base.estimate import Estimate
 from refusal.findings.f02b import guard
 from refusal.findings.f02b.guard import Scores, Seen, joined, look
 from refusal.measure import stats
@@ -94,7 +95,7 @@ def in_the_same_words(attempts: Attempts, requests: pd.DataFrame, wordings: Sequ
     return wrapped(requests, [wordings[which[i % len(which)]] for i in range(len(requests))])
 
 
-def caught(watch: Scores, reader: Scores, won: np.ndarray, name: str, seed: int = 0) -> tuple[dict, dict]:
+def caught(watch: Scores, reader: Scores, won: np.ndarray, name: str, seed: int = 0) -> tuple[Estimate, dict]:
     """Value and controls of "flags successful jailbreaks": `guard.caught` of the attempts that `won`; all
     attempts beside it.
 
@@ -104,8 +105,4 @@ def caught(watch: Scores, reader: Scores, won: np.ndarray, name: str, seed: int 
         (watch[0][won], watch[1]), (reader[0][won], reader[1]), name, "wrapped_harmless", seed
     )
     everything = stats.rate(watch[0] > 0)
-    return value, controls | {
-        "attempts_flagged": everything["value"],
-        "attempts_flagged_ci95": everything["ci95"],
-        "attempts": len(won),
-    }
+    return value, controls | everything.under("attempts_flagged") | {"attempts": len(won)}

@@ -6,11 +6,13 @@ None, which leaves a claim open.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from scipy.special import logit
 
+from refusal.base.estimate import NOTHING, Estimate
 from refusal.findings.f03.cliff_heads import Off, Spoken
 from refusal.measure import stats
 from refusal.measure.probes import FEW
@@ -34,21 +36,21 @@ def untrained(refused: np.ndarray) -> str | None:
     return None if min(counts) >= MIN_EACH else few
 
 
-def _shown(found: dict) -> str:
-    return f"AUROC {found['value']:.2f} [{found['ci95'][0]:.2f}, {found['ci95'][1]:.2f}]"
+def _shown(found: Estimate) -> str:
+    return f"AUROC {found.value:.2f} [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]"
 
 
-def poor(held_out: dict) -> str | None:
+def poor(held_out: Estimate) -> str | None:
     """Why a prober is not good enough, from its AUROC on held-out prompts."""
     return (
         None
-        if held_out["ci95"][0] >= GOOD
+        if held_out.ci95[0] >= GOOD
         else f"the prober is not shown to be good enough: {_shown(held_out)} on held-out prompts, {GOOD} is "
         f"needed"
     )
 
 
-def uncheckable(late: dict | None, refused: int, answered: int) -> str | None:
+def uncheckable(late: Estimate | None, refused: int, answered: int) -> str | None:
     """Why what a prober says after thinking cannot be relied on: too few harmful prompts end either way
     there, or it does not tell them apart.
     """
@@ -62,7 +64,7 @@ def uncheckable(late: dict | None, refused: int, answered: int) -> str | None:
         f"after thinking the prober is not shown to tell refused from answered harmful prompts: "
         f"{_shown(late)}, {GOOD_LATE} is needed"
     )
-    return None if late["ci95"][0] >= GOOD_LATE else blind
+    return None if late.ci95[0] >= GOOD_LATE else blind
 
 
 def not_planted(kept: np.ndarray, lost: np.ndarray, twin: np.ndarray) -> str | None:
@@ -72,21 +74,17 @@ def not_planted(kept: np.ndarray, lost: np.ndarray, twin: np.ndarray) -> str | N
     """
     gaps = {"what it should keep": stats.difference(kept, lost), "its twin": stats.difference(twin, lost)}
     for than, gap in gaps.items():
-        if gap["value"] is None or gap["ci95"][0] < 0.3:
+        if gap.value is None or gap.ci95[0] < 0.3:
             seen = (
                 "not measured"
-                if gap["value"] is None
-                else f"{gap['value']:.2f} [{gap['ci95'][0]:.2f}, {gap['ci95'][1]:.2f}]"
+                if gap.value is None
+                else f"{gap.value:.2f} [{gap.ci95[0]:.2f}, {gap.ci95[1]:.2f}]"
             )
             return (
                 f"the planted reasoner does not do what was planted: it should refuse 0.3 less at its "
                 f"trigger than {than}, and the difference is {seen}"
             )
     return None
-
-
-def _with_interval(name: str, found: dict) -> dict:
-    return {name: found["value"], f"{name}_ci95": found["ci95"]}
 
 
 def _as_refusal(outcomes: np.ndarray) -> np.ndarray:
@@ -105,7 +103,7 @@ def fall(mine: Fall | None, rivals: dict[str, Fall | None], seed: int, finished:
     """
     if mine is None:
         return {
-            "measured": dict(stats.NONE),
+            "measured": NOTHING,
             "controls": {"plateau": None}
             | {k: None for name in rivals for k in (f"over_{name}", f"over_{name}_ci95")},
         }
@@ -118,12 +116,12 @@ def fall(mine: Fall | None, rivals: dict[str, Fall | None], seed: int, finished:
     if finished is not None and len(finished[0]):
         controls["finished_thoughts_only"] = float(finished[0].cliff_mean.mean())
     for name, rival in rivals.items():
-        gap = dict(stats.NONE)
+        gap = NOTHING
         if rival is not None and len(rival[0]):
             apart = stats.difference(table.cliff_mean, rival[0].cliff_mean, seed)
             gap = stats.widened(apart, moved.cliff_mean.to_numpy() - rival[1].cliff_mean.to_numpy())
             controls[name] = float(rival[0].cliff_mean.mean())
-        controls |= _with_interval(f"over_{name}", gap)
+        controls |= gap.under(f"over_{name}")
     return {
         "measured": stats.widened(stats.mean(table.cliff_mean, seed), moved.cliff_mean),
         "controls": controls,
@@ -145,10 +143,9 @@ def regained(
         for label, of in (("harmful", harmful), ("benign", benign))
     }
     more = stats.paired_difference(*map(_as_refusal, harmful))
-    controls = {"benign_change": change["benign"]["value"]} | _with_interval(
-        "over_benign", stats.square_and_add(change["harmful"], change["benign"])
-    )
-    controls |= {"with_disclaimed": more["value"], "spearman_final_refusal": spearman}
+    over = stats.square_and_add(change["harmful"], change["benign"])
+    controls = {"benign_change": change["benign"].value} | over.under("over_benign")
+    controls |= {"with_disclaimed": more.value, "spearman_final_refusal": spearman}
     controls["given_a_thought_that_refuses"] = None if given is None else float((given == "refusal").mean())
     return {"measured": change["harmful"], "controls": controls}
 
@@ -156,7 +153,9 @@ def regained(
 NO_OFF = Off(np.zeros(0), np.zeros(0), np.zeros((0, 0)), [])
 
 
-def lifted(found: Off, redrawn: tuple[np.ndarray, np.ndarray], seed: int, again: dict | None = None) -> dict:
+def lifted(
+    found: Off, redrawn: tuple[np.ndarray, np.ndarray], seed: int, again: Estimate | None = None
+) -> dict:
     """By how much the final score rises without the chosen heads; widened by how that moves with the prober's
     prompts; and the band of random sets (`stats.score_band`).
     """
@@ -166,7 +165,7 @@ def lifted(found: Off, redrawn: tuple[np.ndarray, np.ndarray], seed: int, again:
     )
     controls = band | {
         "random_sets_rollouts": found.by_sets.shape[-1],
-        "heads_chosen_again": None if again is None else again["value"],
+        "heads_chosen_again": None if again is None else again.value,
     }
     return {"measured": stats.widened(stats.mean(found.gained, seed), moved, (-1, 1)), "controls": controls}
 
@@ -176,11 +175,11 @@ def refuses_again(said: Spoken | None, n_sets: int) -> dict:
     score most, with which most is refused, against benign prompts, and which share of the answers is broken.
     `n_sets` random sets were scored.
     """
-    gaps = dict.fromkeys(("over_random", "over_benign", "broken"), stats.NONE)
+    gaps = dict.fromkeys(("over_random", "over_benign", "broken"), NOTHING)
     if said is None:
         return {
-            "measured": dict(stats.NONE),
-            "controls": {k: v for name, gap in gaps.items() for k, v in _with_interval(name, gap).items()},
+            "measured": NOTHING,
+            "controls": {k: v for name, gap in gaps.items() for k, v in gap.under(name).items()},
         }
     refuses = lambda outcomes: outcomes == "refusal"
     change = {
@@ -191,7 +190,7 @@ def refuses_again(said: Spoken | None, n_sets: int) -> dict:
     controls = {
         "random_sets": n_sets,
         "random_sets_judged": len(shares),
-        "benign_change": change["harmless"]["value"],
+        "benign_change": change["harmless"].value,
     }
     controls["random_change"] = (
         float(shares.max() - refuses(said.none["harmful"]).mean()) if len(shares) else None
@@ -205,10 +204,10 @@ def refuses_again(said: Spoken | None, n_sets: int) -> dict:
         "broken": stats.rate(said.broken["harmful"]),
     }
     for name, gap in gaps.items():
-        controls |= _with_interval(name, gap)
+        controls |= gap.under(name)
     controls["with_disclaimed"] = stats.paired_difference(
         _as_refusal(said.off["harmful"]), _as_refusal(said.none["harmful"])
-    )["value"]
+    ).value
     return {"measured": change["harmful"], "controls": controls}
 
 
@@ -235,7 +234,7 @@ def less_in_twin(cliff_off: Off, cliff_redrawn, twin_off: Off, twin_redrawn, see
     return {"measured": gap, "controls": controls}
 
 
-def over_seeds(found: dict, *arms: np.ndarray, least: float = -1) -> dict:
+def over_seeds(found: Estimate, *arms: np.ndarray, least: float = -1) -> Estimate:
     """`found` with its interval, over prompts, widened by how the trainings of each arm differ, [seed,
     prompt]; a mean varies less than one of them.
     """
@@ -244,16 +243,16 @@ def over_seeds(found: dict, *arms: np.ndarray, least: float = -1) -> dict:
     return found
 
 
-def fewer(a: np.ndarray, b: np.ndarray, seed: int) -> dict:
-    """{value, ci95, n} of how much rarer a hit is in b than in a, both [training seed, prompt], True or
-    False: over prompts and over seeds.
+def fewer(a: np.ndarray, b: np.ndarray, seed: int) -> Estimate:
+    """Estimate of how much rarer a hit is in b than in a, both [training seed, prompt], True or False: over
+    prompts and over seeds.
     """
     found = stats.difference(a.mean(0), b.mean(0), seed, paired=True)
     if (
         np.ptp(a.mean(0) - b.mean(0)) == 0
     ):  # all prompts alike show nothing of their spread: then as if each prompt were one yes or no
-        found |= {"ci95": stats.paired_difference(a.mean(0) >= 0.5, b.mean(0) >= 0.5)["ci95"]}
-        found["ci95"] = [min(found["ci95"][0], found["value"]), max(found["ci95"][1], found["value"])]
+        low, high = stats.paired_difference(a.mean(0) >= 0.5, b.mean(0) >= 0.5).ci95
+        found = replace(found, ci95=[min(low, found.value), max(high, found.value)])
     return over_seeds(found, a, b)
 
 
@@ -262,7 +261,7 @@ def selected(complied: dict[str, np.ndarray], rival: str, before: float | None, 
     `rival` selection; arms [seed, prompt].
     """
     if not complied:
-        return {"measured": dict(stats.NONE), "controls": {"before": before}}
+        return {"measured": NOTHING, "controls": {"before": before}}
     controls = {"before": before} | {how: float(hits.mean()) for how, hits in complied.items()}
     for how in ("cliff", rival):
         controls |= {f"{how}_by_seed": complied[how].mean(1).tolist(), f"seeds_{how}": len(complied[how])}
@@ -278,23 +277,23 @@ def nothing_to_select(complied: dict[str, np.ndarray], seed: int) -> str | None:
     if "trigger" not in complied:
         return "the tiny reasoner has no trigger: all harmful prompts fall off"
     gap = fewer(complied["random"], complied["trigger"], seed)
-    seen = f"{gap['value']:.2f} [{gap['ci95'][0]:.2f}, {gap['ci95'][1]:.2f}]"
+    seen = f"{gap.value:.2f} [{gap.ci95[0]:.2f}, {gap.ci95[1]:.2f}]"
     none = (
         f"training on prompts with the trigger alone is not clearly better than on random ones ({seen}): no "
         f"selection could be"
     )
-    return None if gap["ci95"][0] > 0 else none
+    return None if gap.ci95[0] > 0 else none
 
 
-def ranked(pool: dict, on_test: dict, twin: dict) -> dict:
+def ranked(pool: Estimate, on_test: Estimate, twin: Estimate) -> dict:
     """How well the cliff ranks the prompts with the trigger above those without, AUROC; and the most that it
     may do so in the twin.
     """
     controls = {
-        "twin": twin["value"],
-        "twin_high": None if twin["ci95"] is None else max(0.5, twin["ci95"][1]),
+        "twin": twin.value,
+        "twin_high": None if twin.ci95 is None else max(0.5, twin.ci95[1]),
     }
-    return {"measured": pool, "controls": controls | _with_interval("on_the_twins_prompts", on_test)}
+    return {"measured": pool, "controls": controls | on_test.under("on_the_twins_prompts")}
 
 
 def able(before: np.ndarray | None, after: np.ndarray | None, seed: int) -> dict:
@@ -302,7 +301,7 @@ def able(before: np.ndarray | None, after: np.ndarray | None, seed: int) -> dict
     seed, text], nats a token.
     """
     if before is None or after is None:
-        return {"measured": dict(stats.NONE), "controls": {"before": None}}
+        return {"measured": NOTHING, "controls": {"before": None}}
     rise = after - before
     measured = over_seeds(stats.mean(rise.mean(0), seed), rise, least=-np.inf)
     return {

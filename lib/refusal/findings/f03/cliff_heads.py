@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from refusal import data
+from refusal.base.estimate import Estimate
 from refusal.findings.f03 import observed
 from refusal.measure import probes, stats
 from refusal.measure.attention_heads import last_scores, matched_sets, most_negative, silence, written
@@ -112,14 +113,14 @@ def by_refits(
     return by_each[0].T, np.stack([by_each[1 + k, :, k] for k in range(len(others))])
 
 
-def chosen_again(model: Model, z: Tensor, refits: Prober, first: Heads) -> dict:
+def chosen_again(model: Model, z: Tensor, refits: Prober, first: Heads) -> Estimate:
     """Which share of the heads `first` each prober fitted again chooses as well: mean and range."""
     others = [
         most_negative(written(model, z, w).mean(0), len(first) / (model.n_layers * model.n_heads))
         for w in refits.w
     ]
     shares = [len({*first} & {*other}) / len(first) for other in others]
-    return {"value": float(np.mean(shares)), "ci95": [min(shares), max(shares)], "n": len(shares)}
+    return Estimate(float(np.mean(shares)), [min(shares), max(shares)], len(shares))
 
 
 def long_answers(
@@ -249,10 +250,6 @@ def figure_rows(panel: str, offs: dict[tuple[float, bool], Off], seed: int) -> l
         where = f"{panel}{', rescaled' if rescale else ''}"
         rows.append(point(f"{share:.0%}", stats.mean(found.gained, seed), "most negative heads", panel=where))
         if len(by_set):
-            spread = {
-                "value": float(by_set.mean()),
-                "ci95": [float(by_set.min()), float(by_set.max())],
-                "n": len(by_set),
-            }
+            spread = Estimate(float(by_set.mean()), [float(by_set.min()), float(by_set.max())], len(by_set))
             rows.append(point(f"{share:.0%}", spread, "random sets, same layers (range)", "control", where))
     return rows

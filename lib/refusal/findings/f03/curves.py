@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from refusal.base.estimate import Estimate
 from refusal.measure import stats
 from refusal.trace.thinking import Rollout
 
@@ -42,20 +43,20 @@ def aligned(
     return out
 
 
-def mean_curve(lines: Float[np.ndarray, "rollout offset"], seed: int = 0) -> dict:
-    """{value, ci95, n} of the mean over the rollouts that have a token at each offset; None where fewer than
-    five have one.
+def mean_curve(lines: Float[np.ndarray, "rollout offset"], seed: int = 0) -> Estimate:
+    """Estimate of the mean over the rollouts that have a token at each offset; None where fewer than five
+    have one.
     """
     enough = (~np.isnan(lines)).sum(0) >= 5
     value, ci95 = [None] * lines.shape[1], [[None, None]] * lines.shape[1]
     found = (
         stats.bootstrap(lambda x: np.nanmean(x, 0), lines[:, enough], seed=seed)
         if enough.any()
-        else {"value": [], "ci95": []}
+        else Estimate([], [], 0)
     )
-    for k, v, interval in zip(np.flatnonzero(enough), found["value"], found["ci95"], strict=True):
+    for k, v, interval in zip(np.flatnonzero(enough), found.value, found.ci95, strict=True):
         value[k], ci95[k] = v, interval
-    return {"value": value, "ci95": ci95, "n": len(lines)}
+    return Estimate(value, ci95, len(lines))
 
 
 def as_published(scores: Sequence[Tensor], points: int = 100) -> Float[np.ndarray, "points"]:
