@@ -609,7 +609,7 @@ def test_a_default_that_was_edited_is_checked_as_well(tmp_path):
 
 
 def test_what_an_editor_keeps_beside_the_cells_makes_no_run_out_of_date(tmp_path):
-    nb, path = nbformat.read(BOOKS["02"], 4), tmp_path / "02_x.ipynb"
+    nb, path = nbformat.read(BOOKS["02"], 4), tmp_path / BOOKS["02"].name
     values = params.resolve(BOOKS["02"], {"TIER": "smoke"})
     before = runner.fingerprint(BOOKS["02"], values, "r")
     for i, cell in enumerate(nb.cells):
@@ -716,11 +716,10 @@ time.sleep(600)"""
 child = subprocess.Popen([sys.executable, "-c", {child!r}])
 print(child.pid, flush=True)
 child.wait()"""
-    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
-    pid = int(process.stdout.readline())
-    until(lambda: (tmp_path / "up").exists())
-    process.kill()
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        pid = int(process.stdout.readline())
+        until(lambda: (tmp_path / "up").exists())
+        process.kill()
     until(lambda: not alive(pid))
     for module in ("train/recipes.py", "model/convert.py"):
         assert "end_with(os.getppid())" in (PACKAGE / module).read_text(encoding="utf-8")
