@@ -78,7 +78,11 @@ def reproduce(only: str | None = None) -> None:
     chosen = {only: books[only]} if only else books
     given = given_parameters()
     known = {name for path in chosen.values() for name in params.parameters_of(path)}
-    known.add("MODEL")  # stands in for the one model of a notebook that calls it otherwise
+    subjects = {
+        path: [n for n, p in params.parameters_of(path).items() if p.subject] for path in chosen.values()
+    }
+    if any(len(names) == 1 for names in subjects.values()):
+        known.add("MODEL")  # stands in for the one model of a notebook that calls it otherwise
     for name in given:
         if name not in known:
             raise ParameterError(f"no notebook of this run has a parameter {name!r}", nearest(name, known))
@@ -86,9 +90,8 @@ def reproduce(only: str | None = None) -> None:
     for path in chosen.values():
         own = params.parameters_of(path)
         mine = {k: v for k, v in given.items() if k in own}
-        subjects = [name for name, p in own.items() if p.subject]
-        if "MODEL" in given and len(subjects) == 1:
-            mine.setdefault(subjects[0], given["MODEL"])
+        if "MODEL" in given and len(subjects[path]) == 1:
+            mine.setdefault(subjects[path][0], given["MODEL"])
         plan.append((path, params.resolve(path, mine)))
     if len(plan) > 1:
         needed = runner.missing(
