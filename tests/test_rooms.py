@@ -3,6 +3,7 @@ room opens traces.
 """
 
 import ast
+import importlib
 import re
 
 import pytest
@@ -90,3 +91,37 @@ def test_the_core_forgets_its_findings():
 def test_every_room_says_what_it_is_for():
     for folder in {p.parent for p in FILES}:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
+
+
+def names_something(reference: str) -> bool:
+    """Whether a dotted name in a docstring or comment leads somewhere: a module's full name, or its last
+    part, and what is in it.
+    """
+    head, *rest = reference.split(".")
+    modules = [".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts) for p in FILES]
+    modules.append("refusal")  # the front door
+    for module in [m for m in modules if reference == m or reference.startswith(f"{m}.")] or [
+        m for m in modules if m.endswith(f".{head}")
+    ]:
+        left = reference.removeprefix(module).split(".")[1:] if head == "refusal" else rest
+        found = importlib.import_module(module)
+        for name in left:
+            found = getattr(found, name, None) or getattr(found, "__dataclass_fields__", {}).get(name)
+        if found is not None:
+            return True
+    return False
+
+
+def test_names_in_docstrings_and_comments_lead_somewhere():
+    """What was renamed is renamed there as well."""
+    stale = {
+        f"{name_of(path)}: {reference}"
+        for path in FILES
+        for reference in re.findall(r"(?<!`)`([a-z_]\w*(?:\.\w+)+)`(?!`)", path.read_text(encoding="utf-8"))
+        if not reference.endswith((".py", ".toml", ".json", ".md")) and not names_something(reference)
+    }
+    assert not stale
+    assert names_something("refusal.trace.reads.collect") and names_something("reads.collect")
+    assert not any(
+        map(names_something, ("cliff.summary", "lib.judge", "refusal.trace.nowhere", "reads.nothing"))
+    )

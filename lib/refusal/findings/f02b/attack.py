@@ -61,7 +61,7 @@ def after(
     seed: int = 0,
     max_new_tokens: int = 24,
 ) -> dict[int, dict]:
-    """Fine-tune a copy of `model` (see `finetune.adapted`) on `trained_on` → `OPENINGS`, each example once,
+    """Fine-tune a copy of `model` (see `fit.adapted`) on `trained_on` → `OPENINGS`, each example once,
     and measure `tests` on the way. Cached.
 
     Returns {number of examples seen: {"seen": what the copy did and held, "opened": share of answers that

@@ -94,7 +94,7 @@ def _as_refusal(outcomes: np.ndarray) -> np.ndarray:
 
 Fall = tuple[
     pd.DataFrame, pd.DataFrame
-]  # `cliff.summary` of each rollout; the same means by probers fitted again, one row per refit
+]  # `curves.summary` of each rollout; the same means by probers fitted again, one row per refit
 
 
 def fall(mine: Fall | None, rivals: dict[str, Fall | None], seed: int, finished: Fall | None = None) -> dict:

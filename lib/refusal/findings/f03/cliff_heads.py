@@ -126,8 +126,8 @@ def chosen_again(model: Model, z: Tensor, refits: Prober, first: Heads) -> Estim
 def long_answers(
     model: Model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12, whole: int = 24
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The outcome of each answer by its first `max_new_tokens`, as `cliff.answers` gives it, and whether it
-    is broken by all of its `whole` tokens, for no fewer can show that: both [arm, rollout].
+    """The outcome of each answer by its first `max_new_tokens`, as `observed.answers` gives it, and whether
+    it is broken by all of its `whole` tokens, for no fewer can show that: both [arm, rollout].
     """
     texts = generate(model, [r.prompt for r in rollouts], arms, max(whole, max_new_tokens), label="answering")
     begun = [[judge(_first_tokens(model, text, max_new_tokens)) for text in arm] for arm in texts]

@@ -146,7 +146,7 @@ def groups_of(seen: Seen, table: pd.DataFrame) -> dict[str, np.ndarray]:
 def falls(
     scores: Sequence[Tensor], again: Sequence[Tensor], rollouts: Sequence[Rollout], average: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`cliff.summary` of each rollout, and the means over rollouts by each prober fitted again, one row per
+    """`curves.summary` of each rollout, and the means over rollouts by each prober fitted again, one row per
     refit. With `average` the scores are the mean of the refits, which varies less than one of them.
     """
     table = pd.DataFrame(
@@ -161,7 +161,7 @@ def falls(
     return table, moved.mean() + (moved - moved.mean()) / np.sqrt(probes.REFITS) if average else moved
 
 
-MEASURES = ["plateau", "peak", "final", "cliff_mean", "cliff_max"]  # in the order of `cliff.summary`
+MEASURES = ["plateau", "peak", "final", "cliff_mean", "cliff_max"]  # in the order of `curves.summary`
 KEEP = (1.0, 0.75, 0.5, 0.25, 0.0)  # shares of the thinking that are kept
 
 
@@ -256,8 +256,8 @@ PARAGRAPHS, WORDS = 24, 60  # of neutral text, on which general ability is read
 
 
 def chosen(of: Pool, n: int, how: str, seed: int) -> list[int] | None:
-    """Which prompts of a pool are trained on: as `cliff.select`, or of ``trigger`` those with it, at random;
-    None where there is no such choice.
+    """Which prompts of a pool are trained on: as `selection.select`, or of ``trigger`` those with it, at
+    random; None where there is no such choice.
     """
     if how != "trigger":
         return selection.select(of.falls.cliff_mean, of.falls.final, n, how, seed)
@@ -275,7 +275,7 @@ def neutral() -> list[str]:
 def trainings(
     model: Model, of: Pool, n: int, harmful: Sequence[Rollout], benign: Sequence[Rollout], max_new_tokens: int
 ) -> dict[str, list[dict]]:
-    """For each selection what each training on it led to (`cliff.retrained`), and under ``before`` the
+    """For each selection what each training on it led to (`selection.retrained`), and under ``before`` the
     neutral texts' cross-entropy before any. Neutral texts are read after trainings on the largest cliff only.
     """
     prefix = thinking.hold_thoughts(model, [*of.rollouts, *of.calm, *harmful, *benign], of.requests)
