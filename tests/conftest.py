@@ -71,41 +71,26 @@ def randomised(module: torch.nn.Module, spread: float = 0.3) -> torch.nn.Module:
     return module.eval()
 
 
-def tiny_module(kind: str) -> torch.nn.Module:
-    """A random model of one architecture, norms and biases too: 3 blocks, d_model 32, 4 heads."""
+def tiny_config(kind: str, **extra):
+    """The configuration of a tiny model: 3 blocks, d_model 32, 4 heads, 256 positions."""
     tokenizer = tiny_tokenizer()
-    ids = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
     if kind == "gpt2":
-        config = transformers.GPT2Config(
-            vocab_size=len(tokenizer),
-            n_embd=32,
-            n_layer=3,
-            n_head=4,
-            n_positions=256,
-            initializer_range=0.3,
-            **ids,
-        )
+        sizes, places = {"n_embd": 32, "n_layer": 3, "n_head": 4}, "n_positions"
     else:
-        extra = {} if kind in ("llama", "qwen2", "gpt_neox") else {"head_dim": 8}
-        extra |= {} if kind == "gpt_neox" else {"num_key_value_heads": 2}
-        config = transformers.AutoConfig.for_model(
-            kind,
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=256,
-            initializer_range=0.3,
-            **extra,
-            **ids,
-        )
+        places = "max_position_embeddings"
+    sizes |= {"vocab_size": len(tokenizer), places: 256, "initializer_range": 0.3}
+    return transformers.AutoConfig.for_model(kind, **sizes, **ids, **extra)
+
+
+def tiny_module(kind: str) -> torch.nn.Module:
+    """A random model of one architecture, norms and biases too."""
+    extra = {} if kind in ("gpt2", "gpt_neox") else {"num_key_value_heads": 2}
+    extra |= {} if kind in ("gpt2", "gpt_neox", "llama", "qwen2") else {"head_dim": 8}
     torch.manual_seed(3)
-    return randomised(transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+    module = transformers.AutoModelForCausalLM.from_config(tiny_config(kind, **extra), dtype=torch.float32)
+    return randomised(module)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -224,22 +209,7 @@ class Plain:
 
 def windowed(kind, extra) -> torch.nn.Module:
     """A random model that sees as far as `extra` says; norms and biases are random as well."""
-    tokenizer = tiny_tokenizer()
-    config = transformers.AutoConfig.for_model(
-        kind,
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=3,
-        **extra,
-    )
+    config = tiny_config(kind, num_key_value_heads=2, **extra)
     torch.manual_seed(3)
     module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for p in module.parameters():
