@@ -194,9 +194,36 @@ def test_names_that_are_no_models(tmp_path):
         (str(tmp_path / "pickled"), "pickled weights are not loaded"),
         ("./nowhere", "no such file or folder"),
         ("a/b/c", "unknown model"),
+        ("~nobody-of-this-name/x", "no such file or folder|unknown model"),
+        ("a" * 300, "unknown model"),
+        ("/" + "a" * 300, "no such file or folder|unknown model"),
     ):
         with pytest.raises(ParameterError, match=message):
             sources.check_model(name)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        (
+            "Traceback\n  …\nrefusal.base.errors.UserError: the loss is nan\n  use a CPU\n",
+            "failed: the loss is nan",
+        ),
+        (
+            "Traceback\n  …\nOSError: [Errno 28] No space left on device\n",
+            r"no space left on the disk\): OSError",
+        ),
+        (" \n\n", "failed: see above"),
+        ("", "failed: see above"),
+    ],
+)
+def test_a_training_that_fails_says_why(cache, monkeypatch, stderr, said):
+    """Its last line may be a hint, or there may be none."""
+    done = subprocess.CompletedProcess([], 1, stderr=stderr)
+    monkeypatch.setattr(sources.subprocess, "run", lambda *a, **k: done)
+    monkeypatch.setattr(sources, "locate", lambda name: None)
+    with pytest.raises(UserError, match=said):
+        sources._post_trained("smollm2-135m-safe")
 
 
 def changed_folder(folder, tmp_path, change) -> Path:

@@ -72,6 +72,8 @@ def arms():
         [Patch(W, 1, "t_inst"), Add(V, 1, "every_token")],
         [Add(V, 2, (-3, -1))],
         [ScaleHead(1, 2, 0.0, rescale=True), ScaleHead(1, 0, 0.2, rescale=True)],
+        [ScaleHead(1, 2, 0.5), ScaleHead(1, 2, 0.3)],
+        [Patch(W, 2, "last")],
     ]
 
 
@@ -184,6 +186,8 @@ def test_generation_under_edits_equals_plain_hooks(tiny, five, monkeypatch):
         [ScaleHead(1, 2, 0.0)],
         [Add(V, 2, "prompt")],
         [ScaleHead(1, 2, 0.0, rescale=True)],
+        [Patch(0.1 * V, 2, "every_token")],
+        [Patch(0.1 * W, 1, "last"), Add(V, 1, "every_token", 0.1)],
     ]
     got = generate_all(tiny, five, some, 6)[0]
     for a, arm in enumerate(some):
@@ -196,6 +200,90 @@ def test_generation_under_edits_equals_plain_hooks(tiny, five, monkeypatch):
     ]  # rows that say it leave, the others go on as before
     for text, whole in zip(generate_all(tiny, five, [[]], 6, until=word)[0][0], got[0], strict=True):
         assert whole.startswith(text) and (word in text or text == whole)
+
+
+@pytest.mark.parametrize("span", ["instruction", "closing", "prompt"])
+def test_a_patch_has_a_value_for_each_token_of_its_span(tiny, five, span):
+    """Spans that all rows begin with among them."""
+    plain = Plain(tiny.module, tiny.name)
+    values = [torch.randn(len(p.span(span)), tiny.d_model) for p in five]
+    rows = [Row(p, (Patch(v, 1, span),)) for p, v in zip(five, values, strict=True)]
+    got = reads.score(tiny, rows, lambda logits: logits)
+    for p, v, logits in zip(five, values, got, strict=True):
+
+        def put(site, layer, x, p=p, v=v):
+            x = x.clone()
+            if (site, layer) == ("resid", 1):
+                x[0, list(p.span(span))] = v
+            return x
+
+        torch.testing.assert_close(logits, plain.run(p.ids, put)[0][-1], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("span", "more"), [("instruction", 1), ("instruction", -1), ("every_token", 0), ("last", 0)]
+)
+def test_a_patch_with_values_for_other_tokens_is_an_error(tiny, five, span, more):
+    """Nobody knows how many tokens will be generated."""
+    values = torch.randn(len(five[0].span(span)) + more, tiny.d_model)
+    with pytest.raises(ParameterError, match="this Patch has values for"):
+        decode.generate(tiny, five[:1], [[Patch(values, 1, span)]], 3)
+
+
+def test_one_head_that_keeps_its_norm_makes_its_layer_keep_it(tiny, five):
+    """Whichever of a layer's heads asks for it, and in whichever order they are given."""
+    a, b = ScaleHead(1, 2, 0.1, rescale=True), ScaleHead(1, 0, 0.2)
+    some = [[a, b], [b, a], [a, replace(b, rescale=True)]]
+    ab, ba, both = reads.score(tiny, five, lambda logits: logits, some)
+    torch.testing.assert_close(ab, both)
+    torch.testing.assert_close(ba, both)
+
+
+@pytest.mark.parametrize("layers", [[3, 0, 2], [1, 1], (2,), range(3, 0, -1)])
+def test_layers_come_in_the_order_in_which_they_are_asked_for(tiny, five, layers):
+    whole = reads.collect(tiny, five)["resid"]
+    torch.testing.assert_close(reads.collect(tiny, five, layers=layers)["resid"], whole[:, list(layers)])
+
+
+@pytest.mark.parametrize("position", [-100, 100])
+def test_a_position_that_a_prompt_has_not_is_an_error(tiny, five, position):
+    with pytest.raises(ParameterError, match=f"no position {position}"):
+        reads.score(tiny, five, lambda logits: logits, [[Add(V, 1, (position,))]])
+
+
+def test_no_layers_are_no_edit(tiny, five):
+    clean, none = reads.score(tiny, five, lambda logits: logits, [[], [Ablate(V, layers=())]])
+    torch.testing.assert_close(clean, none)
+
+
+@pytest.mark.parametrize("text", ["", "the"])
+def test_a_text_in_which_nothing_is_predicted_is_an_error(tiny, text):
+    with pytest.raises(UserError, match="fewer than two tokens"):
+        reads.read_text(tiny, ["the cat sat", text])
+
+
+def test_what_another_model_has_read_is_told_from_what_this_one_has(tiny, five):
+    """Answers after its prefix are not remembered as answers of this model, nor the other way round."""
+    module = copy.deepcopy(tiny.module)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.add_(torch.randn_like(weight) * weight.std())
+    other = loading.wrap(module, tiny.tokenizer, name="other", revision="other")
+    stems, how = [p.ids[:-2] for p in five], decode.Decoding(8, temperature=4.0, keep_special=True)
+    ways = [decode.read_prefix(other, stems), None, decode.read_prefix(tiny, stems)]
+    made = [decode.generate_rows(tiny, rows_of(five), how, prefix=way)[0] for way in ways]
+    made = [[text for (text,) in texts] for texts in made]
+    assert made[0] != made[1] == made[2]
+    assert [decode.generate(tiny, five, decoding=how, prefix=way)[0] for way in ways] == made
+    assert [decode.generate_and_read(tiny, five, decoding=how, prefix=way)[0] for way in ways] == made
+
+
+def test_edits_under_a_prefix_are_an_error_whatever_is_remembered(tiny, five):
+    decode.generate(tiny, five, [[Ablate(V)]], 3)
+    with pytest.raises(ValueError, match="prefix="):
+        decode.generate(
+            tiny, five, [[Ablate(V)]], 3, prefix=decode.read_prefix(tiny, [p.ids[:3] for p in five])
+        )
 
 
 @pytest.mark.parametrize("lengths", [(3,), (2, 5), (1, 4, 4, 7)])

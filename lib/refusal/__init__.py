@@ -18,7 +18,7 @@ from refusal.base.kernel import prepare
 
 if TYPE_CHECKING:
     from refusal.model.loading import Model, load
-    from refusal.trace.decode import generate
+    from refusal.trace.decode import Decoding, generate
     from refusal.trace.edits import Ablate, Add, Patch, ScaleHead
     from refusal.trace.prompts import Prompt, chat
     from refusal.trace.reads import collect, score
@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Ablate",
     "Add",
+    "Decoding",
     "Model",
     "Patch",
     "Prompt",

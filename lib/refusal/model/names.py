@@ -14,9 +14,9 @@ def local_path(model: str) -> Path | None:
     """
     if model in (*MODELS, *RECIPES, TINY, TINY_BASE, TINY_CLIFF):
         return None
-    with contextlib.suppress(RuntimeError):  # ~ of a user who is not there
+    with contextlib.suppress(RuntimeError, OSError):  # ~ of a user who is not there, a name that is too long
         path = Path(model).expanduser()
-        if model.endswith(".gguf") or model.startswith((".", "~")) or path.is_absolute() or path.exists():
+        if path.exists() or path.is_absolute() or model.endswith(".gguf") or model.startswith((".", "~")):
             return path.resolve()
     return None
 

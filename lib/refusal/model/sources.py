@@ -22,6 +22,7 @@ from refusal.base.errors import ParameterError, UserError, nearest
 from refusal.base.files import DATA, cache_dir, lock, need_space, sha256, write_json
 from refusal.base.machine import slower
 from refusal.model.fetch import _hub_must_answer, fetch
+from refusal.model.names import local_path
 from refusal.model.registry import MODELS, RECIPES, TINY, TINY_BASE, TINY_CLIFF
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -50,8 +51,8 @@ def check_model(name: str, parameter: str = "MODEL") -> str:
         return "registry"
     if name in RECIPES:
         return "recipe"
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = local_path(name)
+    if path and path.is_file():
         if path.suffix != ".gguf":
             raise ParameterError(
                 f"{parameter}={name} is a file, but not a .gguf file",
@@ -64,7 +65,7 @@ def check_model(name: str, parameter: str = "MODEL") -> str:
                     "the download may be damaged or incomplete",
                 )
         return "gguf"
-    if path.is_dir():
+    if path and path.is_dir():
         missing = [
             what
             for what, pattern in (
@@ -305,7 +306,9 @@ def _post_trained(name: str) -> Path:
                     "run the same command again; it goes on where it was saved",
                 )
             full = " (no space left on the disk)" if "No space left" in (done.stderr or "") else ""
-            last = (done.stderr or "see above").strip().splitlines()[-1]
+            # the last line that is not indented: a traceback ends in its error, and that may go on in a hint
+            lines = [line for line in (done.stderr or "").splitlines() if line[:1].strip()] or ["see above"]
+            last = lines[-1].removeprefix("refusal.base.errors.UserError: ")
             raise UserError(
                 f"post-training {name} failed{full}: {last}",
                 "run the same command again; it goes on where it was saved",

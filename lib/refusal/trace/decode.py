@@ -102,15 +102,17 @@ def generate(
     """Answers as texts: [arm][prompt], of rows [row]; where several samples are asked for, a list of them in
     place of each text. Cached on disk. A number in place of a `Decoding` is that of new tokens, greedy.
 
-    `prefix` holds what prompts begin with (`read_prefix`), which saves time and changes nothing; it can't be
-    used under edits. Edits with the spans ``every_token`` and ``last`` also act on each generated token; all
-    others on the prompt only. An answer begins with the tokens that are given (`refusal.trace.prompts.begun`)
-    and ends at any token that ends a turn or a document. Raises UserError where a prompt and its answer are
-    too long for the model.
+    `prefix` holds what prompts begin with (`read_prefix`), which saves time and changes nothing where `model`
+    has read it; it can't be used under edits. Edits with the spans ``every_token`` and ``last`` also act on
+    each generated token; all others on the prompt only. An answer begins with the tokens that are given
+    (`refusal.trace.prompts.begun`) and ends at any token that ends a turn or a document. Raises UserError
+    where a prompt and its answer are too long for the model.
     """
     decoding = decoding if isinstance(decoding, Decoding) else Decoding(decoding)
     rows = rows_of(prompts, arms)
-    name = cache.key(model, generate_rows, prompts=prompts, arms=arms, decoding=decoding)
+    _bare(rows, prefix)
+    of = _foreign(model, prefix)
+    name = cache.key(model, generate_rows, prompts=prompts, arms=arms, decoding=decoding, **of)
     compute = lambda: generate_rows(model, rows, decoding, label, prefix=prefix)[0]
     texts = cache.remember_json(name, compute)
     if decoding.samples == 1:
@@ -136,7 +138,14 @@ def generate_and_read(
     """
     decoding = decoding if isinstance(decoding, Decoding) else Decoding(decoding)
     name = cache.key(
-        model, generate_rows, prompts=prompts, at=at, sites=sites, along=along, decoding=decoding
+        model,
+        generate_rows,
+        prompts=prompts,
+        at=at,
+        sites=sites,
+        along=along,
+        decoding=decoding,
+        **_foreign(model, prefix),
     )
     made: list = []
 
@@ -174,7 +183,18 @@ def read_prefix(
         parts = _read_prompts(model, rows, which, shared, math.inf, Decoding(), None, prefix=prefix)
         return merged([(places, held, mask) for places, _, held, mask, *_ in parts], len(rows), 0)
 
-    return Prefix(distinct, read)
+    return Prefix(distinct, read, of=model.revision)
+
+
+def _bare(rows: Sequence[Row], prefix: Prefix | None) -> None:
+    """Raises ValueError for edits under a prefix."""
+    if prefix and any(r.edits for r in rows):
+        raise ValueError("prefix= can't be used under edits: they act on what prompts begin with")
+
+
+def _foreign(model: "Model", prefix: Prefix | None) -> dict[str, str]:
+    """What results depend on beside the rest where `prefix` was read by another model."""
+    return {"prefix": prefix.of} if prefix and prefix.of != model.revision else {}
 
 
 def generate_rows(
@@ -190,8 +210,7 @@ def generate_rows(
     edits, {site: [row, layer, position, d_model]} and projections, row → [k, token].
     """
     rows = rows_of(rows)
-    if prefix and any(r.edits for r in rows):
-        raise ValueError("edits act on what prompts begin with: nothing of it can be held")
+    _bare(rows, prefix)
     prompts, n, k = [r.prompt for r in rows], decoding.max_new_tokens, decoding.samples
     check_lengths(model, prompts, n)
     each = [r for r in rows for _ in range(k)]  # a sample is a row
@@ -337,11 +356,7 @@ def _next(model, logits: torch.Tensor, decoding: Decoding, u: torch.Tensor | Non
     most = logits.max(-1)  # a nan is the largest
     if not torch.isfinite(most.values).all():
         not_finite(model, "the logits after a prompt or an answer")
-    return (
-        most.indices
-        if u is None
-        else chosen(logits, u.to(logits.device), decoding.temperature, decoding.top_p)
-    )
+    return most.indices if u is None else chosen(logits, u, decoding.temperature, decoding.top_p)
 
 
 def _decode(model, out: list[list[int]], held, mask, ops, decoding: Decoding, u) -> Iterator[None]:

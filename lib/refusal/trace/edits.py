@@ -44,7 +44,7 @@ class Ablate:
 
     vector: torch.Tensor
     layers: tuple[int, ...] | None = None
-    span: str = "every_token"
+    span: str | tuple[int, ...] = "every_token"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +58,15 @@ class ScaleHead:
     layer: int
     head: int
     factor: float
-    span: str = "every_token"
+    span: str | tuple[int, ...] = "every_token"
     rescale: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Replace ``h[layer]`` on the span by `values` ([d_model], or [span length, d_model])."""
+    """Replace ``h[layer]`` on the span by `values`: [d_model], or [span length, d_model] for a span of the
+    prompt alone.
+    """
 
     values: torch.Tensor
     layer: int
@@ -114,13 +116,14 @@ class Op:
 
 
 def compile_edits(model: "Model", rows: Sequence[Row], width: int, skip: int = 0) -> list[Op]:
-    """The edits of a batch as tensors, in the order in which the model reaches them.
+    """The edits of a batch as tensors; those of one layer and site in the order in which they act.
 
     `width` is the padded length and rows are padded on the left; `skip` tokens of each prompt's opening are
     not in the batch (``width`` counts the rest). Edits of the same kind, layer and rank in their rows become
     one op; rows without it are untouched.
 
-    Raises ParameterError for a layer or head that the model does not have.
+    Raises ParameterError for a layer or head that the model does not have, and for a `Patch` with values for
+    other tokens than its span has.
     """
     groups: dict[tuple, dict[int, list[Edit]]] = {}
     prompts = [r.prompt for r in rows]
@@ -136,10 +139,7 @@ def compile_edits(model: "Model", rows: Sequence[Row], width: int, skip: int = 0
                     key = (layer, site, rank[layer, site], type(edit), None)
                 groups.setdefault(key, {}).setdefault(row, []).append(edit)
     ops, shared = [], {}
-    order = {"resid": 0, "heads": 1, "attn": 2, "mlp": 3}
-    for (layer, site, _, kind, _), by_row in sorted(
-        groups.items(), key=lambda g: (g[0][0], order[g[0][1]], g[0][2])
-    ):
+    for (layer, site, _, kind, _), by_row in sorted(groups.items(), key=lambda g: g[0][2]):  # by rank
         same = (kind, tuple((row, id(edits[0])) for row, edits in by_row.items()))
         if kind is Ablate and same in shared:  # one direction at all sites: build the tensors once
             ops.append(Op(site, layer, *shared[same]))
@@ -147,10 +147,10 @@ def compile_edits(model: "Model", rows: Sequence[Row], width: int, skip: int = 0
         tensors = _tensors(model, prompts, by_row, kind, width, skip)
         shared[same] = tensors
         rescale = None
-        if any(isinstance(edit, ScaleHead) and edit.rescale for edits in by_row.values() for edit in edits):
+        asks = lambda edit: isinstance(edit, ScaleHead) and edit.rescale
+        if whose := [row for row, edits in by_row.items() if any(map(asks, edits))]:
             rescale = torch.zeros(len(prompts), 1, 1, device=model.device)
-            firsts = {row: edits[0] for row, edits in by_row.items()}
-            rescale[[row for row, e in firsts.items() if isinstance(e, ScaleHead) and e.rescale]] = 1.0
+            rescale[whose] = 1.0
         ops.append(Op(site, layer, *tensors, rescale))
     return ops
 
@@ -200,14 +200,26 @@ def _tensors(model: "Model", prompts, by_row, kind, width, skip):
             unit = edit.vector.float().cpu()
             vectors[row] = unit / unit.norm().clamp_min(1e-12)
         elif kind is ScaleHead:
+            factors: dict[int, float] = {}  # a head that is scaled twice is scaled by the product
             for one in edits:
-                vectors[row, 0, one.head * model.d_head : (one.head + 1) * model.d_head] = one.factor - 1
+                factors[one.head] = factors.get(one.head, 1) * one.factor
+            for head, factor in factors.items():
+                vectors[row, 0, head * model.d_head : (head + 1) * model.d_head] = factor - 1
         else:
-            patch[row, columns] = edit.values.float().cpu()
+            values = edit.values.float().cpu()
+            later = edit.span in LATER
+            if values.dim() > 1 and (later or len(values) != len(span)):
+                raise ParameterError(
+                    f"this Patch has values for {len(values)} tokens, its span={edit.span} of prompt "
+                    f"{prompts[row].id} has {len(span)}" + " and each generated one" * later,
+                    "give one value [d_model] for all, or a span of the prompt and a value for each token",
+                )
+            patch[row, columns] = values
+            if later:
+                vectors[row] = values
     if everywhere:
-        on = on.amax(
-            1, keepdim=True
-        )  # one factor per row in place of one per token; what it does to padding is never read
+        # one factor per row in place of one per token; what it does to padding is never read
+        on = on.amax(1, keepdim=True)
     device, dtype = model.device if model.device.type != "meta" else torch.device("cpu"), model.dtype
     any_later = bool(later_on.any())
     if kind is Ablate:
@@ -222,9 +234,9 @@ def _tensors(model: "Model", prompts, by_row, kind, width, skip):
     elif kind is ScaleHead:
         build = lambda mask: ((1 + mask * vectors).to(device, dtype), torch.zeros(1).to(device, dtype), None)
     else:
-        build = lambda mask: (
-            (1 - mask).to(device, dtype),
-            patch.to(device, dtype) if mask.shape[1] == width else torch.zeros(1).to(device, dtype),
+        return ((1 - on).to(device, dtype), patch.to(device, dtype), None), (
+            (1 - later_on).to(device, dtype),
+            (later_on * vectors).to(device, dtype),
             None,
-        )
+        ) if any_later else None
     return build(on), build(later_on) if any_later else None

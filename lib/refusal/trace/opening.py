@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from refusal.trace.batches import Batch, batch
-from refusal.trace.edits import Edit, Row, compile_edits
+from refusal.trace.edits import Edit, Patch, Row, compile_edits
 from refusal.trace.passes import forward
 from refusal.trace.prefix import Prefix, kept, picked
 from refusal.trace.prompts import Prompt, opening_length
@@ -23,11 +23,13 @@ ON_OPENING = ("prompt", "every_token")  # spans that reach the tokens before the
 def shared_length(model: "Model", rows: Sequence[Row]) -> int:
     """Tokens that all rows share before any instruction; 0 where everything runs remotely.
 
-    Only edits of whole prompts may touch them; they end before the first position that an edit lists itself.
+    Only edits of whole prompts may touch them; they end before the first position that an edit lists itself
+    or has a value of its own for.
     """
     if model.remote or not rows:
         return 0
-    listed = [k for r in rows for e in r.edits if isinstance(e.span, tuple) for k in r.prompt.span(e.span)]
+    lists = lambda e: isinstance(e.span, tuple) or (isinstance(e, Patch) and e.values.dim() > 1)
+    listed = [k for r in rows for e in r.edits if lists(e) for k in r.prompt.span(e.span)]
     return min([opening_length(list({id(r.prompt): r.prompt for r in rows}.values())), *listed])
 
 
@@ -70,7 +72,12 @@ class Opening:
             ids = tuple(self.rows[0].prompt.ids[: self.n])
             self._edited = (
                 mark,
-                Prefix([ids] * len(distinct), lambda: self._read(edits, first), under=distinct),
+                Prefix(
+                    [ids] * len(distinct),
+                    lambda: self._read(edits, first),
+                    under=distinct,
+                    of=self.model.revision,
+                ),
             )
         prefix = self._edited[1]
         return prefix.rows([prefix.row(prefix.stems[0], keys[r]) for r in rows])[0]

@@ -216,10 +216,13 @@ def _edit_step(model: "Model", edits, rescaled, step: int) -> None:
 
 
 def chosen(logits, u, temperature: float, top_p: float):
-    """Tokens drawn from logits [row, vocabulary] by numbers u [row] from 0 to 1: where the probabilities,
-    added up, pass u. With `top_p` below 1 only the most probable tokens count, those that reach that share
-    together.
+    """Tokens drawn from logits [row, vocabulary] by numbers u [row] from 0 to 1, float64: where the
+    probabilities, added up, pass u. With `top_p` below 1 only the most probable tokens count, those that
+    reach that share together.
     """
+    if logits.device.type == "mps":  # has no float64
+        return chosen(logits.cpu(), u.cpu(), temperature, top_p).to(logits.device)
+    u = u.to(logits.device)
     p = (logits.double() / temperature).softmax(-1)
     index = None
     if top_p < 1:
@@ -235,7 +238,7 @@ def _draw_step(model: "Model", u, step: int, temperature: float, top_p: float) -
     """Inside a generation: what is drawn gets the largest logit, for the generation itself is greedy."""
     if u is not None:
         logits = model.nn.output.logits
-        token = chosen(logits[:, -1], u[:, step].to(logits.device), temperature, top_p)
+        token = chosen(logits[:, -1], u[:, step], temperature, top_p)
         logits[:, -1] = torch.zeros_like(logits[:, -1]).scatter(1, token[:, None], 1.0)
 
 

@@ -120,9 +120,9 @@ def merged(parts: list, n_rows: int, room: int) -> tuple[DynamicCache, torch.Ten
 class Prefix:
     """Keys and values of what rows begin with, of one model; passes over the rest of a row go on from them.
 
-    Each stem is its tokens, and on request a name of what else tells it from its like: the edits under which
-    it is read. `read` gives keys and values of all stems, [stem, head, width, d_head], and their mask [stem,
-    width]; it is called when they are first asked for.
+    `of` is the revision of the model that has read it. Each stem is its tokens, and on request a name of what
+    else tells it from its like: the edits under which it is read. `read` gives keys and values of all stems,
+    [stem, head, width, d_head], and their mask [stem, width]; it is called when they are first asked for.
     """
 
     def __init__(
@@ -130,7 +130,10 @@ class Prefix:
         stems: Sequence[tuple[int, ...]],
         read: Callable[[], tuple[DynamicCache, torch.Tensor]],
         under: Sequence[Hashable] | None = None,
+        *,
+        of: str,
     ):
+        self.of = of
         self.stems = list(stems)
         names = self.stems if under is None else zip(self.stems, under, strict=True)
         self._row = {name: k for k, name in enumerate(names)}

@@ -70,10 +70,17 @@ class Prompt:
         """The positions of ``instruction``, ``closing``, ``prompt`` or ``every_token`` (within the prompt),
         ``t_inst``, ``t_post``, ``last`` (t_post and what of the answer is given).
 
-        A tuple lists positions itself; negative ones count from the end.
+        A tuple lists positions itself; negative ones count from the end. Raises ParameterError for a span
+        that is none, or a position that the prompt has not.
         """
         if isinstance(name, tuple):
-            return [k if k >= 0 else len(self.ids) + k for k in name]
+            n = len(self.ids)
+            if bad := [k for k in name if not -n <= k < n]:
+                raise ParameterError(
+                    f"prompt {self.id} of {n} tokens has no position {bad[0]}",
+                    "count from its end with negative positions",
+                )
+            return [k % n for k in name]
         spans = {
             "instruction": range(self.start, self.stop),
             "closing": range(self.stop, self.t_post + 1),

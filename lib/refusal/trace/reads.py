@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from refusal.base.errors import UserError
 from refusal.base.progress import track
 from refusal.trace import cache, opening
 from refusal.trace.batches import check_lengths, plan
@@ -109,6 +110,9 @@ def collect_rows(
             if site not in out:
                 out[site] = torch.empty(len(rows), *values.shape[1:])
             out[site][members] = values.float().cpu()
+    for site, ls in which.items():  # a pass reads layers from below, each once
+        if site in out and list(ls) != (read_ls := sorted(set(ls))):
+            out[site] = out[site][:, [read_ls.index(layer) for layer in ls]]
     return out
 
 
@@ -229,8 +233,9 @@ def score_rows(
 
 def _first_layer(model: "Model", edits: Sequence[Edit]) -> int:
     """The lowest layer that edits change; n_layers − 1 at most, so that one block always runs."""
-    lows = [(0 if e.layers is None else min(e.layers)) if isinstance(e, Ablate) else e.layer for e in edits]
-    return min([*lows, model.n_layers - 1]) if lows else 0
+    top = model.n_layers - 1
+    low = lambda e: 0 if e.layers is None else min(e.layers, default=top)
+    return min([low(e) if isinstance(e, Ablate) else e.layer for e in edits] + [top]) if edits else 0
 
 
 def _clean_states(
@@ -259,8 +264,12 @@ def read_text(
 ) -> dict[str, torch.Tensor]:
     """Per token of each text under `edits` (span ``every_token``), in nats: {"loss": mean cross-entropy
     [text], "entropy": mean entropy of the next-token distribution [text]}.
+
+    Raises UserError for a text of fewer than two tokens, in which nothing is predicted.
     """
     rows = rows_of(plain(model, texts), [edits])
+    if short := [text for row, text in zip(rows, texts, strict=True) if len(row.prompt.ids) < 2]:
+        raise UserError(f"the text {short[0]!r} has fewer than two tokens", "no token of it is predicted")
     name = cache.key(model, _read_text, rows=rows)
     return cache.remember_tensors(name, lambda: _read_text(model, rows, label))
 

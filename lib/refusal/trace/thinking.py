@@ -82,9 +82,7 @@ def think(
 def with_thinking(
     model: Model, table: pd.DataFrame, thoughts: Sequence[str], finished: Sequence[bool] | None = None
 ) -> list[Rollout]:
-    """Rollouts of given thoughts. Positions are found from the text's own offsets, and the thinking is
-    checked by decoding it.
-    """
+    """Rollouts of given thoughts. Positions are found from the text's own offsets."""
     (opening, closing), (after, opened), close = template_text(model), _asking(model), tags(model)[1]
     said = [f"{opened}{thought}\n{close}\n\n" for thought in thoughts]
     out = []
