@@ -225,12 +225,12 @@ def test_the_table_shows_paper_here_and_controls():
 
 def test_the_readme_part_is_made_between_its_markers():
     text = f"before {BEGIN} old {END} after"
-    new = readme_with_results(text, set())
+    new = readme_with_results(text)
     assert (
         new.startswith("before ")
         and new.endswith(" after")
         and " old " not in new
-        and readme_with_results(new, set()) == new
+        and readme_with_results(new) == new
     )
 
 

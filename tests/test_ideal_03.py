@@ -7,7 +7,6 @@ import copy
 import functools
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,8 +23,8 @@ from refusal.measure import probes, stats
 from refusal.model import loading
 from refusal.model.tiny import tiny_tokenizer
 from refusal.report import recorder
-from refusal.report.render import committed, standing
-from refusal.report.rules import Measured, decide, read_claims
+from refusal.report.render import standing, verdicts_here
+from refusal.report.rules import Measured, decide, read_claims, record
 from refusal.run import params
 from refusal.run.params import parameters_of
 
@@ -287,23 +286,34 @@ def test_what_a_finding_says_about_its_paper_comes_from_its_verdicts(verdicts, s
     assert said in standing(verdicts)
 
 
-def test_the_ledger_that_is_here_is_read_without_constructed_and_smoke_runs(tmp_path, monkeypatch):
+def test_the_ledger_that_is_here_is_read_without_constructed_and_smoke_runs(tmp_path, monkeypatch, capsys):
+    """Nor those with other parameters, which would count a claim twice, nor what cannot be read."""
     from refusal.base import files
     from refusal.base.files import write_json
 
     monkeypatch.setattr(files, "RESULTS", tmp_path)
-    record = {"id": "03.cliff", "verdict": "replicated", "origin": "paper", "evidence": "released"}
+    nothing = Measured(value=None, ci95=None, n=0, controls={"none": 0})
+    claim = read_claims(BOOK.with_suffix(".claims.toml"))["03.cliff"]
+    whole = record(claim, nothing, "released", "nothing was refused").model_dump(mode="json")
+    assert (whole["origin"], whole["verdict"]) == ("paper", "uninformative")
     records = [
-        record,
-        record | {"evidence": "constructed"},
-        record | {"origin": "ours"},
-        record | {"id": "02.steer"},
+        whole,
+        whole | {"evidence": "constructed"},
+        whole | {"origin": "ours"},
+        whole | {"id": "02.steer"},
     ]
-    records.append({"id": "03.old", "verdict": "replicated"})
-    for tier in ("embedded", "smoke"):
-        (tmp_path / tier / "m" / "03").mkdir(parents=True)
-        write_json(Path(tmp_path / tier / "m" / "03" / "claims.json"), records)
-    assert committed("03") == ["replicated"]
+    for place in ("embedded/m/03", "smoke/m/03", "embedded/m/03@SEED=1"):
+        (tmp_path / place).mkdir(parents=True)
+        write_json(tmp_path / place / "claims.json", records)
+    for place, text in (
+        ("embedded/old/03", '[{"id": "03.old", "verdict": "replicated"}]'),
+        ("embedded/cut/03", "[{"),
+    ):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "claims.json").write_text(text)
+    assert verdicts_here("03") == ["uninformative"]
+    said = capsys.readouterr().err
+    assert "old/03/claims.json cannot be read" in said and "cut/03/claims.json cannot be read" in said
 
 
 SMALL = {

@@ -259,6 +259,8 @@ def test_an_unknown_target_is_named():
         ([f"MODEL={ROOT / 'lib'}"], "without config.json"),
         (["TEMPLATE=nothing"], "{x} once"),
         (["P=alfa=2"], "did you mean 'alpha'"),
+        (["ALPHA=2"], 'P="alpha=…"'),
+        (["P=alpha={[1]:2}"], "is not of type float"),
         (["P=alpha"], "not name=value"),
         (["P=alpha=100"], "choose from 0.1 to 10"),
         (["BASE=x"], "has a parameter 'BASE'"),
@@ -381,6 +383,14 @@ def test_help_names_every_target_and_parameter():
     shown = {"nb-NN", *targets, *cli.TARGETS} - words
     assert len(shown) > 12 and not [t for t in shown if f"make {t}" not in done.stdout]
     assert all(name in done.stdout for name in cli.make_variables())
+
+
+@pytest.mark.parametrize("target", ["clean", "figures", "models", "readme", "hello"])
+def test_a_target_without_parameters_refuses_them_before_it_does_anything(monkeypatch, capsys, target):
+    monkeypatch.setenv("COMPANION_GIVEN", "MODEL")
+    monkeypatch.setenv(cli.PREFIX + "MODEL", "smollm2-135m-safe")
+    monkeypatch.setitem(cli.TARGETS, target, lambda: pytest.fail("it ran"))
+    assert cli.main([target]) == 2 and f"make {target} takes no MODEL" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line(monkeypatch, capsys):

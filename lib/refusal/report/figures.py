@@ -25,14 +25,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
+from refusal.base.errors import UserError
 from refusal.base.estimate import Estimate
 from refusal.base.files import FIGURES, NOTEBOOKS, RESULTS, lock, notebook_hash, sha256, write_json, writing
 from refusal.model.names import shown_name
-
-# the user's may not be installed here, and matplotlib refuses to be imported then
-os.environ["MPLBACKEND"] = "agg"
-
-matplotlib.use("Agg", force=False)
 
 SIDEWAYS = 7  # a ``rates`` figure of more groups lies on its side, so that their names can be read
 MARKERS, DASHES = "osD^vP*X<>", ["-", "--", "-.", (0, (3, 1, 1, 1)), (0, (5, 1)), (0, (1, 1))]
@@ -316,10 +312,19 @@ def save(fig: plt.Figure, stem: Path) -> None:
 
 
 def redraw(run: Path, into: Path) -> list[str]:
-    """Draw every figure of one results folder from its CSV files; returns their names."""
-    specs = json.loads((run / "figures.json").read_text(encoding="utf-8"))
+    """Draw every figure of one results folder from its CSV files; returns their names.
+
+    Raises UserError where they cannot be read.
+    """
+    try:
+        specs = json.loads((run / "figures.json").read_text(encoding="utf-8"))
+        tables = {name: pd.read_csv(run / "data" / f"{name}.csv") for name in specs}
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the figures of {run} cannot be read: {error}", "run that again, or remove its folder"
+        ) from error
     for name, spec in specs.items():
-        fig = draw(spec, pd.read_csv(run / "data" / f"{name}.csv"))
+        fig = draw(spec, tables[name])
         save(fig, into / name)
         plt.close(fig)
     return list(specs)
@@ -344,6 +349,8 @@ def update_manifest() -> None:
             }
             for name in json.loads(path.read_text(encoding="utf-8")):
                 data = run / "data" / f"{name}.csv"
+                if not data.exists():
+                    continue
                 manifest[f"{tier}/{model}/{notebook}/{name}"] = {
                     "data": data.relative_to(RESULTS.parent).as_posix(),
                     "data_sha256": sha256(data),

@@ -3,24 +3,39 @@
 import fnmatch
 import json
 import subprocess
-from collections.abc import Callable, Container, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from refusal.report.rules import Claim, Record
 
 
-def read_ledger(results: Path) -> list[tuple[str, str, Record]]:
-    """(tier, model, record) of every ``claims.json`` under `results`, in a fixed order; a run with other
-    parameters is "model @ parameters".
+def read_ledger(results: Path, tracked: bool = False) -> list[tuple[str, str, Record]]:
+    """(tier, model, record) of every ``claims.json`` under `results`, or of those that are committed, in a
+    fixed order; a run with other parameters is "model @ parameters".
+
+    A file that holds no records of the present kind is named on stderr and left out.
     """
-    found = []
+    found, kept = [], _tracked(results) if tracked else None
     for path in sorted(results.glob("*/*/*/claims.json")):
+        if kept is not None and path not in kept:
+            continue
         tier, model, (_, at, differs) = path.parts[-4], path.parts[-3], path.parts[-2].partition("@")
-        found += [
-            (tier, f"{model} @ {differs}" if at else model, Record(**r))
-            for r in json.loads(path.read_text(encoding="utf-8"))
-        ]
+        try:
+            records = [Record(**r) for r in json.loads(path.read_text(encoding="utf-8"))]
+        except (ValueError, TypeError):
+            print(f"left out: {path} cannot be read; run that again, or remove its folder", file=sys.stderr)
+            continue
+        found += [(tier, f"{model} @ {differs}" if at else model, r) for r in records]
     return found
+
+
+def _tracked(results: Path) -> set[Path]:
+    """The files under `results` that git knows."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "."], cwd=results, capture_output=True, text=True, check=True
+    )
+    return {results / name for name in listed.stdout.split("\0") if name}
 
 
 def flips(ledger: list[tuple[str, str, Record]], model: str) -> str | None:
@@ -120,48 +135,34 @@ def standing(verdicts: list[str]) -> str:
     return f"Of its paper's claims, on released models: {tally}."
 
 
-def committed(finding: str) -> list[str]:
+def verdicts_here(finding: str) -> list[str]:
     """The verdicts on a paper's claims, of released models, in the ledger that is here: of one finding, by
-    the start of its ids. Smoke runs stay out.
+    the start of its ids. Smoke runs, and those with other parameters than the defaults, stay out.
     """
     from refusal.base.files import RESULTS
 
-    paths = [p for p in sorted(RESULTS.glob("*/*/*/claims.json")) if p.parts[-4] != "smoke"]
-    found = [
-        r
-        for path in paths
-        for r in json.loads(path.read_text(encoding="utf-8"))
-        if r["id"].startswith(f"{finding}.")
+    return [
+        r.verdict
+        for tier, model, r in read_ledger(RESULTS)
+        if tier != "smoke" and " @ " not in model and r.id.startswith(f"{finding}.")
+        if (r.origin, r.evidence) == ("paper", "released")
     ]
-    return [r["verdict"] for r in found if (r.get("origin"), r.get("evidence")) == ("paper", "released")]
 
 
 BEGIN, END = "<!-- results: written by `make readme` from the ledger -->", "<!-- end of results -->"
 
 
-def tracked_models() -> set[str]:
-    """The models whose results are committed."""
-    from refusal.base.files import ROOT
-
-    files = subprocess.run(
-        ["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    return {name.split("/")[2] for name in files if name.endswith("claims.json")}
-
-
-def readme_with_results(
-    text: str, models: Container[str], paragraphs: Sequence[Callable[[list[Record]], str | None]] = ()
-) -> str:
-    """`text` with the part between its two markers made anew from the ledger of these `models`, and what the
-    findings say of their records.
+def readme_with_results(text: str, paragraphs: Sequence[Callable[[list[Record]], str | None]] = ()) -> str:
+    """`text` with the part between its two markers made anew from the committed ledger, and what the findings
+    say of their records.
 
     For each model: papers' claims, then questions of ours. Records of constructed models are the same
     whatever model a run is about, so they come once, at the end, and speak for or against no paper.
     """
     from refusal.base.files import RESULTS
 
-    everything = [entry for entry in read_ledger(RESULTS) if entry[0] != "smoke"]
-    ledger = [(t, m, r) for t, m, r in everything if m in models]
+    everything = [entry for entry in read_ledger(RESULTS, tracked=True) if entry[0] != "smoke"]
+    ledger = [entry for entry in everything if " @ " not in entry[1]]
     parts, constructed = [], {}
     for tier, model in dict.fromkeys((t, m) for t, m, _ in ledger):
         records = sorted(

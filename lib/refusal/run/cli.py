@@ -33,6 +33,13 @@ def make_variables() -> dict[str, str]:
     return found | {"P": 'further notebook parameters: P="alpha=2 layer_step=1"'}
 
 
+def further_parameters() -> set[str]:
+    """The notebooks' parameters that are no make variables."""
+    from refusal.run.params import notebooks, parameters_of
+
+    return {name for path in notebooks().values() for name in parameters_of(path) if not name.isupper()}
+
+
 def given_parameters() -> dict[str, str]:
     """The parameters that the user set. Raises ParameterError for a make variable that is none, with the
     nearest name.
@@ -42,12 +49,23 @@ def given_parameters() -> dict[str, str]:
         if name not in known and name not in MAKE_ONLY and name not in OPTIONS:
             raise ParameterError(
                 f"unknown parameter {name!r}",
-                nearest(name, [*known, *OPTIONS]) + '; a notebook\'s further parameters go into P="…"',
+                f'a notebook\'s further parameters go into P="…": P="{name.lower()}=…"'
+                if name.lower() in further_parameters()
+                else nearest(name, [*known, *OPTIONS]) + '; a notebook\'s further parameters go into P="…"',
             )
     values = {name: os.environ[PREFIX + name] for name in known if os.environ.get(PREFIX + name, "") != ""}
     from refusal.run.params import parse_further
 
     return {k: v for k, v in values.items() if k != "P"} | parse_further(values.get("P", ""))
+
+
+def takes_no_parameters(target: str) -> None:
+    """Raises ParameterError where one was given on the command line."""
+    if named := [n for n in os.environ.get("COMPANION_GIVEN", "").split() if n in make_variables()]:
+        raise ParameterError(
+            f"make {target} takes no {named[0]}",
+            "parameters are for the targets that run notebooks, and claims",
+        )
 
 
 def given_options(target: str) -> dict[str, str]:
@@ -143,9 +161,11 @@ def claims(tier: str | None = None, model: str | None = None, verdict: str | Non
             else ""
         )
         print(f"\n{group[1]} · tier {group[0]}{made}")
-        for record, (claim, paper, here, controls, verdict) in zip(records, table(records), strict=True):
+        for record, (claim, paper, here, controls, _) in zip(records, table(records), strict=True):
             print(
-                "\n".join(textwrap.wrap(f"{verdict.upper():<15} {claim}", width, subsequent_indent=" " * 16))
+                "\n".join(
+                    textwrap.wrap(f"{record.verdict.upper():<15} {claim}", width, subsequent_indent=" " * 16)
+                )
             )
             for line in (f"paper: {paper}  |  here: {here}  |  controls: {controls}", record.reason):
                 print(
@@ -261,12 +281,10 @@ def with_results(text: str) -> str:
     """The README's text with tables of the committed ledger, and with what each finding says of its records
     (``findings/*/readme.py``).
     """
-    from refusal.report.render import readme_with_results, tracked_models
+    from refusal.report.render import readme_with_results
     from refusal.run.parts import parts_of_findings
 
-    return readme_with_results(
-        text, tracked_models(), [module.paragraph for module in parts_of_findings("readme")]
-    )
+    return readme_with_results(text, [module.paragraph for module in parts_of_findings("readme")])
 
 
 def help_() -> None:
@@ -288,7 +306,9 @@ def help_() -> None:
           make lab          JupyterLab on the notebooks
         Development
           make new          the files of a new finding: NN=11 PAPER=2501.01234 NAME=short_name
-          make test         the whole test suite        make lint    ruff, and no outputs in notebooks
+          make test         the whole test suite        make lint    ruff, types, no outputs in notebooks
+          make test-numbers the tests of numbers, as on a processor of the other kind
+          make readme       the README's tables, from the committed ledger
           make bench        costs as ratios, measured side by side
           make clean        remove results and computed caches
           make distclean    also the environment and downloaded files
@@ -375,7 +395,7 @@ def hello() -> None:
 TARGETS = {
     "reproduce": reproduce,
     "nb": reproduce,
-    "claims": claims,
+    "claims": ledger,
     "figures": figures,
     "readme": readme,
     "models": models,
@@ -392,11 +412,8 @@ def _run(target: str, *rest: str) -> None:
     if target in ("figures", "hello", "clean", "readme", "models"):
         given_parameters()
         given_options(target)
-        TARGETS[target]()
-    elif target == "claims":
-        ledger()
-    else:
-        TARGETS[target](*rest)
+        takes_no_parameters(target)
+    TARGETS[target](*rest)
 
 
 def main(argv: list[str]) -> int:
@@ -432,11 +449,8 @@ def _say_on_any_terminal() -> None:
 if __name__ == "__main__":
     _say_on_any_terminal()
     status = main(sys.argv[1:])
-    if (
-        status == STOPPED
-        # all is cleaned up by now; what a stopped kernel's tasks still have to say would only bury the
-        # message
-    ):
+    # all is cleaned up by now; what a stopped kernel's tasks still have to say would only bury the message
+    if status == STOPPED:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

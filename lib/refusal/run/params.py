@@ -154,7 +154,7 @@ def check(parameter: Parameter, text: str):
         )
         if not isinstance(value, parameter.type) or (parameter.type is int and isinstance(value, bool)):
             raise ValueError
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval raises
         raise ParameterError(
             f"{name}={text} is not of type {parameter.type.__name__}", parameter.help
         ) from None
@@ -237,7 +237,9 @@ def _check_models(known: dict[str, Parameter], values: dict) -> None:
             )
         kind = check_model(values[name], name)
         if p.subject and kind == "tiny" and tier != "smoke":
-            raise ParameterError(f"{name}={values[name]} is the constructed model", "use TIER=smoke")
+            raise ParameterError(
+                f"{name}={values[name]} is the constructed model", f"leave {name} out and use TIER=smoke"
+            )
         if p.subject and values.get("REMOTE", "0") not in ("0", "local") and kind != "hub":
             raise ParameterError(
                 f"REMOTE={values['REMOTE']} needs a hub id, {name}={values[name]} is none",
