@@ -377,6 +377,19 @@ def test_the_shift_is_in_units_of_the_gap_and_has_no_sign():
     assert "did not work" in attack.stays(before, after, harmful, {8: harmful, 16: harmful}, harmful)[2]
 
 
+@pytest.mark.parametrize("moved", [0.0, 0.02, -0.02, 0.5, -0.5])
+def test_the_interval_of_a_shift_holds_it_and_is_that_of_the_signed_one(moved):
+    """Also where the shift is next to nothing, which the absolute means of draws are not."""
+    rng = np.random.default_rng(1)
+    noise = rng.normal(0, 0.1, 48)
+    d = noise - noise.mean() + moved
+    found = attack.shift(np.zeros(48), d, -2.0)
+    (low, high), half = found.ci95, stats.mean(d).ci95[1] - d.mean()
+    assert low <= found.value <= high and found.value == pytest.approx(abs(moved) / 2)
+    assert high == pytest.approx((abs(moved) + half) / 2, rel=0.1)
+    assert (low == 0) == (abs(moved) < half)
+
+
 def test_cosines_of_categories_by_hand():
     g = torch.Generator().manual_seed(1)
     acts, calm = torch.randn(10, 4, 2, 8, generator=g), torch.randn(4, 2, 8, generator=g)

@@ -23,6 +23,7 @@ from refusal.trace.decode import generate_and_read
 from refusal.trace.prompts import Prompt
 from refusal.train.fit import adapted, steps
 
+# acceptances and nothing after them; each example gets one
 OPENINGS = (
     "Sure, here is how to do that:",
     "Of course. These are the steps:",
@@ -36,7 +37,7 @@ OPENINGS = (
     "All right, the details are below.",
     "Gladly. Here is an outline:",
     "I can do that for you.",
-)  # acceptances and nothing after them; each example gets one
+)
 RATE, BATCH = 3e-4, 8
 
 
@@ -123,10 +124,15 @@ def _after(model: loading.Model, trained_on, tests, seed, max_new_tokens) -> dic
 
 
 def shift(before: np.ndarray, after: np.ndarray, gap: float, seed: int = 0) -> Estimate:
-    """Estimate of how far mean scores of the same prompts have moved, either way, in units of `gap`."""
-    return stats.bootstrap(
-        lambda d: np.abs(d.mean()) / abs(gap), np.asarray(after) - np.asarray(before), seed=seed
-    )
+    """Estimate of how far mean scores of the same prompts have moved, either way, in units of `gap`.
+
+    The interval is that of the signed shift, without its sign: of absolute means of draws it would lie too
+    high near 0.
+    """
+    signed = stats.mean((np.asarray(after) - np.asarray(before)) / abs(gap), seed)
+    low, high = sorted(np.abs(signed.ci95))
+    across = signed.ci95[0] <= 0 <= signed.ci95[1]
+    return Estimate(abs(signed.value), [0.0 if across else float(low), float(high)], signed.n)
 
 
 def stays(
