@@ -41,6 +41,18 @@ def drop(without: float):
     return harmfulness.drop_claim(whole, cut, whole)
 
 
+def test_closing_tokens_compares_the_same_prompts():
+    """A prompt whose answer is broken without the closing tokens counts on neither side, nor in the control."""
+    said = (["refusal"] * 8 + ["answer"] * 2, ["refusal"] * 4 + ["degenerate"] * 4 + ["answer"] * 2)
+    measured, controls = harmfulness.drop_claim(
+        *said, ["refusal"] * 3 + ["answer"] + ["refusal"] * 4 + ["answer"] * 2
+    )
+    assert (measured.value, measured.n) == (0.0, 6)
+    assert controls["refusal_with"] == controls["refusal_without"] == 4 / 6
+    assert controls["refusal_with_neutral_closing"] == 3 / 6
+    assert controls["broken_without"] == 0.4
+
+
 GROUP = np.repeat(harmfulness.GROUPS, 40)
 SOURCE = np.where(np.arange(160) % 2 == 0, "harmbench", "strongreject")
 
@@ -97,7 +109,8 @@ def dissociation(refuse: float):
 
 
 def loss(by: float):
-    return stats.mean(RNG.normal(by, 0.02, 24)), {"random_directions_ce": [0.0]}
+    measured = stats.mean(RNG.normal(by, 0.02, 24))
+    return measured, stats.score_band(RNG.normal(0, 0.02, (SIZES["n_random"], 24)), measured.value)
 
 
 STEERING = {

@@ -63,11 +63,13 @@ def drop_claim(
     with_closing: Sequence[str], without: Sequence[str], neutral: Sequence[str]
 ) -> tuple[Estimate, dict]:
     """By how much refusal falls without the closing tokens, among prompts that are answered in readable words
-    both ways; outcomes of the same prompts: (measured, controls).
+    both ways; outcomes of the same prompts, the control with the `neutral` closing too: (measured, controls).
     """
     readable = [a not in BROKEN and b not in BROKEN for a, b in zip(with_closing, without, strict=True)]
-    before, after = (np.array([o == "refusal" for o in said])[readable] for said in (with_closing, without))
-    broken, filled = stats.rate([o in BROKEN for o in without]), stats.rate([o == "refusal" for o in neutral])
+    before, after, filled = (
+        np.array([o == "refusal" for o in said])[readable] for said in (with_closing, without, neutral)
+    )
+    broken, filled = stats.rate([o in BROKEN for o in without]), stats.rate(filled)
     return stats.difference(before, after, paired=True), {
         "refusal_with": stats.rate(before).value,
         "refusal_without": stats.rate(after).value,
