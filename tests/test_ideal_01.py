@@ -310,12 +310,27 @@ def test_a_claim_that_one_model_meets_is_told_from_one_that_it_does_not():
         )
         for same in (0.5, 0.1, None)
     ]
-    assert pairs.for_one_model([overlap, found[0]]) == (["01.confidence.overlap", "01.signature.paper"], [])
-    assert pairs.for_one_model(found[1:]) == ([], ["01.signature.paper"] * 2)
+    ids = ["01.confidence.overlap", "01.signature.paper"]
+    assert pairs.for_one_model([overlap, found[0]]) == (ids, [], [])
+    assert pairs.for_one_model(found[1:]) == ([], ids[1:], ids[1:])
     failed = record(
         signature, Measured(value=0.1, ci95=(0.0, 0.15), n=64, controls={"same_model": 0.0}), "released"
     )
-    assert pairs.for_one_model([failed]) == ([], [])
+    assert pairs.for_one_model([failed]) == ([], [], [])
+
+
+def test_random_directions_hold_neither_harm_nor_refusal():
+    """Within harmful prompts refused and answered ones differ along the effect itself."""
+    rng = np.random.default_rng(0)
+    harmful, outcome = np.repeat([True, False], 40), np.array(["refusal", "answer"] * 40)
+    outcome[0], refused = "disclaimed", outcome == "refusal"
+    states = torch.from_numpy(rng.normal(0, 0.1, (80, 6))).float()
+    states[:, 0] += 10 * torch.from_numpy(refused).float()
+    states[:, 1] += 10 * torch.from_numpy(harmful).float()
+    found = transfer.within_classes(states, harmful, list(outcome))
+    assert found.shape == (79, 6)  # one disclaimed answer alone has no spread
+    assert found.mean(0).abs().max() < 1e-5
+    assert found.std(0).max() < 0.2
 
 
 def test_what_cannot_be_asked_is_reported_once_for_each_claim():

@@ -42,7 +42,7 @@ def drop(without: float):
 
 
 def test_closing_tokens_compares_the_same_prompts():
-    """A prompt whose answer is broken without the closing tokens counts on neither side, nor in the control."""
+    """A broken answer without the closing tokens counts on neither side, nor in the control."""
     said = (["refusal"] * 8 + ["answer"] * 2, ["refusal"] * 4 + ["degenerate"] * 4 + ["answer"] * 2)
     measured, controls = harmfulness.drop_claim(
         *said, ["refusal"] * 3 + ["answer"] + ["refusal"] * 4 + ["answer"] * 2

@@ -244,7 +244,6 @@ def explained(
     """
     each = [share_closed(np.asarray(r), entropy, seed).value for r in random]
     controls = {
-        "same_model": None,  # one model given twice has no gap
         **moved_by(change),
         "random_neurons_mean": float(np.mean(each)) if each else None,
         "random_neurons_largest": max(each, key=abs, default=None),

@@ -84,23 +84,22 @@ def uninformative(run, prefix: str, why: str) -> None:
             run.claim(id, NOTHING, {"same_model": None}, precondition=why)
 
 
-def for_one_model(records: Sequence[Record]) -> tuple[list[str], list[str]]:
-    """Of the replicated claims, the ids of those that one model given twice would meet as well, and of the
-    others.
+def for_one_model(records: Sequence[Record]) -> tuple[list[str], list[str], list[str]]:
+    """Of the replicated claims, the ids of those that one model given twice would meet as well, of those that
+    it would not, and of those that cannot be asked of one model.
 
-    The control ``same_model`` holds the value that one model gives. Such claims show that the instrument
-    finds no difference where there is none.
+    The control ``same_model`` holds the value that one model gives; it is left out where there is none. The
+    first show that the instrument finds no difference where there is none.
     """
-    found: tuple[list[str], list[str]] = ([], [])
+    twice, not_twice, not_asked = [], [], []
     for r in (r for r in records if r.verdict == "replicated"):
         same = r.controls.get("same_model")
-        twice = (
-            isinstance(same, (int, float))
-            and decide(r.rule, Measured(value=same, ci95=(same, same), n=r.n, controls=r.controls))[0]
-            == "replicated"
-        )
-        found[not twice].append(r.id)
-    return found
+        if not isinstance(same, (int, float)):
+            not_asked.append(r.id)
+            continue
+        found = Measured(value=same, ci95=(same, same), n=r.n, controls=r.controls)
+        (twice if decide(r.rule, found)[0] == "replicated" else not_twice).append(r.id)
+    return twice, not_twice, not_asked
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.findings.f01.pairs import moved_by
-from refusal.measure import behaviour, stats
+from refusal.measure import behaviour, directions, stats
 from refusal.measure.judge import BROKEN
 from refusal.model.loading import Model
 from refusal.trace.edits import Ablate, Add, Edit
@@ -73,6 +74,19 @@ def effect(what: str, outcomes: Sequence[str]) -> np.ndarray:
     bool."""
     refused = np.array([o == "refusal" for o in outcomes], bool)
     return ~refused if what == "ablate" else refused
+
+
+def within_classes(
+    states: Float[Tensor, "prompt d"], harmful: Sequence[bool] | np.ndarray, outcome: Sequence[str]
+) -> Float[Tensor, "kept d"]:
+    """States without the means of the classes harmful or harmless × judged outcome, for random directions to
+    be drawn from: what sets refused prompts apart from answered ones is the effect itself. A class of fewer
+    than two prompts has no spread and is left out.
+    """
+    classes = np.array([f"{h} {o}" for h, o in zip(harmful, outcome, strict=True)])
+    names, counts = np.unique(classes, return_counts=True)
+    kept = np.flatnonzero(np.isin(classes, names[counts > 1]))
+    return directions.centred(states[torch.from_numpy(kept)], classes[kept])
 
 
 def random_controls(

@@ -163,10 +163,8 @@ def lifted(
     band = stats.score_band(
         found.by_sets, float(found.gained.mean()) if len(found.gained) else None, "random_set"
     )
-    controls = band | {
-        "random_sets_rollouts": found.by_sets.shape[-1],
-        "heads_chosen_again": None if again is None else again.value,
-    }
+    controls = band | {"random_sets_rollouts": found.by_sets.shape[-1]}
+    controls |= {} if again is None else {"heads_chosen_again": again.value}
     return {"measured": stats.widened(stats.mean(found.gained, seed), moved, (-1, 1)), "controls": controls}
 
 
