@@ -1,6 +1,6 @@
 # Every target brings up what it needs. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help hello reproduce figures claims readme models new test test-numbers lint bench lab clean distclean environment FORCE
+.PHONY: help hello reproduce figures claims readme models doctor sweep new test test-numbers lint bench lab clean distclean environment FORCE
 .SUFFIXES:
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ VENV ?= .venv
 PY ?= $(VENV)/bin/python
 
 # Parameters travel in the environment, so that no shell has to quote them, and under names of their own, so that make does not expand what they hold.
-NAMES := MODEL BASE POST REASONER TIER N SEED DEVICE DTYPE BATCH_TOKENS REMOTE TEMPLATE DATE P RUN VERDICT PLAN
+NAMES := MODEL BASE POST REASONER TIER N SEED DEVICE DTYPE BATCH_TOKENS REMOTE TEMPLATE DATE P RUN VERDICT PLAN SWEEP
 export COMPANION_GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 $(foreach n,$(sort $(NAMES) $(COMPANION_GIVEN)),$(eval export COMPANION_PARAM_$(n) = $$(value $(n))))
 unexport $(NAMES) $(COMPANION_GIVEN)
@@ -39,7 +39,7 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 help: $(READY)
 	@$(PY) -m refusal.run.cli help
 
-hello reproduce figures claims readme models new: $(READY)
+hello reproduce figures claims readme models doctor sweep new: $(READY)
 	@$(PY) -m refusal.run.cli $@
 
 nb-%: $(READY) FORCE

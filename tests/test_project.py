@@ -42,6 +42,7 @@ def test_every_import_is_required():
         "jupyter_client": "ipykernel",
         "tokenizers": "transformers",
         "huggingface_hub": "huggingface-hub",
+        "yaml": "pyyaml",
     }
     direct = pins((ROOT / "requirements.txt").read_text())
     for path in PACKAGE.rglob("*.py"):

@@ -302,6 +302,20 @@ def test_model_stands_in_for_the_reasoner(monkeypatch):
     assert (seen["01"]["BASE"], seen["01"]["POST"]) == ("smollm2-135m-instruct", "smollm2-135m-safe")
 
 
+@pytest.mark.parametrize("only", [None, "02"])
+def test_a_command_ends_with_where_its_results_lie(monkeypatch, capsys, tmp_path, only):
+    monkeypatch.setenv("COMPANION_PARAM_TIER", "smoke")
+    monkeypatch.setenv("COMPANION_PARAM_SEED", "1")
+    monkeypatch.setattr(runner, "run", lambda path, values: "ran")
+    monkeypatch.setattr(cli, "claims", lambda tier=None: None)
+    cli.reproduce(only)
+    told = capsys.readouterr().out.partition("results:\n")[2].splitlines()
+    stems = [path.stem for number, path in params.notebooks().items() if only in (None, number)]
+    told = [line for line in told if line.startswith("  ")]
+    assert told[-1 if only else 1] == f"  results/smoke/tiny/{BOOK.stem}@SEED=1"
+    assert [line.rpartition("/")[2] for line in told] == [f"{stem}@SEED=1" for stem in stems]
+
+
 def test_an_unknown_notebook_is_an_error():
     done = make("nb-99", timeout=300)
     assert done.returncode == 2 and "there is no notebook 99" in done.stderr

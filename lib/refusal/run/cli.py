@@ -15,6 +15,7 @@ OPTIONS = {  # make variables that are no notebook's parameter: the target each 
     "RUN": ("reproduce", "path of a run.json: repeat that run, and say what of its environment differs"),
     "VERDICT": ("claims", 'only these: VERDICT="not replicated"'),
     "PLAN": ("claims", "1: list every claim with its rule and the items it needs, without running anything"),
+    "SWEEP": ("sweep", "path of a YAML file: a notebook, its claims, and the parameters to go through"),
 }
 STOPPED = 130  # the exit status of what Ctrl-C ended
 
@@ -79,6 +80,7 @@ def given_options(target: str) -> dict[str, str]:
 
 def reproduce(only: str | None = None) -> None:
     """Every notebook, or one, with what was given; then the ledger and the figures. With RUN: that run."""
+    from refusal.base.files import ROOT
     from refusal.run import params, runner
 
     if run := given_options("nb" if only else "reproduce").get("RUN"):
@@ -122,6 +124,9 @@ def reproduce(only: str | None = None) -> None:
         runner.run(path, values)
     if only is None:
         claims(tier=plan[0][1]["TIER"])
+    print("\nresults:", *(f"  {runner.place(*one).relative_to(ROOT)}" for one in plan), sep="\n")
+    if (ROOT / "site").is_dir():
+        print("make site shows them as pages")
 
 
 def claims(tier: str | None = None, model: str | None = None, verdict: str | None = None) -> None:
@@ -301,6 +306,8 @@ def help_() -> None:
           make nb-NN        one notebook, by its number
           make claims       print the ledger: claim, paper's value, value here, controls, verdict; of one
                             MODEL, TIER or VERDICT. PLAN=1: every claim before a run, with the items it needs
+          make doctor       does a MODEL fit: values, refusals, memory, minutes, what will be uninformative
+          make sweep        many runs from SWEEP=file.yaml, then a table and a figure of them
           make models       what the cache holds, and what it takes to get the rest
           make figures      redraw every figure from saved results; no model, no network
           make lab          JupyterLab on the notebooks
@@ -385,6 +392,36 @@ def new() -> None:
     new_finding({name: os.environ.get(PREFIX + name, "") for name in names if name not in MAKE_ONLY})
 
 
+def doctor() -> None:
+    """Whether one model fits the notebooks."""
+    from refusal.run import params
+
+    given_options("doctor")
+    given, taken = (
+        given_parameters(),
+        ("MODEL", "TIER", "DEVICE", "DTYPE", "BATCH_TOKENS", "TEMPLATE", "DATE"),
+    )
+    if other := [name for name in given if name not in taken]:
+        raise ParameterError(f"make doctor takes no {other[0]}", "valid: " + ", ".join(taken))
+    notebook = next(p for p in params.notebooks().values() if set(taken) <= params.parameters_of(p).keys())
+    values = params.resolve(notebook, given)
+    from refusal.run.doctor import main
+
+    main(values)
+
+
+def sweep() -> None:
+    """Many runs of one notebook, from a file."""
+    file = given_options("sweep").get("SWEEP")
+    if other := list(given_parameters()):
+        raise ParameterError(f"make sweep takes no {other[0]}", "parameters stand in the file, under base")
+    if file is None:
+        raise ParameterError("make sweep needs a file", "SWEEP=file.yaml; docs/sweep.md shows one")
+    from refusal.run.sweep import sweep as run_all
+
+    run_all(file)
+
+
 def hello() -> None:
     """The newcomer's first three minutes."""
     from refusal.run.hello import main
@@ -403,6 +440,8 @@ TARGETS = {
     "clean": clean,
     "hello": hello,
     "new": new,
+    "doctor": doctor,
+    "sweep": sweep,
 }
 
 

@@ -147,6 +147,12 @@ def run_name(notebook: Path, parameters: dict) -> str:
     return f"{notebook.stem}@{text}" if differs else notebook.stem
 
 
+def place(notebook: Path, given: dict) -> Path:
+    """The folder that the results of a run lie in, from its checked parameters as they were given."""
+    names = params.models_of(notebook, params.resolved(notebook, given))[0]
+    return RESULTS / given["TIER"] / "--vs--".join(map(folder_name, names)) / run_name(notebook, given)
+
+
 def up_to_date(folder: Path, mark: str) -> bool:
     """Whether the last run in `folder` was this one, and every file it wrote stands as it was."""
     try:
@@ -168,8 +174,8 @@ def run(notebook: Path, given: dict) -> str:
     """
     parameters = params.resolved(notebook, given)
     tier, (names, beside) = parameters["TIER"], params.models_of(notebook, parameters)
-    name = "--vs--".join(map(folder_name, names))
-    folder = RESULTS / tier / name / run_name(notebook, given)
+    folder = place(notebook, given)
+    name = folder.parent.name
     with lock(
         cache_dir() / "locks" / hashlib.sha256(str(folder).encode()).hexdigest()[:16],
         f"{notebook.stem} on {name}",
