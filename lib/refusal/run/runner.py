@@ -122,9 +122,12 @@ def missing(names: Iterable[str]) -> list[str]:
 
 
 def about_minutes(folder: Path) -> int | None:
-    """Minutes that the run took which left its results in `folder`; None where there is none."""
+    """Minutes that the run took which left its results in `folder`, at its longest on one machine, for later
+    ones find much in the cache; None where there is none.
+    """
     try:
-        return math.ceil(json.loads((folder / "run.json").read_text(encoding="utf-8"))["duration_s"] / 60)
+        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return math.ceil(about.get("longest_s", about["duration_s"]) / 60)
     except (OSError, ValueError, KeyError):
         return None
 
@@ -413,6 +416,7 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
     usage = json.loads((staging / "usage.json").read_text(encoding="utf-8"))
     _check_used(notebook, usage.pop("library", None), usage.pop("models", {}), located)
     drawn = FIGURES / folder.relative_to(RESULTS)
+    longest = _longest(folder / "run.json", duration, parameters)
     (folder / "run.json").unlink(missing_ok=True)
     outputs = {}
     moves = [(staging / "data", folder / "data"), (staging / "figures", drawn)]
@@ -446,10 +450,23 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
             **usage,
             **environment(),
             "duration_s": round(duration, 1),
+            "longest_s": round(longest, 1),
             "fingerprint": mark,
             "outputs": outputs,
         },
     )
+
+
+def _longest(before: Path, duration: float, parameters: dict) -> float:
+    """`duration` in seconds, or what the run of `before` took at its longest, where that was the same run on
+    the same machine.
+    """
+    try:
+        about = json.loads(before.read_text(encoding="utf-8"))
+        same = (about["parameters"], about["machine"]) == (parameters, environment()["machine"])
+        return max(duration, about.get("longest_s", about["duration_s"])) if same else duration
+    except (OSError, ValueError, KeyError):
+        return duration
 
 
 def environment() -> dict:
