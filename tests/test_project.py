@@ -22,9 +22,8 @@ def pins(text: str) -> dict[str, str]:
 
 def test_environment_yml_reads_the_same_pins():
     text = (ROOT / "environment.yml").read_text()
-    assert (
-        "- -r requirements.txt" in text and "==" not in text.split("pip:")[1]
-    )  # no second place for a version
+    # no second place for a version
+    assert "- -r requirements.txt" in text and "==" not in text.split("pip:")[1]
 
 
 def test_constraints_agree_with_requirements_and_pin_everything():

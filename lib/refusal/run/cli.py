@@ -115,9 +115,8 @@ def reproduce(only: str | None = None) -> None:
         needed = runner.missing(
             [name for path, values in plan for part in params.models_of(path, values) for name in part]
         )
-        print(
-            "".join(f"{line}\n" for line in needed), end="", flush=True
-        )  # what is to come, before anything starts
+        # what is to come, before anything starts
+        print("".join(f"{line}\n" for line in needed), end="", flush=True)
     for path, values in plan:  # all parameters are checked before the first notebook starts
         runner.run(path, values)
     if only is None:

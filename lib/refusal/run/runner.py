@@ -57,13 +57,8 @@ PATH_FIRST = (
     "import sys; sys.path[0] = sys.argv.pop(1); from ipykernel.kernelapp import launch_new_instance; "
     "launch_new_instance()"
 )
-PLACES = (
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HUGGINGFACE_HUB_CACHE",
-    "TORCH_HOME",
-    "TMPDIR",
-)  # folders that others' variables name
+# folders that others' variables name
+PLACES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TORCH_HOME", "TMPDIR")
 PACKAGES = (
     "torch",
     "transformers",
@@ -174,9 +169,8 @@ def run(notebook: Path, given: dict) -> str:
         cache_dir() / "locks" / hashlib.sha256(str(folder).encode()).hexdigest()[:16],
         f"{notebook.stem} on {name}",
     ):
-        for left in folder.parent.glob(
-            f".{glob.escape(folder.name)}.*"
-        ):  # of a run that was killed; the lock says that none is at work
+        # left by a run that was killed; the lock says that none is at work
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
             shutil.rmtree(left, ignore_errors=True)
         for needed in missing([*names, *beside]):
             print(needed, flush=True)
@@ -306,9 +300,10 @@ def _kernel_environment(staging: Path) -> dict[str, str]:
     kernels, plotting), and with what makes it fast.
     """
     kept = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+    # made absolute, for the kernel stands in another folder
     places = {
         name: str(Path(os.environ[name]).expanduser().absolute()) for name in PLACES if os.environ.get(name)
-    }  # the kernel stands in another folder
+    }
     return (
         {
             name: value
