@@ -227,14 +227,11 @@ def models() -> None:
     """What the cache holds, and what it would take to get the rest."""
     from refusal.base.files import cache_dir
     from refusal.model.registry import MODELS, RECIPES
-    from refusal.model.sources import recipe_folder
-    from refusal.run.runner import missing
+    from refusal.run.runner import missing, place_of
 
-    folder = cache_dir() / "models"
-    print(f"models in {folder}")
+    print(f"models in {cache_dir() / 'models'}")
     for name in [*MODELS, *RECIPES]:
-        needed = missing([name])
-        here = recipe_folder(name) if name in RECIPES else folder / f"{name}-{MODELS[name].file.sha256[:12]}"
+        needed, here = missing([name]), place_of(name)
         size = (
             sum(path.stat().st_size for path in here.rglob("*") if path.is_file()) / 1e9
             if here.exists()

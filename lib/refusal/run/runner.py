@@ -94,6 +94,13 @@ def fingerprint(notebook: Path, parameters: dict, revision: str) -> str:
     return digest.hexdigest()
 
 
+def place_of(name: str) -> Path:
+    """Where a registered model or that of a recipe lies in the cache once it is there."""
+    if name in RECIPES:
+        return recipe_folder(name)
+    return cache_dir() / "models" / f"{name}-{MODELS[name].file.sha256[:12]}"
+
+
 def missing(names: Iterable[str]) -> list[str]:
     """One line for each registered model or recipe of `names` that is not in the cache yet: what it takes to
     get it.
@@ -102,7 +109,7 @@ def missing(names: Iterable[str]) -> list[str]:
     for name in names:
         if name in RECIPES:
             recipe = RECIPES[name]
-            if not recipe_folder(name).exists():
+            if not place_of(name).exists():
                 lines += missing([recipe.base])
                 lines.append(
                     f"{name}: about {recipe.minutes} minutes of post-training from {recipe.base}{slower()}; "
@@ -110,7 +117,7 @@ def missing(names: Iterable[str]) -> list[str]:
                 )
         elif name in MODELS:
             entry = MODELS[name]
-            if not is_converted(cache_dir() / "models" / f"{name}-{entry.file.sha256[:12]}"):
+            if not is_converted(place_of(name)):
                 size = f"{entry.file.bytes / 1e9:.2f} GB to download, {entry.disk_gb} GB on disk"
                 lines.append(f"{name}: {size}, then about {entry.convert_s} s of conversion, once")
     return list(dict.fromkeys(lines))
