@@ -347,32 +347,6 @@ def _times(model: str) -> str:
     return f"; notebooks took: {found}" if found else ""
 
 
-def clean() -> None:
-    """Remove results, figures that are not committed, and what was computed; committed files stay as they
-    are.
-    """
-    import shutil
-    import subprocess
-
-    from refusal.base.files import ROOT, cache_dir
-
-    try:
-        subprocess.run(
-            ["git", "clean", "-qfdX", "results", "figures"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
-        raise UserError(
-            f"git cannot clean results and figures: {reason}",
-            "without git, or the right to delete them, remove what is in them by hand",
-        ) from None
-    shutil.rmtree(cache_dir() / "computed", ignore_errors=True)
-
-
 def new() -> None:
     """The files of a new finding, from NN, PAPER and NAME."""
     from refusal.run.new import new_finding
@@ -396,7 +370,6 @@ TARGETS = {
     "readme": readme,
     "models": models,
     "help": help_,
-    "clean": clean,
     "hello": hello,
     "new": new,
 }
@@ -405,7 +378,7 @@ TARGETS = {
 def _run(target: str, *rest: str) -> None:
     if target not in TARGETS:
         raise ParameterError(f"unknown target {target!r}", nearest(target, TARGETS))
-    if target in ("figures", "hello", "clean", "readme", "models"):
+    if target in ("figures", "hello", "readme", "models"):
         given_parameters()
         given_options(target)
         takes_no_parameters(target)
