@@ -385,7 +385,7 @@ def test_help_names_every_target_and_parameter():
     assert all(name in done.stdout for name in cli.make_variables())
 
 
-@pytest.mark.parametrize("target", ["clean", "figures", "models", "readme", "hello"])
+@pytest.mark.parametrize("target", ["figures", "models", "readme", "hello"])
 def test_a_target_without_parameters_refuses_them_before_it_does_anything(monkeypatch, capsys, target):
     monkeypatch.setenv("COMPANION_GIVEN", "MODEL")
     monkeypatch.setenv(cli.PREFIX + "MODEL", "smollm2-135m-safe")

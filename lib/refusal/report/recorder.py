@@ -51,11 +51,8 @@ class Recorder:
             evidence_of(*(m.name for m in models)),
             name or ", ".join(m.name for m in models),
         )
-        self.device, self.dtype, self.batch_tokens = (
-            model.device,
-            model.dtype,
-            model.batch_tokens,
-        )  # not the model: a notebook may let go of it
+        # not the model itself: a notebook may let go of it
+        self.device, self.dtype, self.batch_tokens = model.device, model.dtype, model.batch_tokens
         self.models = _models_at_work() | {model.name: model.revision}
         self.names = json.loads(os.environ.get(NAMES, "{}"))
         self.metrics: dict = {}
