@@ -46,6 +46,11 @@ def number(x: float | int | str | None) -> str:
     return "–" if x is None else f"{x:.3g}" if isinstance(x, float) else html.escape(str(x))
 
 
+def percent(x: float | None) -> str:
+    """A share as a whole per cent, None as a dash."""
+    return "–" if x is None else f"{x:.0%}"
+
+
 def measured(r: Record) -> str:
     """The value of a record with its interval and n, as words."""
     if r.value is None or r.ci95 is None:
@@ -136,3 +141,9 @@ def tokens(model: "Model", prompt: "Prompt") -> str:
             text += f"<sub>{marked[i]}</sub>"
         cells.append(f'<span style="{style}">{text}</span>')
     return f'<div style="line-height:2">{"".join(cells)}</div>'
+
+
+def answers(prompt: str, texts: Sequence[str], names: Sequence[str]) -> str:
+    """Answers to one harmless prompt side by side, under the names of what was done to the model."""
+    cells = [html.escape(text.strip() or "(nothing)") + " …" for text in texts]
+    return table(names, [cells], prompt)
