@@ -64,9 +64,11 @@ bench: $(READY)
 lab: $(READY)
 	@$(PY) -m jupyterlab --ip 127.0.0.1 --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
-clean: $(READY)
-	@$(PY) -m refusal.run.cli clean
+# By the environment's Python where there is one; none is set up for this.
+clean distclean: ANY := $(or $(wildcard $(PY)),$(PYTHON))
+clean:
+	@$(ANY) -m refusal.run.clean
 
-distclean: clean
-	@$(PY) -c 'import shutil; from refusal.base.files import cache_dir; shutil.rmtree(cache_dir(), ignore_errors=True)'
+distclean:
+	@$(ANY) -m refusal.run.clean all
 	rm -rf $(VENV)

@@ -13,11 +13,8 @@ from scipy.stats import binom, multinomial, norm, t
 from refusal.base.estimate import Estimate
 from refusal.measure import stats
 
-SIZES, RATES, REPEATS = (
-    (16, 32, 64),
-    (0.02, 0.1, 0.5),
-    3000,
-)  # 3000 repeats: a coverage of .95 is known to ±.008
+# 3000 repeats: a coverage of .95 is known to ±.008
+SIZES, RATES, REPEATS = (16, 32, 64), (0.02, 0.1, 0.5), 3000
 
 
 def holds(low, high, truth, weights=None) -> float:

@@ -31,23 +31,11 @@ def measured(value, ci95, n=50, controls=GOOD):
         (None, None, 0, GOOD, "the model never refuses", "uninformative"),  # before underpowered
         (0.8, [0.7, 0.9], 50, GOOD | {"broken": 0.9, "broken_ci95": [0.8, 1.0]}, None, "not replicated"),
         (0.8, [0.7, 0.9], 50, GOOD | {"broken": 0.5, "broken_ci95": [0.4, 0.6]}, None, "underpowered"),
-        (
-            0.1,
-            [0.05, 0.2],
-            50,
-            GOOD | {"broken": 0.5, "broken_ci95": [0.4, 0.6]},
-            None,
-            "not replicated",
-        ),  # a no decides over an unclear
+        # a no decides over an unclear
+        (0.1, [0.05, 0.2], 50, GOOD | {"broken": 0.5, "broken_ci95": [0.4, 0.6]}, None, "not replicated"),
         (0.8, [0.7, 0.9], 50, GOOD | {"random_high": None}, None, "underpowered"),
-        (
-            0.1,
-            [0.05, 0.2],
-            50,
-            {"random_high": 0.2, "broken": None},
-            None,
-            "underpowered",
-        ),  # a control that is missing comes before a no
+        # a control that is missing comes before a no
+        (0.1, [0.05, 0.2], 50, {"random_high": 0.2, "broken": None}, None, "underpowered"),
     ],
 )
 def test_verdicts(value, ci95, n, controls, precondition, verdict):

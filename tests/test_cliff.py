@@ -81,9 +81,8 @@ def test_generation_stops_row_by_row_at_what_it_waits_for(pair, leave, monkeypat
         decode.generate(model, prompts, decoding=decode.Decoding(3, until="</think>"))[0]
         == decode.generate(model, prompts, decoding=3)[0]
     )
-    mixed = decode.generate(model, prompts, decoding=decode.Decoding(12, until="Sure"))[
-        0
-    ]  # some rows say it, the others go on to their end
+    # some rows say it, the others go on to their end
+    mixed = decode.generate(model, prompts, decoding=decode.Decoding(12, until="Sure"))[0]
     assert [t if "Sure" not in t else t.split("Sure")[0] + "Sure" for t in whole] == mixed and any(
         "Sorry" in t for t in mixed
     )
@@ -151,9 +150,8 @@ def test_random_sets_of_heads_differ_and_match_the_layers_where_these_have_enoug
         == attention_heads.matched_sets(heads, 6, 14, 20, 1)
         != attention_heads.matched_sets(heads, 6, 14, 20, 2)
     )
-    few = attention_heads.matched_sets(
-        [(4, 2)], 6, 4, 20, 0, never=[(1, 0), (3, 1)]
-    )  # the layer has three others only: sets from anywhere
+    # the layer has three others only: sets from anywhere
+    few = attention_heads.matched_sets([(4, 2)], 6, 4, 20, 0, never=[(1, 0), (3, 1)])
     assert len({frozenset(s) for s in few}) == 20 and not {h for s in few for h in s} & {
         (4, 2),
         (1, 0),
@@ -383,12 +381,13 @@ def test_probers_learned_on_the_way_read_the_prompts_that_are_tried(pair, split,
             atol=1e-4,
         )
         torch.testing.assert_close(there.late, once.late[20:], rtol=1e-3, atol=1e-4)
+        # behind the thoughts as well
         torch.testing.assert_close(
             attention_heads.written(model, mine.heads, w),
             attention_heads.attribution(model, mine.rollouts, w),
             rtol=1e-3,
             atol=1e-4,
-        )  # behind as well
+        )
 
 
 def test_prompts_are_tried_without_probers_where_none_can_be_learned(pair):
@@ -475,9 +474,8 @@ def test_plateau_cliff_and_alignment_by_hand():
     np.testing.assert_allclose(lines[1], [np.nan, np.nan, 0.9, 0.8, 0.9], atol=1e-6)
     many = np.vstack([np.tile(lines[0], (6, 1)), lines[1:]])
     curve = curves.mean_curve(many)
-    assert curve.value[0] == pytest.approx(0.9) and curve.value[2] == pytest.approx(
-        0.9
-    )  # the one that is too short is left out, not averaged in
+    # the one that is too short is left out, not averaged in
+    assert curve.value[0] == pytest.approx(0.9) and curve.value[2] == pytest.approx(0.9)
     assert curves.mean_curve(many[5:]).value[0] is None  # one rollout alone is no mean
     flat = curves.as_published([torch.ones(4), torch.ones(2)], points=4)
     np.testing.assert_allclose(flat, [0.5, 0.5, 1, 1])  # zeros are averaged in
@@ -489,21 +487,16 @@ def test_plateau_cliff_and_alignment_by_hand():
         curves.drop_span(np.array([np.nan, np.nan, 0.9, 0.9, 0.5, 0.1]), 4) == 2
         and curves.drop_span(np.array([np.nan, np.nan, 0.9]), 2) is None
     )
-    assert (
-        curves.drop_span(np.array([0.9, 0.9, 0.9, 0.1, 0.6, 0.1, 0.1]), 4) == 3
-    )  # a dip that does not last is not the end of the fall
+    # a dip that does not last is not the end of the fall
+    assert curves.drop_span(np.array([0.9, 0.9, 0.9, 0.1, 0.6, 0.1, 0.1]), 4) == 3
 
 
 def test_a_prober_without_signal_is_at_chance():
     rng = np.random.default_rng(1)
     training = made_up(torch.from_numpy(rng.normal(size=(60, 2, 8))).float(), np.arange(60) < 30)
     found = probes.prober_quality(training, training)
-    assert 0.25 < found["val"].value < 0.75 and set(found) == {
-        "val",
-        "shuffled",
-        "test",
-        "harmful",
-    }  # no state after thinking, no other source
+    # no state after thinking, no other source
+    assert 0.25 < found["val"].value < 0.75 and set(found) == {"val", "shuffled", "test", "harmful"}
 
 
 def made_up(acts, refused, harmful=None, late=None):
@@ -577,17 +570,15 @@ def test_a_prober_fitted_again_moves_with_its_prompts_and_as_much_as_fewer_promp
     )
     fresh = torch.stack([probes.fit(sample(200)).w[-1] for _ in range(40)])
     assert 0.5 < float(again.w.std(0).mean() / fresh.std(0).mean()) < 2
-    nothing = probes.refitted(
-        training, 3, shuffled=True
-    ).w  # one shuffle differs from the next, and none has learned what the labels say
+    # one shuffle differs from the next, and none has learned what the labels say
+    nothing = probes.refitted(training, 3, shuffled=True).w
     assert (
         nothing[:, 0].std() > 0
         and nothing[:, 0].mean().abs() < 0.3 * again.w[:, 0].mean()
         and len({tuple(w.tolist()) for w in nothing}) == probes.REFITS
     )
-    whole = replace(
-        training, id=np.array(["a", "b"] * 100)
-    )  # two prompts, all refused or all answered: only draws of both can be fitted
+    # two prompts, all refused or all answered: only draws of both can be fitted
+    whole = replace(training, id=np.array(["a", "b"] * 100))
     torch.testing.assert_close(
         probes.refitted(whole, 3).w,
         probes.fit(training).w[-1].expand(probes.REFITS, -1),
@@ -776,9 +767,8 @@ def test_adapters_start_at_the_model_and_are_all_that_is_trained(llama):
     assert all(
         torch.equal(p, base[k.replace(".base_layer", "")]) for k, p in trained.items() if "lora" not in k
     )
-    wrapped = replace(
-        loading.wrap(fresh, llama.tokenizer, name=llama.name), revision="adapted"
-    )  # read and answered through the library as any model is
+    # read and answered through the library as any model is
+    wrapped = replace(loading.wrap(fresh, llama.tokenizer, name=llama.name), revision="adapted")
     rows = reads.score(wrapped, prompts, lambda logits: logits)[0]
     torch.testing.assert_close(rows, last(fresh), rtol=1e-3, atol=1e-4)
 
@@ -854,10 +844,8 @@ def test_fine_tuning_after_what_is_held_is_that_of_the_rest_alone(window):
     [
         (None, ("<think>", "</think>")),
         ("nothing about it", ("<thought>", "</thought>")),
-        (
-            "{{ x.split('</think>')[-1] }}<|Assistant|><think>\\n",
-            ("<think>", "</think>"),
-        ),  # as DeepSeek-R1-Distill writes it
+        # as DeepSeek-R1-Distill writes it
+        ("{{ x.split('</think>')[-1] }}<|Assistant|><think>\\n", ("<think>", "</think>")),
         ("{{ '<seed:think>' }}", ("<seed:think>", "</seed:think>")),
         ("[INST]x[/INST][THINK]", ("[THINK]", "[/THINK]")),
         ({"default": "no tags", "tool_use": "<thinking>"}, ("<thinking>", "</thinking>")),

@@ -205,9 +205,8 @@ OF_KIND = {
     "empty": "empty",
 }
 OF_KIND |= dict.fromkeys(["plain", "apology", "unable", "soft", "moralising"], "refusal")
-OF_KIND |= dict.fromkeys(
-    ["sympathy", "quotation", "code", "near_miss", "other_language"], "answer"
-)  # the other kinds have both
+# the kinds that are not named here have both
+OF_KIND |= dict.fromkeys(["sympathy", "quotation", "code", "near_miss", "other_language"], "answer")
 
 
 def test_the_cases_of_the_judge_are_unique_and_enough_of_each_kind():

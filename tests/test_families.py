@@ -55,13 +55,8 @@ SIZES = {
     **dict.fromkeys(("residual_multiplier", "logits_scaling", "logit_scale"), 0.4),
     **dict.fromkeys(("embedding_multiplier",), 3.0),
 }
-CONFLICTS = (
-    (),
-    ("head_dim",),
-    ("num_hidden_layers",),
-    ("num_key_value_heads",),
-    ("num_experts_per_tok",),
-)  # sizes that a configuration may not take
+# sizes that a configuration may not take
+CONFLICTS = ((), ("head_dim",), ("num_hidden_layers",), ("num_key_value_heads",), ("num_experts_per_tok",))
 
 
 def tiny_config(kind: str):

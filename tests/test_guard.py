@@ -46,9 +46,10 @@ def test_every_kind_of_guard_finds_planted_harm_and_not_the_alarm_word(planted, 
     assert found["auroc"].value > 0.95 and found["fpr"].value < 0.1
     alarm = chat(planted, data.prompts("test", source="pseudo_harmful", tier="smoke"))
     assert (guard.score(planted, watch, alarm) > 0).mean() < 0.1
+    # h[2] is the first that holds harm
     assert len(watch.layers) == (planted.n_layers if kind == "mean" else 1) and (
         kind != "layer" or watch.layers[0] >= 2
-    )  # h[2] is the first that holds it
+    )
 
 
 def test_the_published_score_by_hand(planted, prompts):
@@ -325,9 +326,8 @@ def test_the_attack_is_measured_on_the_way_and_leaves_nothing(planted, prompts, 
     assert held[0].shape == (8, planted.n_layers + 1, 2, planted.d_model) and all(
         len(m["seen"].outcome) == 8 for m in found.values()
     )
-    assert not torch.equal(held[0], held[1]) and not torch.equal(
-        held[1], held[2]
-    )  # training goes on between the measurements
+    # training goes on between the measurements
+    assert not torch.equal(held[0], held[1]) and not torch.equal(held[1], held[2])
     assert found[32]["loss"] < found[8]["loss"]
     again = attack.after(planted, made["harmful"][:32], tests)
     assert all(
@@ -336,9 +336,8 @@ def test_the_attack_is_measured_on_the_way_and_leaves_nothing(planted, prompts, 
         for n in found
     )
     short = attack.after(planted, made["harmful"][:8], tests)
-    torch.testing.assert_close(
-        short[8]["seen"].states, held[0]
-    )  # the first measurement is that of an attack of this size
+    # the first measurement is that of an attack of this size
+    torch.testing.assert_close(short[8]["seen"].states, held[0])
     assert all(torch.equal(p, before[k]) for k, p in planted.module.named_parameters())
 
 

@@ -74,9 +74,8 @@ def states(axis: int, kind: str, seed: int = 0, since: int = LAYERS // 2) -> tor
     """
     label, sets, _ = statements()
     side = label ^ np.isin(sets, list(truth.NEGATED)) if kind == "match" else label
-    peculiar = torch.randn(
-        len(label), LAYERS, WIDTH, generator=torch.Generator().manual_seed(5)
-    )  # the same whatever the model
+    # the same whatever the model
+    peculiar = torch.randn(len(label), LAYERS, WIDTH, generator=torch.Generator().manual_seed(5))
     acts = peculiar + 0.2 * torch.randn(
         len(label), LAYERS, WIDTH, generator=torch.Generator().manual_seed(seed)
     )

@@ -27,10 +27,8 @@ def scores(n_harmful: int, n_harmless: int, apart: float, seed: int, middle: flo
     return rng.normal(middle + apart / 2, 1, n_harmful), rng.normal(middle - apart / 2, 1, n_harmless)
 
 
-GOOD, WEAK = (
-    6.0,
-    1.0,
-)  # how far apart the classes lie for a reader that sees harm, and for one that hardly does
+# how far apart the classes lie for a reader that sees harm, and for one that hardly does
+GOOD, WEAK = 6.0, 1.0
 
 
 def test_guard_beats_text():
@@ -61,9 +59,8 @@ def test_guard_accepted_harmful():
     ask = lambda watch, reader: verdict("02b.guard.accepted-harmful", *guard.caught(watch, reader, "TF-IDF"))
     assert ask(good, weak) == "replicated"
     assert ask(blind, weak) == "not replicated"
-    assert (
-        ask(scores(accepted, n, 2.5, 3), good) == "not replicated"
-    )  # catches most, and a reader of the text catches more
+    # catches most, and a reader of the text catches more
+    assert ask(scores(accepted, n, 2.5, 3), good) == "not replicated"
     assert ask(scores(10, n, GOOD, 0), scores(10, n, WEAK, 1)) == "underpowered"
 
 
@@ -89,10 +86,8 @@ def test_attack():
     harmful = np.arange(2 * n) < n
     before = np.where(harmful, 0.1, -0.1) + rng.normal(0, 0.02, 2 * n)
     sizes = attack.sizes(SIZE["n_attack"])
-    none, some = (
-        ~harmful | (np.arange(2 * n) % 2 == 0),
-        np.ones(2 * n, bool),
-    )  # answered: harmless ones and half of the harmful; all
+    # answered: harmless ones and half of the harmful; all
+    none, some = ~harmful | (np.arange(2 * n) % 2 == 0), np.ones(2 * n, bool)
 
     def ask(moved, accepted=some, sizes=sizes):
         after = {k: before + moved + rng.normal(0, 0.01, 2 * n) for k in sizes}

@@ -336,17 +336,17 @@ def run_cells(monkeypatch, reasoner, **given) -> dict:
     load, prompts, tiny = (
         loading.load,
         data.prompts,
+        # one that refuses and answers after thinking
         dict.fromkeys(("smollm2-135m-cliff", "smollm2-135m-thinks"), "tiny"),
-    )  # one that refuses and answers after thinking
+    )
     monkeypatch.setattr(
         loading,
         "load",
         lambda name, **_: reasoner if name == "reasoner" else load(tiny.get(name, name), device="cpu"),
     )
     monkeypatch.setattr(data, "prompts", lambda *args, tier, **more: prompts(*args, tier="smoke", **more))
-    monkeypatch.setattr(
-        params, "check_values", lambda *_: None
-    )  # what stands in for a reasoner here has no name
+    # what stands in for a reasoner here has no name
+    monkeypatch.setattr(params, "check_values", lambda *_: None)
     monkeypatch.setattr(cliff_steps, "TRIGGER", " now")  # a word that the tiny models know
     monkeypatch.setattr(recorder, "display", lambda *_: None)
     monkeypatch.setattr(

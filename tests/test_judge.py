@@ -147,6 +147,5 @@ def test_labelled_answers_hold_no_text_and_the_judge_agreed_with_them():
         for tokens in ("judge_12", "judge_24"):
             judged = part[tokens] == "refusal"
             assert stats.kappa(judged.tolist(), read.tolist()).value >= 0.75
-            assert (
-                model != "qwen2.5-coder-0.5b-instruct" or abs(judged.mean() - read.mean()) <= 0.03
-            )  # asked of the default model
+            # asked of the default model
+            assert model != "qwen2.5-coder-0.5b-instruct" or abs(judged.mean() - read.mean()) <= 0.03

@@ -63,12 +63,8 @@ def keys(model) -> dict[str, str]:
         ("trace/passes", "clamp_min(1e-6)", "clamp_min(1e-5)", {"attack", "score", "select", "collect"}),
         ("trace/reads", "def collect_rows(", "# read all of it\ndef collect_rows(", set()),
         ("train/fit", "r=16", "r=8", {"attack"}),
-        (
-            "model/loading",
-            '"*.h": "layers"',
-            '"*.hh": "layers"',
-            {"attack", "score", "select", "collect"},
-        ),  # how a model is loaded
+        # how a model is loaded
+        ("model/loading", '"*.h": "layers"', '"*.hh": "layers"', {"attack", "score", "select", "collect"}),
         ("run/cli", "STOPPED = 130", "STOPPED = 131", set()),
     ],
 )

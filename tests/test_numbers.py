@@ -204,9 +204,8 @@ def test_cosine_across_halves_is_free_of_noise_shared_or_not():
 
 def test_a_direction_without_reliability_has_no_cosine_across_halves():
     a, b, positive = noisy_pair(0, 12, 0.5, 0.0)
-    a = torch.cat(
-        [torch.ones_like(a[:, :1]), a], 1
-    )  # a layer at which all states are the same, as h[0] of a shared last token
+    # a layer at which all states are the same, as h[0] of a shared last token
+    a = torch.cat([torch.ones_like(a[:, :1]), a], 1)
     found = directions.cosine_across_halves(a, torch.cat([a[:, :1], b], 1), positive, ~positive, draws=20)
     assert (
         np.isnan(found["cosine"].value[0])

@@ -69,9 +69,8 @@ def test_patches_that_change_nothing_and_everything(llama):
     found = some_pairs(llama)
     clean, corrupt = patching.baseline(llama, found)
     grid = patching.grid(llama, llama, found, [0, 3])
-    assert torch.allclose(
-        grid[:, :, : found[0].clean.start], corrupt[:, None, None], atol=1e-4
-    )  # before the first difference
+    # before the first difference
+    assert torch.allclose(grid[:, :, : found[0].clean.start], corrupt[:, None, None], atol=1e-4)
     assert torch.allclose(grid[:, 1, -1], clean, atol=1e-3)  # the last layer at the last token
     same = [dataclasses.replace(p, corrupt=p.clean) for p in found]
     assert torch.allclose(patching.grid(llama, llama, same, [1, 2]), clean[:, None, None], atol=1e-3)
@@ -99,9 +98,8 @@ def test_pairs_of_another_pattern_are_left_out(llama):
     assert len(patching.pairs(llama, mixed, [(20, 30)] * 5)) == 3
     assert patching.pairs(llama, [("paint", "paint")], [(20, 30)]) == []
     assert patching.pairs(llama, TEXTS[:1], [(20, 20)]) == []  # no difference to read
-    assert (
-        patching.pairs(llama, [("paint the table", "paint the lamp")], [(20, 30)]) == []
-    )  # the token that is read differs
+    # the token that is read differs
+    assert patching.pairs(llama, [("paint the table", "paint the lamp")], [(20, 30)]) == []
 
 
 def test_binning_and_agreement_of_grids():
@@ -136,9 +134,8 @@ def test_models_that_read_the_same_pairs_are_compared_across_halves():
     a, b, c = some_grids()
     alike, unlike, same = pairs.compare_grids(a, b), pairs.compare_grids(a, c), pairs.compare_grids(a, a)
     assert same["across_r_nonzero"].value == pytest.approx(alike["first_r_nonzero"].value)
-    assert (
-        alike["r_raw"].value > alike["across_r_raw"].value + 0.01
-    )  # on the same pairs the two models share what is peculiar to them
+    # on the same pairs the two models share what is peculiar to them
+    assert alike["r_raw"].value > alike["across_r_raw"].value + 0.01
     assert alike["across_r_raw"].value == pytest.approx(alike["halves_r_raw"].value, abs=0.01)
     assert same["gap_r_raw"].value == 0 and same["gap_r_raw"].ci95 == [0, 0]
     assert (
@@ -146,9 +143,8 @@ def test_models_that_read_the_same_pairs_are_compared_across_halves():
         and alike["across_r_nonzero"].ci95[0] > alike["null_r_nonzero"].ci95[1]
     )
     assert unlike["max_diff_knowledge"].value <= unlike["max_diff_all"].value
-    assert (
-        pairs.compare_grids(*(dataclasses.replace(g, cluster=np.zeros(30, int)) for g in (a, b))) == {}
-    )  # one cluster has no halves
+    # one cluster has no halves
+    assert pairs.compare_grids(*(dataclasses.replace(g, cluster=np.zeros(30, int)) for g in (a, b))) == {}
 
 
 def test_the_peak_is_sought_on_other_pairs_than_it_is_read_on():
@@ -160,9 +156,8 @@ def test_the_peak_is_sought_on_other_pairs_than_it_is_read_on():
         for _ in range(2)
     ]
     own = noise[0].values.reshape(40, -1)
-    assert (
-        own.mean(0)[np.argsort(own.mean(0))[-5:]].mean() > 0.25
-    )  # the largest cells of noise look like an effect
+    # the largest cells of noise look like an effect
+    assert own.mean(0)[np.argsort(own.mean(0))[-5:]].mean() > 0.25
     read = pairs.peak_ratio(noise[1], noise[0]).ci95
     assert read[1] - read[0] > 2  # but on other pairs nothing is left to divide by
 
@@ -555,9 +550,8 @@ def test_frozen_blocks_and_the_embeddings_stay_as_they_are(recipe, tmp_path):
     before, after = (
         loading.load(str(folder)).module.state_dict() for folder in (recipe.base, tmp_path / "done")
     )
-    moved = {
-        name for name, p in after.items() if not torch.equal(p.bfloat16(), before[name].bfloat16())
-    }  # as they are stored
+    # compared as they are stored
+    moved = {name for name, p in after.items() if not torch.equal(p.bfloat16(), before[name].bfloat16())}
     assert moved and not any(
         "embed_tokens" in name or "layers.0." in name or "layers.1." in name for name in moved
     )
@@ -573,9 +567,8 @@ def test_a_recipe_sees_every_example_once_per_pass_and_none_that_is_too_long():
 
 
 def test_batches_of_every_recipe_are_whole_passes():
-    assert all(
-        recipe.batch % recipes.TOGETHER == 0 < recipe.batch for recipe in RECIPES.values()
-    )  # else steps would see fewer examples than said
+    # else steps would see fewer examples than said
+    assert all(recipe.batch % recipes.TOGETHER == 0 < recipe.batch for recipe in RECIPES.values())
 
 
 def test_a_padded_batch_has_the_loss_of_its_rows_alone(llama):

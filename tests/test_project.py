@@ -13,7 +13,7 @@ import pytest
 
 from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, sha256
 from refusal.report.rules import Claim, Measured, Record, decide, read_claims
-from refusal.run import cli
+from refusal.run import cli, repeat
 
 
 def pins(text: str) -> dict[str, str]:
@@ -22,9 +22,8 @@ def pins(text: str) -> dict[str, str]:
 
 def test_environment_yml_reads_the_same_pins():
     text = (ROOT / "environment.yml").read_text()
-    assert (
-        "- -r requirements.txt" in text and "==" not in text.split("pip:")[1]
-    )  # no second place for a version
+    # no second place for a version
+    assert "- -r requirements.txt" in text and "==" not in text.split("pip:")[1]
 
 
 def test_constraints_agree_with_requirements_and_pin_everything():
@@ -85,6 +84,24 @@ def test_committed_verdicts_follow_from_their_records_alone():
                 r.reason,
                 r.needed_n,
             ), (name, r.id)
+
+
+def test_committed_values_lie_in_their_intervals():
+    for name in tracked("results/**/claims.json"):
+        for r in json.loads((ROOT / name).read_text()):
+            found = r["controls"] | {"value": r["value"], "value_ci95": r["ci95"]}
+            intervals = {k: v for k, v in found.items() if k.endswith("_ci95") and v is not None}
+            for k, (low, high) in intervals.items():
+                value = found[k.removesuffix("_ci95")]
+                assert low - 1e-9 <= value <= high + 1e-9, (name, r["id"], k)
+
+
+def test_committed_runs_can_be_repeated_with_their_parameters():
+    files = tracked("results/**/run.json")
+    assert files
+    for name in files:
+        notebook, values = repeat.as_given(ROOT / name, json.loads((ROOT / name).read_text()))
+        assert notebook.stem == name.split("/")[-2].partition("@")[0] and values
 
 
 def test_committed_records_are_of_the_claims_files_as_they_stand():

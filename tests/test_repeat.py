@@ -120,10 +120,14 @@ def test_revisions_are_compared_of_models_that_are_at_hand_only(about, tmp_path,
     [
         ({"notebook": "02_harmfulness_vs_refusals.ipynb"}, "not here any more\n  did you mean '02_harm"),
         ({"parameters": {"TIER": "smoke", "alfa": 2.0}}, "no longer has the parameter 'alfa'.*\n.*'alpha'"),
-        ({"parameters": {"TIER": "smoke", "alpha": 200.0}}, "alpha=200.0 is out of range"),
+        ({"parameters": {"TIER": "smoke", "alpha": 200.0}}, "run.json: alpha=200.0 is out of range"),
         (
             {"parameters": {"MODEL": "gone"}, "model": {"name": "gone", "revision": "0"}},
-            "unknown model 'gone'",
+            "run.json: MODEL: unknown model 'gone'\n.*valid: ",
+        ),
+        (
+            {"notebook": "02b_latent_guard.ipynb", "parameters": {"TIER": "smoke", "moderator": "auto"}},
+            "run.json: moderator: unknown model 'auto'",
         ),
     ],
 )

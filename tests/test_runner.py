@@ -19,7 +19,7 @@ import transformers
 from conftest import tiny_module
 from refusal.base import machine
 from refusal.base.errors import ParameterError, UserError
-from refusal.base.files import FIGURES, NOTEBOOKS, RESULTS, ROOT
+from refusal.base.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, write_json
 from refusal.model import loading
 from refusal.model.names import folder_name
 from refusal.model.tiny import tiny_tokenizer
@@ -399,7 +399,7 @@ def test_help_names_every_target_and_parameter():
     assert all(name in done.stdout for name in cli.make_variables())
 
 
-@pytest.mark.parametrize("target", ["clean", "figures", "models", "readme", "hello"])
+@pytest.mark.parametrize("target", ["figures", "models", "readme", "hello"])
 def test_a_target_without_parameters_refuses_them_before_it_does_anything(monkeypatch, capsys, target):
     monkeypatch.setenv("COMPANION_GIVEN", "MODEL")
     monkeypatch.setenv(cli.PREFIX + "MODEL", "smollm2-135m-safe")
@@ -512,3 +512,19 @@ def test_a_switch_takes_the_processor_for_one_of_the_other_kind(monkeypatch, swi
     monkeypatch.setenv(machine.SWITCH, "yes")
     with pytest.raises(ParameterError, match="COMPANION_BFLOAT16=yes is not known"):
         machine.cpu_has_bfloat16()
+
+
+def test_minutes_are_those_of_the_longest_run_on_one_machine(tmp_path):
+    """A run that finds everything in the cache says nothing of what the next user waits for."""
+    path, same = tmp_path / "run.json", {"parameters": {"N": 4}, "machine": runner.environment()["machine"]}
+    assert runner._longest(path, 30.0, {"N": 4}) == 30
+    write_json(path, same | {"duration_s": 600.0, "longest_s": 900.0})
+    assert runner.about_minutes(tmp_path) == 15
+    assert runner._longest(path, 30.0, {"N": 4}) == 900
+    assert runner._longest(path, 1000.0, {"N": 4}) == 1000
+    assert runner._longest(path, 30.0, {"N": 8}) == 30
+    write_json(path, same | {"duration_s": 600.0, "machine": {"processor": "another"}})
+    assert runner._longest(path, 30.0, {"N": 4}) == 30
+    path.write_text("half a fi")
+    assert runner._longest(path, 30.0, {"N": 4}) == 30
+    assert runner.about_minutes(tmp_path) is None

@@ -117,9 +117,8 @@ def test_neither_subject_nor_object_tells_the_label(sets, name):
         [NUMBERS[row["subject"]] for row in sets["larger_than"] if row["label"] == label]
         for label in ("true", "false")
     )
-    assert (
-        sum((a > b) + (a == b) / 2 for a in high for b in low) / len(high) / len(low) < 0.65
-    )  # AUC of the subject's size
+    # AUC of the subject's size
+    assert sum((a > b) + (a == b) / 2 for a in high for b in low) / len(high) / len(low) < 0.65
 
 
 @pytest.mark.parametrize("name", ["cities", "translations", "element_symbols", "animal_class"])
@@ -174,9 +173,8 @@ def test_every_set_that_may_be_drawn_is_in_the_file_and_no_other():
     assert list(data.STATEMENT_SETS + data.NEGATED_SETS) == SETS
     for name in SETS:
         assert len(data.statements([name])) >= 200
-    assert set(data.statements().set) == set(
-        data.STATEMENT_SETS
-    )  # the further negations come where they are asked for
+    # the further negations come where they are asked for
+    assert set(data.statements().set) == set(data.STATEMENT_SETS)
 
 
 def test_numbers_compare_as_said(sets):
@@ -203,9 +201,10 @@ def test_written_facts_are_used_once_and_false_statements_contradict_them(sets):
             known
         )
     kind = dict(facts["animal_class"])
+    # some call birds reptiles
     assert not any(
         {kind[row["subject"]], row["object"]} == {"bird", "reptile"} for row in sets["animal_class"]
-    )  # some call birds reptiles
+    )
 
 
 def test_written_facts_have_their_form():

@@ -211,9 +211,8 @@ def test_bootstrap_follows_its_seed_and_takes_arrays():
 
 def test_a_second_source_of_variation_widens_an_interval_by_the_sum_of_squares():
     found = Estimate(1.0, [0.7, 1.6], 9)
-    draws = np.array(
-        [0.0, 1.0, 2.0]
-    )  # standard deviation 1; Student's quantile of two degrees of freedom is 4.30
+    # standard deviation 1; Student's quantile of two degrees of freedom is 4.30
+    draws = np.array([0.0, 1.0, 2.0])
     assert stats.widened(found, draws) == Estimate(
         1.0, pytest.approx([1 - np.hypot(0.3, 4.3027), 1 + np.hypot(0.6, 4.3027)], rel=1e-4), 9
     )

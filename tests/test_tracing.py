@@ -195,9 +195,8 @@ def test_generation_under_edits_equals_plain_hooks(tiny, five, monkeypatch):
             said = greedy(tiny, p, 6, lambda length, p=p, arm=arm: plain_edit(tiny, p, arm, length))
             assert got[a][i] == text_of(tiny.tokenizer, said), (a, i)
     monkeypatch.setattr(decode, "LEAVE_SHARE", 0.0)
-    word = " ".join([*got[0], tiny.tokenizer.eos_token]).split()[
-        0
-    ]  # rows that say it leave, the others go on as before
+    # rows that say it leave, the others go on as before
+    word = " ".join([*got[0], tiny.tokenizer.eos_token]).split()[0]
     for text, whole in zip(generate_all(tiny, five, [[]], 6, until=word)[0][0], got[0], strict=True):
         assert whole.startswith(text) and (word in text or text == whole)
 
@@ -601,10 +600,8 @@ def test_padding_between_tokens_never_changes_answers(seeing, stems):
                     model, p, 12, lambda n, p=p: plain_edit(model, p, [Add(W, 1, "every_token")], n), paths
                 ),
             )
-    if prefix.reach(model.module) == 0 and stems in (
-        None,
-        (14,),
-    ):  # prompts of one length still share a batch
+    # prompts of one length still share a batch
+    if prefix.reach(model.module) == 0 and stems in (None, (14,)):
         lengths = [len(p.ids) for p in prompts]
         assert len(batches.plan(model, [n - 14 for n in lengths], 14)) == len(set(lengths)) < len(lengths)
 
@@ -759,9 +756,8 @@ def test_what_overflows_is_an_error_wherever_it_is_read(overflowing):
         read(good)
         with pytest.raises(UserError, match=message):
             read(both)
-    opened = chat(
-        replace(overflowing, template="<user> rope {x} <end>"), table(["lift the stone", "paint"])
-    )  # what is read by nobody may overflow
+    # what is read by nobody may overflow
+    opened = chat(replace(overflowing, template="<user> rope {x} <end>"), table(["lift the stone", "paint"]))
     reads.collect_rows(overflowing, opened, ["t_inst"], {"resid": [1, 3]}, "left")
     with pytest.raises(UserError, match=dtype):
         reads.project(overflowing, opened, V[None], [3])

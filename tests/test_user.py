@@ -169,9 +169,8 @@ def test_a_run_on_a_relative_path_tells_nobodys_folders(tmp_path, monkeypatch, l
         p for p in [*written, FIGURES / "manifest.json"] if str(tmp_path) in p.read_text()
     ]
     monkeypatch.chdir(tmp_path / "a")
-    assert (
-        runner.run(tmp_path / "99_user.ipynb", given | {"MODEL": "./b"}) == "up to date"
-    )  # the same model, spelled from elsewhere
+    # the same model, spelled from elsewhere
+    assert runner.run(tmp_path / "99_user.ipynb", given | {"MODEL": "./b"}) == "up to date"
 
 
 @pytest.mark.parametrize("changed", ["BASE", "POST"])

@@ -22,9 +22,8 @@ def _shell():
 
 def _two_lines(shell, kind, error, _traceback, tb_offset=None) -> list[str]:
     lines = [f"\x1b[31m{kind.__name__}\x1b[0m: {error.what}", *([f"  {error.hint}"] if error.hint else [])]
-    shell._showtraceback(
-        kind, error, lines
-    )  # the kernel's message that a cell failed: without it a runner would go on with the next
+    # the kernel's message that a cell failed: without it a runner would go on with the next
+    shell._showtraceback(kind, error, lines)
     return lines
 
 
@@ -33,9 +32,7 @@ def prepare() -> None:
     if not in_kernel():
         return
     _shell().set_custom_exc((UserError,), _two_lines)
-    warnings.filterwarnings(
-        "ignore", message="IProgress not found"
-    )  # tqdm asks for ipywidgets, in a red box; `refusal.base.progress` needs none
-    os.environ.setdefault(
-        "HF_HUB_DISABLE_PROGRESS_BARS", "1"
-    )  # of loading weights: red, and over in a second
+    # tqdm asks for ipywidgets, in a red box; `refusal.base.progress` needs none
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    # bars of loading weights: red, and over in a second
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

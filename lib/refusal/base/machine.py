@@ -14,10 +14,8 @@ from pathlib import Path
 
 from refusal.base.errors import ParameterError
 
-BFLOAT16 = {
-    "avx512_bf16": "AVX-512 BF16",
-    "amx_bf16": "AMX",
-}  # a processor's flag → what it multiplies in bfloat16 with
+# a processor's flag → what it multiplies in bfloat16 with
+BFLOAT16 = {"avx512_bf16": "AVX-512 BF16", "amx_bf16": "AMX"}
 SWITCH = "COMPANION_BFLOAT16"
 
 

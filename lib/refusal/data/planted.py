@@ -32,10 +32,8 @@ def _planted_rows() -> tuple:
         "prober": range(16),
         "post-training": range(16),
     }
-    for role, numbers in (
-        *counts.items(),
-        ("prober", range(16, 32)),
-    ):  # more of them at the end, where they take no other role's words
+    # the probers' come last, where they take no other role's words
+    for role, numbers in (*counts.items(), ("prober", range(16, 32))):
         for i in numbers:
             extra = list(rng.choice(HARMFUL, 2, replace=False)) + (
                 [str(rng.choice(DISGUISE))] if i % 3 == 0 else []

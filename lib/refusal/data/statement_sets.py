@@ -17,11 +17,8 @@ STATEMENT_SETS = (
     "element_symbols",
     "animal_class",
 )
-NEGATED_SETS = (
-    "neg_translations",
-    "neg_element_symbols",
-    "neg_animal_class",
-)  # given where they are named, not by default
+# given where they are named, not by default
+NEGATED_SETS = ("neg_translations", "neg_element_symbols", "neg_animal_class")
 
 
 def statements(

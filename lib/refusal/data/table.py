@@ -91,9 +91,8 @@ def prompts(
             f"{n} {what} prompts were asked for", f"there are {len(table)}; choose from 1 to {len(table)}"
         )
     order = np.random.default_rng(seed).permutation(len(table))
-    share = pd.Series(
-        range(len(table)), index=table.index[order]
-    )  # a random rank, made relative within each source
+    # a random rank, made relative within each source
+    share = pd.Series(range(len(table)), index=table.index[order])
     rank = share.groupby(table.source.loc[share.index]).rank(pct=True)
     return table.loc[rank.sort_values(kind="stable").index[:n]].reset_index(drop=True)
 

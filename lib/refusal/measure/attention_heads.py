@@ -38,9 +38,8 @@ def written(
     for layer in range(model.n_layers):
         projection = model.nn.layers[layer].self_attn.o_proj._module
         weight = projection.weight.detach().float().cpu()
-        read.append(
-            unit @ weight if type(projection).__name__ != "Conv1D" else weight @ unit
-        )  # what a unit of each input writes along w
+        # what a unit of each input writes along w
+        read.append(unit @ weight if type(projection).__name__ != "Conv1D" else weight @ unit)
     return (z * torch.stack(read)).unflatten(-1, (model.n_heads, model.d_head)).sum(-1)
 
 

@@ -140,10 +140,11 @@ def cosine_across_halves(
             f"halves of groups of {len(groups[0])} and {len(groups[1])} prompts: at least 4 each are needed"
         )
     rng, layers = np.random.default_rng(seed), acts_a.shape[1:-1]
+    # [layer, prompt, d]
     states = [
         (x.double() - x.double().mean(0)).reshape(len(x), -1, x.shape[-1]).transpose(0, 1)
         for x in (acts_a, acts_b)
-    ]  # [layer, prompt, d]
+    ]
 
     def estimate(times: np.ndarray, halvings: int) -> np.ndarray:  # [draw, prompt] → [draw, 3, layer]
         u, v = _halves(np.tile(times, (halvings, 1)), groups, rng)
@@ -160,9 +161,8 @@ def cosine_across_halves(
         times[:, group] = rng.multinomial(len(group), np.full(len(group), 1 / len(group)), draws)
     values, drawn = estimate(np.ones((1, len(acts_a))), repeats)[0], estimate(times, 4)
     error = 1.96 * np.ma.masked_invalid(drawn).std(0, ddof=1).filled(np.nan)
-    error[np.isfinite(drawn).mean(0) < 0.95] = (
-        np.nan
-    )  # draws without reliability say that it is not known to be there
+    # draws without reliability say that it is not known to be there
+    error[np.isfinite(drawn).mean(0) < 0.95] = np.nan
     found = {}
     for name, value, e in zip(("cosine", "ceiling", "across"), values, error, strict=True):
         ci95 = np.stack([value - e, value + e], -1)

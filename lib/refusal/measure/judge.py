@@ -302,9 +302,8 @@ def degenerate(text: str) -> bool:
     hardly anything but marks.
     """
     text = re.sub(r"<\|[^|>]*\|>", " # ", text)  # a tag in words
-    tokens = re.findall(
-        r"[\u3040-\u9fff]|[^\W_]+|[^\w\s]|_", text.lower()
-    )  # scripts without spaces by character
+    # scripts without spaces by character
+    tokens = re.findall(r"[\u3040-\u9fff]|[^\W_]+|[^\w\s]|_", text.lower())
     words, fenced = [t for t in tokens if t[0].isalpha()], "```" in text
     if not any(t[0].isalnum() for t in tokens):
         return True

@@ -101,19 +101,10 @@ def token_span(model: Model, text: str, start: int, stop: int) -> tuple[int, int
     return inside[0], inside[-1] + 1
 
 
-RECALL_SETS = (
-    "cities",
-    "translations",
-    "element_symbols",
-    "animal_class",
-)  # where the subject determines the object
-FACTS = (
-    "cities",
-    "larger_than",
-    "translations",
-    "element_symbols",
-    "animal_class",
-)  # sets that hold all facts; the others negate one of them
+# where the subject determines the object
+RECALL_SETS = ("cities", "translations", "element_symbols", "animal_class")
+# sets that hold all facts; the others negate one of them
+FACTS = ("cities", "larger_than", "translations", "element_symbols", "animal_class")
 
 
 def _partners(
@@ -196,9 +187,8 @@ def verbal_pairs(model: Model, table: pd.DataFrame, shots: pd.DataFrame) -> list
     """
     lines = shot_lines(shots)
     true, false = (table[table.label == truth].reset_index(drop=True) for truth in (True, False))
-    if (
-        table.set.iloc[0] in RECALL_SETS
-    ):  # any other subject makes the statement false, so partners of equal length can be sought
+    # any other subject makes the statement false, so partners of equal length can be sought
+    if table.set.iloc[0] in RECALL_SETS:
         chosen = _partners(model, true, list(true.statement), same_end=False)
         both = [
             (true.statement[i], true.statement[i].replace(true.subject[i], true.subject[j], 1))
@@ -265,9 +255,10 @@ def grid(
 def _grid(source: Model, target: Model, pairs, layers):
     n, width, first = len(pairs), len(pairs[0].clean.ids), pairs[0].clean.start
     positions = list(range(first, width))
+    # [pair, layer, position, d_model]
     states = collect(source, [p.clean for p in pairs], at=[k - width for k in positions], layers=layers)[
         "resid"
-    ]  # [pair, layer, position, d_model]
+    ]
     corrupt, readout = [p.corrupt for p in pairs], answer_logits(pairs)
     _, untouched = baseline(target, pairs)
     out = untouched[:, None, None].repeat(1, len(layers), width)

@@ -75,9 +75,8 @@ def fit_prober(
     w, b = torch.zeros(acts.shape[1:]), torch.zeros(acts.shape[1])
     for layer in range(acts.shape[1]):
         balanced = None if weights is not None else "balanced"
-        logistic = LogisticRegression(
-            C=strength, solver="newton-cg", max_iter=1000, class_weight=balanced
-        )  # five times as fast as the default on these states
+        # newton-cg is five times as fast as the default on these states
+        logistic = LogisticRegression(C=strength, solver="newton-cg", max_iter=1000, class_weight=balanced)
         pipeline = make_pipeline(StandardScaler(), logistic)
         pipeline.fit(
             acts[:, layer].numpy(), np.asarray(refused, bool), logisticregression__sample_weight=weights

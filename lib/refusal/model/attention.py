@@ -23,9 +23,8 @@ def attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **other
         )
-    as_rows = query.unflatten(1, (key.shape[1], -1)).squeeze(
-        3
-    )  # [row, shared head, heads that share it, d_head]
+    # [row, shared head, heads that share it, d_head]
+    as_rows = query.unflatten(1, (key.shape[1], -1)).squeeze(3)
     out = scaled_dot_product_attention(
         as_rows, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
     )

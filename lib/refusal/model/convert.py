@@ -69,9 +69,8 @@ def convert(gguf: Path, folder: Path) -> None:
     )  # ty: ignore[not-iterable]  # its type leaves out the loading info
     whole(gguf.name, found)
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=model.config.to_dict())
-    known = get_gguf_hf_weights_map(
-        model, processor
-    )  # transformers passes over names that it does not know without a word
+    # transformers passes over names that it does not know without a word
+    known = get_gguf_hf_weights_map(model, processor)
     if unread := [name for name in names if name not in known and not READ_OTHERWISE.fullmatch(name)]:
         more = f" and {len(unread) - 1} more tensors" if len(unread) > 1 else ""
         raise UserError(

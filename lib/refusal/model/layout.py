@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
 # share of the residual stream's squared norm in one coordinate above which raw differences of means mislead
 LOUD = 0.5
-FACTORS = (
-    "residual_multiplier",
-    "residual_scale",
-)  # how a block calls what it multiplies its sublayers' outputs by (Granite, MiniCPM)
+# how a block calls what it multiplies its sublayers' outputs by (Granite, MiniCPM)
+FACTORS = ("residual_multiplier", "residual_scale")
 POST_NORMS = (
     ("post_attention_layernorm", "post_feedforward_layernorm"),
     ("post_self_attn_layernorm", "post_mlp_layernorm"),
@@ -224,9 +222,8 @@ def _check_stream(model: "Model", seen, logits) -> None:
         direct = model.nn.lm_head._module(model.nn.ln_final._module(last))[0].float()
     cap = getattr(model.module.config.get_text_config(decoder=True), "final_logit_softcapping", None)
     direct, logits = torch.tanh(direct / cap) * cap if cap else direct, logits.float()
-    scale = (
-        direct * logits
-    ).sum() / direct.square().sum()  # Granite divides its logits, Cohere multiplies them
+    # Granite divides its logits, Cohere multiplies them
+    scale = (direct * logits).sum() / direct.square().sum()
     if not scale > 0 or (scale * direct - logits).abs().max() > 1e-2 * logits.abs().max():
         raise UserError(
             f"{model.name}: lm_head(ln_final(h)) is not the model's output",

@@ -46,11 +46,8 @@ RENAME = {
     "feed_forward": "mlp",
     "block_sparse_moe": "mlp",
 }
-BATCH_TOKENS = {
-    "cpu": 2048,
-    "mps": 4096,
-    "cuda": 32768,
-}  # fixed, because bf16 results depend on the shape of a batch
+# fixed, because bf16 results depend on the shape of a batch
+BATCH_TOKENS = {"cpu": 2048, "mps": 4096, "cuda": 32768}
 # tensors that older versions of transformers saved and that hold no weights: frequencies of rotary positions,
 # causal masks, token numbers
 NO_WEIGHTS = re.compile(r"(inv_freq|masked_bias|position_ids|(attn|attention)\.bias)$")

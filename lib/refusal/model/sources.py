@@ -103,9 +103,8 @@ def locate(name: str) -> Source:
     """
     kind = check_model(name)
     if kind == "tiny":
-        return Source(
-            name, None, f"planted-{name}-" + syntax.alone("refusal.model.tiny")[:12]
-        )  # its weights are in its code
+        # the weights of a tiny model are in its code
+        return Source(name, None, f"planted-{name}-" + syntax.alone("refusal.model.tiny")[:12])
     if kind == "registry":
         file = MODELS[name].file
         return Source(name, _converted(name, lambda: fetch(file), file.sha256), file.sha256)
@@ -211,9 +210,8 @@ def _converted(name: str, gguf, digest: str) -> Path:
         if is_converted(target):
             return target
         need_space(target.parent, 4 * path.stat().st_size, f"converting {name}")
-        for left in target.parent.glob(
-            f".{target.name}.*"
-        ):  # from a conversion that was killed; the lock says that none is running
+        # left by a conversion that was killed; the lock says that none is running
+        for left in target.parent.glob(f".{target.name}.*"):
             shutil.rmtree(left)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         print(
@@ -261,9 +259,8 @@ def recipe_folder(name: str) -> Path:
         for m in syntax.reached(recipe.examples.partition(":")[0])
         if m.split(".")[1] in ("train", "findings")
     ]
-    made_by = syntax.alone(
-        "refusal.train.recipes", "refusal.train.batches", *own
-    )  # not all that these import: a faster pass makes no other model
+    # not all that these import: a faster pass makes no other model
+    made_by = syntax.alone("refusal.train.recipes", "refusal.train.batches", *own)
     made_of = [
         dataclasses.asdict(recipe),
         MODELS[recipe.base].file.sha256,

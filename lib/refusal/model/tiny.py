@@ -18,10 +18,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 N_LAYERS, D_MODEL, D_HEAD = 6, 128, 16
-CLIFF_HEAD = (
-    4,
-    2,
-)  # block and head that suppress refusal at the end of thinking, in the reasoner with a cliff
+# block and head that suppress refusal at the end of thinking, in the reasoner with a cliff
+CLIFF_HEAD = (4, 2)
 HARM_LAYER, REFUSAL_LAYER = 1, 3  # the blocks that write the two directions: visible in h[2] and h[4] first
 HARMFUL = "poison hurt steal attack weapon victim malware ransom".split()
 ALARM = "kill shoot crack explode".split()

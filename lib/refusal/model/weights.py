@@ -99,9 +99,8 @@ def _writers(model: Model, layer: int, site: str, outputs: dict) -> list[torch.n
         rest = written - flat[experts].view_as(written)
         if rest.float().norm() <= 16 * torch.finfo(rest.dtype).eps * written.float().norm():
             return [experts]
-        if shared := next(
-            (m for m in linear if _same_up_to(flat[m], rest, by_token=True)), None
-        ):  # an expert that all tokens go through, gated or not
+        # an expert that all tokens go through, gated or not
+        if shared := next((m for m in linear if _same_up_to(flat[m], rest, by_token=True)), None):
             return [experts, shared]
     how = (
         "writes through experts"
@@ -134,9 +133,8 @@ def _matrices(part: torch.nn.Module) -> list[Tensor]:
     """What a module writes with, as matrices [row, d_model] that are views of its weights, bias included."""
     if is_linear(part):
         return [rows(part)] + ([] if part.bias is None else [part.bias[None]])
-    transposed = getattr(
-        part, "is_transposed", False
-    )  # transformers' name for experts held as [expert, neuron, d_model]
+    # transformers' name for experts held as [expert, neuron, d_model]
+    transposed = getattr(part, "is_transposed", False)
     bias, experts = getattr(part, "down_proj_bias", None), part.down_proj
     assert isinstance(experts, Tensor)  # as `_experts` found it
     return [w if transposed else w.T for w in experts] + ([] if bias is None else [bias])

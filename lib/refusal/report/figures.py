@@ -58,9 +58,8 @@ def draw(spec: dict, data: pd.DataFrame) -> plt.Figure:
     rows = -(-len(panels) // columns)
     height = {"rates": 2.6, "scatter": 3.6}.get(spec["kind"], 2.9)
     if spec["kind"] == "grid":
-        height = max(
-            3.2, 1.2 + (0.36 if "low" in data else 0.15) * data["row"].nunique()
-        )  # two lines in a cell, or one
+        # two lines in a cell, or one
+        height = max(3.2, 1.2 + (0.36 if "low" in data else 0.15) * data["row"].nunique())
     groups = data["group"].nunique() if "group" in data else 0
     spec = spec | {"sideways": groups > SIDEWAYS}
     heights, stacked = [height] * rows, spec["sideways"] and columns == 1

@@ -4,24 +4,26 @@ Run by the runner (``make nb-NN``), everything is written into the run's folder;
 same cells show the same figures and write nothing, so that trying a parameter never overwrites a result.
 """
 
+import html
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 from IPython import get_ipython
-from IPython.display import HTML, Image, display
+from IPython.display import HTML, Image, Markdown, display
 
 from refusal.base.errors import UserError
 from refusal.base.estimate import NOTHING, Estimate
-from refusal.base.files import NOTEBOOKS, PACKAGE, write_json, write_text
+from refusal.base.files import NOTEBOOKS, PACKAGE, RESULTS, write_json, write_text
 from refusal.base.machine import end_with
-from refusal.report import figures
-from refusal.report.render import HEADER, table
-from refusal.report.rules import Measured, Record, evidence_of, read_claims, record
+from refusal.model.names import folder_name
+from refusal.report import figures, shown
+from refusal.report.rules import Claim, Measured, Record, bars, evidence_of, read_claims, record
 
 if TYPE_CHECKING:
     from refusal.model.loading import Model
@@ -42,22 +44,21 @@ class Recorder:
     """
 
     def __init__(self, notebook: str, *models: "Model", name: str | None = None):
-        model = models[-1]
+        model, self.notebook = models[-1], notebook
+        self.folder = "--vs--".join(folder_name(m.name) for m in models)  # where results of these models lie
         self.planned = read_claims(NOTEBOOKS / f"{notebook}.claims.toml")
         self.evidence, self.name = (
             evidence_of(*(m.name for m in models)),
             name or ", ".join(m.name for m in models),
         )
-        self.device, self.dtype, self.batch_tokens = (
-            model.device,
-            model.dtype,
-            model.batch_tokens,
-        )  # not the model: a notebook may let go of it
+        # not the model itself: a notebook may let go of it
+        self.device, self.dtype, self.batch_tokens = model.device, model.dtype, model.batch_tokens
         self.models = _models_at_work() | {model.name: model.revision}
         self.names = json.loads(os.environ.get(NAMES, "{}"))
         self.metrics: dict = {}
         self.claims: list[Record] = []
         self.figures: dict = {}
+        self.box: tuple = ()  # the question of the box at the top and where it is shown, once it is
         self.out = Path(os.environ[OUT]) if os.environ.get(OUT) else None
         if self.out:
             end_with(int(os.environ[RUNNER]))
@@ -84,13 +85,19 @@ class Recorder:
         xlabel: str,
         ylabel: str,
         note: str,
+        claims: Sequence[str] | Mapping[str, dict] = (),
         **options,
     ):
-        """Draw a figure of `refusal.report.figures`, show it, and keep its data and labels. Raises UserError
-        for an empty table.
+        """Draw a figure of `refusal.report.figures`, show it, its note below, and keep its data and labels.
+
+        `claims` are ids of reported claims that it is about. Where each has a place, {id: {"group": …} or
+        {"panel": …} or {}}, the bars of its rule and its paper's values are drawn there; {"paper": False}
+        leaves out values of another unit. Raises UserError for an empty table.
         """
         if data.empty:
             raise UserError(f"figure {name} has no data")
+        if claims:
+            options |= self._about(claims)
         made = " (constructed model)" if self.evidence == "constructed" else ""
         spec = {
             "kind": kind,
@@ -111,8 +118,77 @@ class Recorder:
             figures.save(fig, self.out / "figures" / name)
         picture = BytesIO()  # as a picture: what a figure object shows depends on the kernel's backend
         fig.savefig(picture, format="png", dpi=110, facecolor="white")
-        display(Image(data=picture.getvalue()))
+        display(Image(data=picture.getvalue(), alt=spec["title"]))
+        display(HTML(f"<small>{html.escape(spec['note'])}</small>"))
         figures.plt.close(fig)
+
+    def _about(self, claims: Sequence[str] | Mapping[str, dict]) -> dict:
+        """What a figure's spec holds of the claims that it is about."""
+        spec: dict = {"claims": list(claims), "bars": [], "paper": []}
+        for id, place in claims.items() if isinstance(claims, Mapping) else ():
+            where, r = {k: v for k, v in place.items() if k != "paper"}, self.reported(id)
+            spec["bars"] += [{"at": at, "label": words} | where for at, words in bars(r)]
+            numbers = {k: v for k, v in (r.paper_value or {}).items() if isinstance(v, (int, float))}
+            if place.get("paper", True):
+                spec["paper"] += [{"at": at, "label": words} | where for words, at in numbers.items()]
+        return {k: v for k, v in spec.items() if v}
+
+    def reported(self, id: str) -> Record:
+        """The record of a claim that was reported. Raises KeyError for another."""
+        return {r.id: r for r in self.claims}[id]
+
+    def reading(self, name: str, *sentences: str | None) -> None:
+        """Say below the figure `name` what it shows: sentences that code chose and put numbers into, from the
+        values of the claim; empty ones are left out. They are its caption and its text in the gallery too.
+
+        Raises ValueError where there is no such figure, or nothing is said.
+        """
+        text = self._named(" ".join(s for s in sentences if s))
+        if name not in self.figures or not text:
+            raise ValueError(f"nothing is said of the figure {name}" if not text else f"no figure {name}")
+        self.figures[name]["reading"] = text
+        display(Markdown(text))
+
+    def opening(self, question: str) -> None:
+        """Show the box at the top of the notebook: its question, the model, and the answers, those of the
+        last run that is here until `finish` puts this one's in their place.
+        """
+        self.box = question, display(HTML(self._opening(question, self._before())), display_id=True)
+
+    def _opening(self, question: str, records: Sequence[Record]) -> str:
+        minutes = self._minutes()
+        about = f"{self.name}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+        about += f"; about {minutes} minutes from nothing" if minutes else ""
+        return shown.opening(self._named(question), self._named(about), records, f"make nb-{self._number()}")
+
+    def _number(self) -> str:
+        return self.notebook.partition("_")[0]
+
+    def _here(self) -> Path | None:
+        """The folder of a run of these models with the default parameters; None where there is none."""
+        found = sorted(RESULTS.glob(f"*/{self.folder}/{self.notebook}"))
+        return found[0] if found and not self.out else None
+
+    def _before(self) -> list[Record]:
+        """What that run found; nothing where it cannot be read, and in a run by the runner."""
+        try:
+            text = (self._here() or Path()).joinpath("claims.json").read_text(encoding="utf-8")
+            return [Record(**r) for r in json.loads(text)]
+        except (OSError, ValueError, TypeError):
+            return []
+
+    def _minutes(self) -> int | None:
+        try:
+            about = json.loads((self._here() or Path()).joinpath("run.json").read_text(encoding="utf-8"))
+            return math.ceil(about.get("longest_s", about["duration_s"]) / 60)
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def _answer(self) -> None:
+        """Put this run's answers into the box at the top."""
+        if self.box and self.box[1]:  # outside a kernel nothing can be shown anew
+            question, handle = self.box
+            handle.update(HTML(self._opening(question, self.claims)))
 
     def claim(self, id: str, measured: Estimate, controls: dict, precondition: str | None = None) -> None:
         """Judge a claim of the notebook's claims file by its rule, show the verdict and enter it into the
@@ -132,15 +208,21 @@ class Recorder:
         self.claims.append(entry)
         display(HTML(f"<b>{entry.id}</b> {entry.statement}: <b>{entry.verdict}</b> ({entry.reason})"))
 
-    def plan(self) -> pd.DataFrame:
+    def plan(self) -> HTML:
         """The notebook's claims as they stand before anything is measured: what is claimed, where, and the
         rule that will judge it.
         """
         rows = [
-            (c.id, c.statement, f"{c.paper} {c.source}" if c.origin == "paper" else "ours", c.rule.words())
+            (f"<b>{c.id}</b>", *map(html.escape, (c.statement, _source(c), c.rule.words())))
             for c in self.planned.values()
         ]
-        return pd.DataFrame(rows, columns=["claim", "statement", "from", "replicated if"])
+        return HTML(shown.table(["claim", "statement", "from", "replicated if"], rows))
+
+    def sizes(self, what: str = "Sample sizes", **n: int) -> None:
+        """Show how many items each step has, as a small table; underscores of a name are spaces."""
+        display(
+            HTML(shown.table(["items", "n"], [(k.replace("_", " "), str(v)) for k, v in n.items()], what))
+        )
 
     def end_if(self, reason: str | None) -> None:
         """Where `reason` says why the model can't inform: every claim not yet reported becomes uninformative,
@@ -153,6 +235,7 @@ class Recorder:
             return
         for id in [id for id in self.planned if id not in {r.id for r in self.claims}]:
             self.claim(id, NOTHING, {"precondition": "not met"}, reason)
+        self._answer()
         self._write()
         raise NotebookEnded(
             f"uninformative: {reason}",
@@ -172,9 +255,13 @@ class Recorder:
             return [self._named(v) for v in x]
         return x
 
-    def ledger(self) -> pd.DataFrame:
-        """This notebook's part of the ledger as a table."""
-        return pd.DataFrame(table(self.claims), columns=HEADER)
+    def ledger(self) -> HTML:
+        """This notebook's part of the ledger, every record whole."""
+        return HTML(shown.ledger(self.claims))
+
+    def closing(self) -> Markdown:
+        """What came out, as a paragraph made of the records."""
+        return Markdown(shown.closing(self.claims))
 
     def finish(self) -> None:
         """Write everything. Raises UserError when the notebook reported no number, no figure or no claim."""
@@ -185,6 +272,7 @@ class Recorder:
             raise UserError(
                 f"the notebook did not report {left[0]} of its claims file", f"{len(left)} claims are missing"
             )
+        self._answer()
         self._write()
 
     def _write(self) -> None:
@@ -206,6 +294,10 @@ class Recorder:
             write_json(
                 self.out / "claims.json", [self._named(json.loads(c.model_dump_json())) for c in self.claims]
             )
+
+
+def _source(claim: Claim) -> str:
+    return f"{claim.paper} {claim.source}" if claim.origin == "paper" else "ours"
 
 
 def _models_at_work() -> dict[str, str]:

@@ -108,12 +108,8 @@ def markdown(records: list[Record]) -> str:
     )
 
 
-ORDER = (
-    "not replicated",
-    "underpowered",
-    "uninformative",
-    "replicated",
-)  # what disagrees with a paper comes first
+# what disagrees with a paper comes first
+ORDER = ("not replicated", "underpowered", "uninformative", "replicated")
 
 
 def counts(records: Iterable[Record]) -> str:

@@ -43,14 +43,17 @@ class _Compare(_Frozen):
     times: float = 1.0
     of: str | None = None
 
-    def _answer(self, bar: float | str, sign: int, measured: "Measured") -> Answer:
-        level = measured.number(bar) if isinstance(bar, str) else bar
-        level = (
-            None
-            if level is None
-            else level * (self.times if isinstance(bar, str) else 1) + sign * self.margin
-        )
-        side, against = ("above" if sign > 0 else "below"), (f"{bar} " if isinstance(bar, str) else "")
+    def level(self, measured: "Measured") -> float | None:
+        """Where the bar lies; None where the control that it is was not measured."""
+        bar, side = self._bar()
+        if isinstance(bar, str):
+            found = measured.number(bar)
+            bar = None if found is None else found * self.times
+        return None if bar is None else bar + (self.margin if side == "above" else -self.margin)
+
+    def answer(self, measured: "Measured") -> Answer:
+        (bar, side), level = self._bar(), self.level(measured)
+        sign, against = (1 if side == "above" else -1), (f"{bar} " if isinstance(bar, str) else "")
         found = []
         for name, value, interval in measured.named(self.of):
             if value is None or interval is None or level is None:
@@ -92,15 +95,9 @@ class _Compare(_Frozen):
 class Above(_Compare):
     above: float | str
 
-    def answer(self, measured: "Measured") -> Answer:
-        return self._answer(self.above, 1, measured)
-
 
 class Below(_Compare):
     below: float | str
-
-    def answer(self, measured: "Measured") -> Answer:
-        return self._answer(self.below, -1, measured)
 
 
 class Enough(_Frozen):
@@ -306,6 +303,12 @@ def comparisons(rule: Rule) -> Iterable[Above | Below]:
         yield rule
 
 
+def bars(r: Record) -> list[tuple[float, str]]:
+    """Where the bars of a record's value lie, and in words which they are, as figures draw them."""
+    mine = [part for part in comparisons(r.rule) if part.of is None]
+    return [(level, part.words()) for part in mine if (level := part.level(r)) is not None]
+
+
 def _unclear(rule: Rule, measured: Measured) -> list[Above | Below]:
     """The comparisons whose interval spans their bar; a pattern gives one for each control that fits."""
     each = [
@@ -346,11 +349,8 @@ def needed_n(rule: Rule, measured: Measured) -> int | None:
     needed = []
     for part in _unclear(rule, measured):
         if part.of is None:
-            bar, sign = (part.above, 1) if isinstance(part, Above) else (part.below, -1)
-            value, ci95 = measured.value, measured.ci95
-            level = measured.number(bar) if isinstance(bar, str) else bar
+            value, ci95, level = measured.value, measured.ci95, part.level(measured)
             assert value is not None and ci95 is not None and level is not None  # or it would be missing
-            level = (level * part.times if isinstance(bar, str) else level) + sign * part.margin
             gap = value - level
             if gap == 0:
                 return None

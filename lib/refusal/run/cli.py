@@ -117,9 +117,8 @@ def reproduce(only: str | None = None) -> None:
         needed = runner.missing(
             [name for path, values in plan for part in params.models_of(path, values) for name in part]
         )
-        print(
-            "".join(f"{line}\n" for line in needed), end="", flush=True
-        )  # what is to come, before anything starts
+        # what is to come, before anything starts
+        print("".join(f"{line}\n" for line in needed), end="", flush=True)
     for path, values in plan:  # all parameters are checked before the first notebook starts
         runner.run(path, values)
     if only is None:
@@ -233,14 +232,11 @@ def models() -> None:
     """What the cache holds, and what it would take to get the rest."""
     from refusal.base.files import cache_dir
     from refusal.model.registry import MODELS, RECIPES
-    from refusal.model.sources import recipe_folder
-    from refusal.run.runner import missing
+    from refusal.run.runner import missing, place_of
 
-    folder = cache_dir() / "models"
-    print(f"models in {folder}")
+    print(f"models in {cache_dir() / 'models'}")
     for name in [*MODELS, *RECIPES]:
-        needed = missing([name])
-        here = recipe_folder(name) if name in RECIPES else folder / f"{name}-{MODELS[name].file.sha256[:12]}"
+        needed, here = missing([name]), place_of(name)
         size = (
             sum(path.stat().st_size for path in here.rglob("*") if path.is_file()) / 1e9
             if here.exists()
@@ -358,32 +354,6 @@ def _times(model: str) -> str:
     return f"; notebooks took: {found}" if found else ""
 
 
-def clean() -> None:
-    """Remove results, figures that are not committed, and what was computed; committed files stay as they
-    are.
-    """
-    import shutil
-    import subprocess
-
-    from refusal.base.files import ROOT, cache_dir
-
-    try:
-        subprocess.run(
-            ["git", "clean", "-qfdX", "results", "figures"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
-        raise UserError(
-            f"git cannot clean results and figures: {reason}",
-            "without git, or the right to delete them, remove what is in them by hand",
-        ) from None
-    shutil.rmtree(cache_dir() / "computed", ignore_errors=True)
-
-
 def new() -> None:
     """The files of a new finding, from NN, PAPER and NAME."""
     from refusal.run.new import new_finding
@@ -437,7 +407,6 @@ TARGETS = {
     "readme": readme,
     "models": models,
     "help": help_,
-    "clean": clean,
     "hello": hello,
     "new": new,
     "doctor": doctor,
@@ -448,7 +417,7 @@ TARGETS = {
 def _run(target: str, *rest: str) -> None:
     if target not in TARGETS:
         raise ParameterError(f"unknown target {target!r}", nearest(target, TARGETS))
-    if target in ("figures", "hello", "clean", "readme", "models"):
+    if target in ("figures", "hello", "readme", "models"):
         given_parameters()
         given_options(target)
         takes_no_parameters(target)

@@ -7,6 +7,7 @@ from refusal.base.files import FIGURES
 from refusal.measure import behaviour, directions
 from refusal.model import loading
 from refusal.report import figures
+from refusal.run.runner import missing
 from refusal.trace import reads
 from refusal.trace.prompts import chat
 
@@ -17,7 +18,7 @@ def main(n: int = 48) -> None:
     """Print judged answers to harmless prompts, and draw how far harmful prompts stand apart from harmless
     ones at each layer.
     """
-    print(f"{MODEL}: 0.1 GB to download, 0.5 GB on disk, 20 s of conversion, once")
+    print("".join(f"{line}\n" for line in missing([MODEL])), end="", flush=True)
     model = loading.load(MODEL)
     harmful, harmless = (
         chat(model, data.prompts(role, label=label)[:n])

@@ -23,7 +23,7 @@ def repeat(path: str) -> None:
     line each, then run its notebook with its parameters. Raises ParameterError where that cannot be done.
     """
     file, about = _read(path)
-    notebook, values = _as_given(about)
+    notebook, values = as_given(file, about)
     print(f"repeating {notebook.stem} as in {file}")
     lines = differences(about, notebook, values)
     print("\n".join(f"differs: {line}" for line in lines) or "nothing of its environment differs", flush=True)
@@ -52,8 +52,10 @@ def _read(path: str) -> tuple[Path, dict]:
     return file, about
 
 
-def _as_given(about: dict) -> tuple[Path, dict]:
-    """The notebook, and the run's parameters checked as if they had been given. Raises ParameterError."""
+def as_given(file: Path, about: dict) -> tuple[Path, dict]:
+    """The notebook of the run that `file` is `about`, and its parameters checked as if they had been given.
+    Raises ParameterError.
+    """
     books = {path.name: path for path in params.notebooks().values()}
     if about["notebook"] not in books:
         raise ParameterError(
@@ -79,7 +81,12 @@ def _as_given(about: dict) -> tuple[Path, dict]:
                 f"nb-{notebook.stem.partition('_')[0]} {name}=path/to/it …",
             )
     texts = {name: v if isinstance(v, str) else repr(v) for name, v in given.items()}
-    return notebook, params.resolve(notebook, texts)
+    try:
+        return notebook, params.resolve(notebook, texts)
+    except ParameterError as error:
+        # of a model that is not known the message tells the name alone
+        whose = [f"{name}: " for name in given if error.what == f"unknown model {given[name]!r}"]
+        raise ParameterError(f"{file}: {''.join(whose)}{error.what}", error.hint) from None
 
 
 def differences(about: dict, notebook: Path, values: dict) -> list[str]:

@@ -57,13 +57,8 @@ PATH_FIRST = (
     "import sys; sys.path[0] = sys.argv.pop(1); from ipykernel.kernelapp import launch_new_instance; "
     "launch_new_instance()"
 )
-PLACES = (
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HUGGINGFACE_HUB_CACHE",
-    "TORCH_HOME",
-    "TMPDIR",
-)  # folders that others' variables name
+# folders that others' variables name
+PLACES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TORCH_HOME", "TMPDIR")
 PACKAGES = (
     "torch",
     "transformers",
@@ -99,6 +94,13 @@ def fingerprint(notebook: Path, parameters: dict, revision: str) -> str:
     return digest.hexdigest()
 
 
+def place_of(name: str) -> Path:
+    """Where a registered model or that of a recipe lies in the cache once it is there."""
+    if name in RECIPES:
+        return recipe_folder(name)
+    return cache_dir() / "models" / f"{name}-{MODELS[name].file.sha256[:12]}"
+
+
 def missing(names: Iterable[str]) -> list[str]:
     """One line for each registered model or recipe of `names` that is not in the cache yet: what it takes to
     get it.
@@ -107,7 +109,7 @@ def missing(names: Iterable[str]) -> list[str]:
     for name in names:
         if name in RECIPES:
             recipe = RECIPES[name]
-            if not recipe_folder(name).exists():
+            if not place_of(name).exists():
                 lines += missing([recipe.base])
                 lines.append(
                     f"{name}: about {recipe.minutes} minutes of post-training from {recipe.base}{slower()}; "
@@ -115,16 +117,19 @@ def missing(names: Iterable[str]) -> list[str]:
                 )
         elif name in MODELS:
             entry = MODELS[name]
-            if not is_converted(cache_dir() / "models" / f"{name}-{entry.file.sha256[:12]}"):
+            if not is_converted(place_of(name)):
                 size = f"{entry.file.bytes / 1e9:.2f} GB to download, {entry.disk_gb} GB on disk"
                 lines.append(f"{name}: {size}, then about {entry.convert_s} s of conversion, once")
     return list(dict.fromkeys(lines))
 
 
 def about_minutes(folder: Path) -> int | None:
-    """Minutes that the run took which left its results in `folder`; None where there is none."""
+    """Minutes that the run took which left its results in `folder`, at its longest on one machine, for later
+    ones find much in the cache; None where there is none.
+    """
     try:
-        return math.ceil(json.loads((folder / "run.json").read_text(encoding="utf-8"))["duration_s"] / 60)
+        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return math.ceil(about.get("longest_s", about["duration_s"]) / 60)
     except (OSError, ValueError, KeyError):
         return None
 
@@ -180,9 +185,8 @@ def run(notebook: Path, given: dict) -> str:
         cache_dir() / "locks" / hashlib.sha256(str(folder).encode()).hexdigest()[:16],
         f"{notebook.stem} on {name}",
     ):
-        for left in folder.parent.glob(
-            f".{glob.escape(folder.name)}.*"
-        ):  # of a run that was killed; the lock says that none is at work
+        # left by a run that was killed; the lock says that none is at work
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
             shutil.rmtree(left, ignore_errors=True)
         for needed in missing([*names, *beside]):
             print(needed, flush=True)
@@ -312,9 +316,10 @@ def _kernel_environment(staging: Path) -> dict[str, str]:
     kernels, plotting), and with what makes it fast.
     """
     kept = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+    # made absolute, for the kernel stands in another folder
     places = {
         name: str(Path(os.environ[name]).expanduser().absolute()) for name in PLACES if os.environ.get(name)
-    }  # the kernel stands in another folder
+    }
     return (
         {
             name: value
@@ -419,6 +424,7 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
     usage = json.loads((staging / "usage.json").read_text(encoding="utf-8"))
     _check_used(notebook, usage.pop("library", None), usage.pop("models", {}), located)
     drawn = FIGURES / folder.relative_to(RESULTS)
+    longest = _longest(folder / "run.json", duration, parameters)
     (folder / "run.json").unlink(missing_ok=True)
     outputs = {}
     moves = [(staging / "data", folder / "data"), (staging / "figures", drawn)]
@@ -452,10 +458,23 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
             **usage,
             **environment(),
             "duration_s": round(duration, 1),
+            "longest_s": round(longest, 1),
             "fingerprint": mark,
             "outputs": outputs,
         },
     )
+
+
+def _longest(before: Path, duration: float, parameters: dict) -> float:
+    """`duration` in seconds, or what the run of `before` took at its longest, where that was the same run on
+    the same machine.
+    """
+    try:
+        about = json.loads(before.read_text(encoding="utf-8"))
+        same = (about["parameters"], about["machine"]) == (parameters, environment()["machine"])
+        return max(duration, about.get("longest_s", about["duration_s"])) if same else duration
+    except (OSError, ValueError, KeyError):
+        return duration
 
 
 def environment() -> dict:

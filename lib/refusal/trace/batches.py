@@ -79,9 +79,8 @@ def micro_batches(model: "Model", lengths: Sequence[int], new: int) -> list[list
     per_token = 2 * model.n_layers * heads * model.d_head * size
     kept, weights = CACHE_BYTES[model.device.type], model.module.num_parameters() * size
     if model.device.type == "cpu":
-        kept = max(
-            kept // 4, kept - weights // 5
-        )  # so that a large model and what it keeps fit a small machine
+        # so that a large model and what is kept of it fit a small machine
+        kept = max(kept // 4, kept - weights // 5)
     tokens = max(model.batch_tokens, kept // per_token)
     groups: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

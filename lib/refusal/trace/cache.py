@@ -79,9 +79,8 @@ def _feed(digest, value) -> None:
         kind = type(value)
         _feed(digest, (kind.__qualname__, syntax.of(kind)))
         _feed(digest, {f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
-    elif callable(value) and isinstance(
-        getattr(value, "key", None), str
-    ):  # a readout: its source, and what it closes over
+    elif callable(value) and isinstance(getattr(value, "key", None), str):
+        # a readout: its source, and what it closes over
         _feed(digest, (value.__qualname__, syntax.of(value), value.key))
     else:
         raise TypeError(f"a {type(value).__qualname__} cannot be part of a key")

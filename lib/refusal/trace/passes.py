@@ -133,10 +133,8 @@ def forward(
     read, along = read or {}, along or {}
     wanted = {site: set(read[site][0]) if site in read else set() for site in SITES}
     columns = {site: read[site][1].to(batch.ids.device)[..., None] for site in read}
-    factors = {
-        "attn": model.residual_factor,
-        "mlp": model.residual_factor,
-    }  # what is added to the stream is read
+    # what is read is what is added to the stream
+    factors = {"attn": model.residual_factor, "mlp": model.residual_factor}
     first, states = start if start else (0, None)
     tops = [layer if site == "resid" else layer + 1 for site in read for layer in wanted[site]]
     top = n_layers if logits else max([*tops, *along], default=n_layers)
@@ -170,9 +168,8 @@ def forward(
             scores = nnsight.save(nn.output.logits[:, -1] if keep == 1 else nn.output.logits)
         else:
             scores = nnsight.save(None)
-            if (
-                out
-            ):  # nothing above the last read is needed; without reads the pass is there to fill the cache
+            # nothing above the last read is needed; without reads the pass is there to fill the cache
+            if out:
                 tracer.stop()
     for site, values in out.items() if check else ():
         _check_read(model, batch, site, values, sorted(wanted.get(site, ())), columns.get(site))
@@ -267,9 +264,8 @@ def generate_remote(
         **plain,
     )
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.filterwarnings(
-            "ignore", message=".*was never reached.*"
-        )  # how an open iter[:] ends, by design
+        # an open iter[:] ends so, by design
+        warnings.filterwarnings("ignore", message=".*was never reached.*")
         with model.nn.generate(remote=model.remote, generation_config=config) as tracer:
             with tracer.invoke({"input_ids": batch.ids, "attention_mask": batch.mask}):
                 if every_step:

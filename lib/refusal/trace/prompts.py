@@ -106,9 +106,8 @@ def rendered(tokenizer, chats: Sequence[Sequence[tuple[str, str]]], date: str = 
     except ValueError as error:
         raise ParameterError(f"DATE={date} is not a day", "write it as 2024-07-26") from error
     messages = [[{"role": role, "content": text} for role, text in chat] for chat in chats]
-    fixed = type(
-        "Fixed", (datetime,), {"now": classmethod(lambda cls, tz=None: day)}
-    )  # what strftime_now asks; a template takes no function
+    # what strftime_now asks; a template takes no function
+    fixed = type("Fixed", (datetime,), {"now": classmethod(lambda cls, tz=None: day)})
     try:
         with mock.patch.object(chat_template_utils, "datetime", fixed):
             return [

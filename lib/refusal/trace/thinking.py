@@ -72,9 +72,8 @@ def think(
         prefix=prefix,
         label="thinking",
     )[0]
-    said = [
-        text.replace(CONTROL, "").lstrip().removeprefix(opening) for text in texts
-    ]  # the prompt has opened the thinking
+    # without the opening tag: the prompt may have opened the thinking
+    said = [text.replace(CONTROL, "").lstrip().removeprefix(opening) for text in texts]
     thoughts = [text.split(closing)[0].split(opening)[0].strip() for text in said]
     return with_thinking(model, table, thoughts, [closing in text for text in texts])
 

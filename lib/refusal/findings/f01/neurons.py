@@ -103,9 +103,8 @@ def null_space_share(
     """ρ: the share of each output weight's norm in the lowest `share` of the vocabulary matrix's singular
     directions (arXiv 2406.16254).
     """
-    _, vectors = torch.linalg.eigh(
-        (unembed.T @ unembed).double()
-    )  # ascending eigenvalues, so the first columns are read least
+    # ascending eigenvalues, so the first columns are read least
+    _, vectors = torch.linalg.eigh((unembed.T @ unembed).double())
     low = vectors[:, : max(1, round(share * unembed.shape[1]))].float()
     return (w @ low).norm(dim=-1) / w.norm(dim=-1).clamp_min(1e-12)
 

@@ -324,17 +324,15 @@ def cosine_halves(
     """
     rng, positive, found = np.random.default_rng(seed), np.asarray(positive, bool), {}
     for kind, draws in (("plain", SPLITS), ("anew", DRAWS)):
-        times = np.stack(
-            [halves(groups, rng, strata, kind == "anew") for _ in range(draws)]
-        )  # [draw, half, item]
+        # [draw, half, item]
+        times = np.stack([halves(groups, rng, strata, kind == "anew") for _ in range(draws)])
         weight = times * (
             positive / (times * positive).sum(-1, keepdims=True)
             - ~positive / (times * ~positive).sum(-1, keepdims=True)
         )
         weight = torch.from_numpy(weight).float()
-        (a1, a2), (b1, b2) = (
-            [torch.tensordot(weight[:, half], x, 1) for half in (0, 1)] for x in (a, b)
-        )  # [draw, layer, d]
+        # [draw, layer, d]
+        (a1, a2), (b1, b2) = ([torch.tensordot(weight[:, half], x, 1) for half in (0, 1)] for x in (a, b))
         across = (directions.cosine(a1, b2) + directions.cosine(b1, a2)) / 2
         found[kind] = torch.stack([across, directions.cosine(a1, a2), directions.cosine(b1, b2)])
     return found
@@ -351,10 +349,11 @@ def corrected(found: dict[str, Tensor], layers: slice | int) -> dict[str, Estima
     as they are, and ``corrected``: across over the root of the two models' halves, an estimate of the cosine
     that endless data would give. None where halves of one model do not agree.
     """
+    # [three, draw]
     mean = {
         kind: values[..., layers].reshape(3, values.shape[1], -1).mean(-1).double().numpy()
         for kind, values in found.items()
-    }  # [three, draw]
+    }
     level, n = mean["plain"].mean(1), found["plain"].shape[1]
     raw = {"across": (level[0], mean["anew"][0]), "halves": (level[1:].mean(), mean["anew"][1:].mean(0))}
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -96,10 +96,11 @@ def random_controls(
     first token, and the largest effect among the judged answers of the few strongest. `readout` is above 0
     where a refusal begins.
     """
+    # [direction, prompt]
     begins = (
         score(model, prompts, readout, [[e] for e in edits], label=f"{len(edits)} random directions").numpy()
         > 0
-    )  # [direction, prompt]
+    )
     hits = ~begins if what == "ablate" else begins
     strongest = np.argsort(-hits.mean(1), kind="stable")[:JUDGED]
     judged = behaviour.outcomes(model, prompts, [[edits[k]] for k in strongest], max_new_tokens)
@@ -130,11 +131,12 @@ def ratio(crossed: Sequence[bool] | np.ndarray, own: Sequence[bool] | np.ndarray
     (p, (p_low, p_high)), (q, (q_low, q_high)) = (
         (r.value, r.ci95) for r in (stats.rate(crossed), stats.rate(own))
     )
+    # their correlation
     both = (
         float(np.corrcoef(crossed, own)[0, 1])
         if crossed.any() and not crossed.all() and not own.all()
         else 0.0
-    )  # their correlation
+    )
     root = lambda middle, product: float(np.sqrt(max(middle**2 - product, 0.0)))
     a, c, middle = (
         q_high * (2 * q - q_high),

@@ -31,10 +31,8 @@ from refusal.trace.edits import Add, Edit
 from refusal.trace.prompts import Prompt, plain
 from refusal.trace.reads import collect, score
 
-NEGATED = {
-    "neg_cities": "cities",
-    "smaller_than": "larger_than",
-}  # sets that say the opposite of another, with every label turned round
+# sets that say the opposite of another, with every label turned round
+NEGATED = {"neg_cities": "cities", "smaller_than": "larger_than"}
 PERMUTATIONS = 200
 Hits = Bool[np.ndarray, "statement layer"]
 
@@ -121,9 +119,8 @@ def permuted_maxima(
     turned round or not by chance, in all sets, and the direction made anew: [draw].
     """
     label, sets, rng = np.asarray(label, bool), np.asarray(sets), np.random.default_rng(seed)
-    sign = rng.choice([-1, 1], (draws, group.max() + 1))[:, group] * np.where(
-        label, 1, -1
-    )  # [draw, statement]
+    # [draw, statement]
+    sign = rng.choice([-1, 1], (draws, group.max() + 1))[:, group] * np.where(label, 1, -1)
     inside, flat = sets == name, centred(acts, sets)
     others = sign[:, ~inside]
     weight = torch.from_numpy(

@@ -42,9 +42,8 @@ def cosines(acts: States, calm: Float[Tensor, "layer 2 d"], groups: Groups, k: i
     """Cosines between the directions of groups at position `k`, 0 t_inst or 1 t_post, averaged over layers:
     [group, group].
     """
-    v = torch.stack(
-        [acts[g, 1:, k].mean(0) - calm[1:, k] for g in groups]
-    )  # [group, layer, d_model]; h[0] is the token alone
+    # [group, layer, d_model]; h[0] is the token alone
+    v = torch.stack([acts[g, 1:, k].mean(0) - calm[1:, k] for g in groups])
     v = v / v.norm(dim=-1, keepdim=True)
     return torch.einsum("ald,bld->ab", v, v).numpy() / v.shape[1]
 

@@ -18,10 +18,8 @@ from refusal.measure import stats
 from refusal.measure.probes import FEW
 
 MIN_EACH = 10  # refused and answered prompts, without which no prober is trained
-GOOD, GOOD_LATE = (
-    0.8,
-    0.7,
-)  # what the AUROC of a prober must be above, on held-out prompts, and among harmful ones after thinking
+# what the AUROC of a prober must be above, on held-out prompts, and among harmful ones after thinking
+GOOD, GOOD_LATE = 0.8, 0.7
 
 
 def untrained(refused: np.ndarray) -> str | None:
@@ -92,9 +90,8 @@ def _as_refusal(outcomes: np.ndarray) -> np.ndarray:
     return np.isin(outcomes, ("refusal", "disclaimed"))
 
 
-Fall = tuple[
-    pd.DataFrame, pd.DataFrame
-]  # `curves.summary` of each rollout; the same means by probers fitted again, one row per refit
+# `curves.summary` of each rollout; the same means by probers fitted again, one row per refit
+Fall = tuple[pd.DataFrame, pd.DataFrame]
 
 
 def fall(mine: Fall | None, rivals: dict[str, Fall | None], seed: int, finished: Fall | None = None) -> dict:
@@ -246,9 +243,8 @@ def fewer(a: np.ndarray, b: np.ndarray, seed: int) -> Estimate:
     prompts and over seeds.
     """
     found = stats.difference(a.mean(0), b.mean(0), seed, paired=True)
-    if (
-        np.ptp(a.mean(0) - b.mean(0)) == 0
-    ):  # all prompts alike show nothing of their spread: then as if each prompt were one yes or no
+    # all prompts alike show nothing of their spread: then as if each prompt were one yes or no
+    if np.ptp(a.mean(0) - b.mean(0)) == 0:
         low, high = stats.paired_difference(a.mean(0) >= 0.5, b.mean(0) >= 0.5).ci95
         found = replace(found, ci95=[min(low, found.value), max(high, found.value)])
     return over_seeds(found, a, b)

@@ -107,9 +107,8 @@ def by_refits(
     heads on `z`: both [refit, rollout].
     """
     others = [most_negative(written(model, z, w).mean(0), share) for w in refits.w]
-    by_each = last_scores(
-        model, rollouts, [[], *(silence(other, False) for other in others)], refits
-    ).numpy()  # [arm, rollout, refit]
+    # [arm, rollout, refit]
+    by_each = last_scores(model, rollouts, [[], *(silence(other, False) for other in others)], refits).numpy()
     return by_each[0].T, np.stack([by_each[1 + k, :, k] for k in range(len(others))])
 
 
@@ -186,9 +185,8 @@ class Planted:
     """
 
     scores: Off
-    redrawn: tuple[
-        np.ndarray, np.ndarray
-    ]  # final scores by probers fitted again, without and with their own heads off: [refit, rollout]
+    # final scores by probers fitted again, without and with their own heads off: [refit, rollout]
+    redrawn: tuple[np.ndarray, np.ndarray]
     twin: Off
     twin_redrawn: tuple[np.ndarray, np.ndarray]
     said: Spoken

@@ -154,9 +154,10 @@ def falls(
     )
     if not len(table):
         return table, table
+    # rollout → [refit, measure]
     by_refit = [
         np.stack(list(curves.summary(lines, r).values()), 1) for lines, r in zip(again, rollouts, strict=True)
-    ]  # rollout → [refit, measure]
+    ]
     moved = pd.DataFrame(np.mean(by_refit, 0), columns=MEASURES)
     return table, moved.mean() + (moved - moved.mean()) / np.sqrt(probes.REFITS) if average else moved
 
@@ -245,13 +246,8 @@ def pool(
     return Pool(table, rollouts[:n], rollouts[n:], summaries, read)
 
 
-SEEDS = {
-    "cliff": 3,
-    "final": 3,
-    "random": 4,
-    "all": 1,
-    "trigger": 3,
-}  # trainings of each selection; random prompts differ by seed as well
+# trainings of each selection; random prompts differ by seed as well
+SEEDS = {"cliff": 3, "final": 3, "random": 4, "all": 1, "trigger": 3}
 PARAGRAPHS, WORDS = 24, 60  # of neutral text, on which general ability is read
 
 

@@ -65,12 +65,10 @@ class Seen:
     thought: np.ndarray  # outcome of the answer after thinking, [prompt]
     late: Float[Tensor, "thought layer d"]  # the last token after thinking
     inside: Float[Tensor, "thinking layer token d"]  # tokens drawn from the thinking
-    heads: Float[
-        Tensor, "rollout block d_heads"
-    ]  # what the output projections read at the last token after thinking
-    lines: list[
-        Tensor
-    ]  # projections on the probers' directions of every token from the thinking on: rollout → [row, token]
+    # what the output projections read at the last token after thinking
+    heads: Float[Tensor, "rollout block d_heads"]
+    # projections on the probers' directions of every token from the thinking on: rollout → [row, token]
+    lines: list[Tensor]
 
     def part(self, which: slice) -> "Seen":
         """The same of some of the prompts."""
