@@ -252,7 +252,13 @@ def runs(tmp_path, monkeypatch):
 
     def leave(folder: str, seconds: float, device: str = "cpu", **machine):
         name = folder.split("/")[1]
-        about = {"duration_s": seconds, "device": device, "machine": here | machine, "model": {"name": name}}
+        about = {
+            "duration_s": 1,
+            "longest_s": seconds,
+            "device": device,
+            "machine": here | machine,
+            "model": {"name": name},
+        }
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "run.json").write_text(json.dumps(about))
 
