@@ -36,8 +36,14 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 	@$(VENV)/bin/python -m refusal.base.pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-help: $(READY)
-	@$(PY) -m refusal.run.cli help
+# Help needs no package: where the environment is not there yet, any Python 3.11 answers.
+HELPER := $(if $(READY),$(or $(wildcard $(PY)),$(PYTHON)),$(PY))
+
+help:
+	@$(HELPER) -m refusal.run.cli help
+
+help-%: FORCE
+	@$(HELPER) -m refusal.run.cli help $*
 
 hello reproduce figures claims readme models doctor sweep new: $(READY)
 	@$(PY) -m refusal.run.cli $@

@@ -7,9 +7,12 @@ from pydantic import ValidationError
 
 from refusal.base import files
 from refusal.base.files import NOTEBOOKS
-from refusal.report.render import BEGIN, END, counts, readme_with_results, table
+from refusal.report import pages
+from refusal.report.pages import BEGIN, END
+from refusal.report.render import counts, table
 from refusal.report.rules import Claim, Measured, Record, decide, evidence_of, read_claims, record, rule_of
 from refusal.run import cli
+from refusal.run.parts import parts_of_findings
 
 RULE = rule_of({"all": [{"above": "random_high", "margin": 0.1}, {"below": 0.5, "of": "broken"}]})
 GOOD = {"random_high": 0.2, "broken": 0.1, "broken_ci95": [0.0, 0.2]}
@@ -212,14 +215,87 @@ def test_the_table_shows_paper_here_and_controls():
 
 
 def test_the_readme_part_is_made_between_its_markers():
-    text = f"before {BEGIN} old {END} after"
-    new = readme_with_results(text)
-    assert (
-        new.startswith("before ")
-        and new.endswith(" after")
-        and " old " not in new
-        and readme_with_results(new) == new
+    new = pages.between(f"before {BEGIN} old {END} after", "made")
+    assert new == f"before {BEGIN}\n\nmade\n\n{END} after" and pages.between(new, "made") == new
+
+
+def entry(model, value, id="02.a", half=0.1, **change):
+    made = record(
+        Claim(**(CLAIM | {"id": id, "statement": f"what {id} says"} | change.pop("claim", {}))),
+        measured(value, [value - half, value + half]),
+        change.pop("evidence", "released"),
+        **change,
     )
+    return "embedded", model, made
+
+
+PAGE = {
+    "02": pages.Finding(
+        "02_x", "does it?", {"02.a": "half of it ({value})", "02.gone": "no"}, lambda rs: f"{len(rs)} seen"
+    )
+}
+
+
+def test_the_ledgers_page_has_a_row_per_claim_and_a_column_per_model():
+    ledger = [
+        entry("one", 0.8),
+        entry("one", 0.8, "02.b"),
+        entry("two", 0.1, "02.b", evidence="trained here"),
+        entry("two", 0.007, "02.ours", 0.002, evidence="trained here", claim={"origin": "ours"}),
+        entry("two", 0.9, "02.planted", evidence="constructed"),
+        entry("one", 0.9, "02.planted", evidence="constructed"),
+        entry("one @ SEED=1", 0.1),
+    ]
+    page = pages.ledger_page(ledger, PAGE)
+    lines = page.splitlines()
+    assert "| claim | paper's value | `one` (released) | `two` (trained here) |" in lines
+    a = "| `02.a` what 02.a says | – | **replicated** 0.80 [0.70, 0.90], n 50 | not run |"
+    b = (
+        "| `02.b` what 02.b says | – | **replicated** 0.80 [0.70, 0.90], n 50 "
+        "| **not replicated** 0.10 [0.00, 0.20], n 50 |"
+    )
+    assert lines.index(b) < lines.index(a)  # what disagrees with a paper comes first
+    ours = "| `02.ours` what 02.ours says | not run | **not replicated** 0.007 [0.005, 0.009], n 50 |"
+    assert lines.index(a) < lines.index(ours)
+    planted = [n for n, line in enumerate(lines) if line.startswith("| `02.planted`")]
+    assert len(planted) == 1 and planted[0] > lines.index('<a id="constructed"></a>')
+    assert "`one`. 3 seen" in lines and "`two`. 3 seen" in lines
+    assert (
+        lines[-1]
+        == "- `SEED=1`: 1 of 1 verdicts change: 02.a from replicated (0.80) to not replicated (0.10)"
+    )
+    assert page == pages.ledger_page(ledger, PAGE)
+
+
+def test_pages_without_runs_say_so():
+    assert "No run of this notebook is committed." in pages.ledger_page([], PAGE)
+    assert "| no run is committed | none run | none run |" in pages.first_screen([], PAGE, None)
+
+
+def test_the_first_screen_speaks_of_released_models_where_there_are_any():
+    ledger = [
+        entry("trained", 0.1, evidence="trained here"),
+        entry("weak", 0.3),
+        entry("released", 0.8),
+        entry("released", 0.8, "02.ours", claim={"origin": "ours"}),
+        entry("released", 0.9, "02.planted", evidence="constructed"),
+    ]
+    row = pages.first_screen(ledger, PAGE, pages.Picture("p.png", "alt", "reading")).splitlines()
+    assert row[:3] == ["![alt](p.png)", "", "reading"]
+    assert row[-1] == (
+        "| [02](notebooks/02_x.ipynb) does it? | half of it (0.80): replicated; on `released` "
+        "| 1 underpowered, 1 replicated | 1 not replicated | [ledger](results/README.md#nb-02) |"
+    )
+
+
+def test_every_headline_is_a_claim_and_every_picture_is_read_from_records():
+    for module in parts_of_findings("readme"):
+        number = module.__name__.split(".")[-2].removeprefix("f")
+        claims = read_claims(next(NOTEBOOKS.glob(f"{number}_*.claims.toml")))
+        headlines = getattr(module, "HEADLINES", {})
+        assert headlines and set(headlines) <= set(claims), number
+        if hasattr(module, "picture"):
+            assert module.picture("folder", "model", []) is None
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb")), ids=lambda p: p.stem)

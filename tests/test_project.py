@@ -12,6 +12,7 @@ import nbformat
 import pytest
 
 from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, sha256
+from refusal.report.pages import BEGIN, END
 from refusal.report.rules import Claim, Measured, Record, decide, read_claims
 from refusal.run import cli, repeat
 
@@ -60,15 +61,60 @@ def test_notebooks_hold_no_outputs_and_state_their_question():
         assert not any(cell.get("outputs") or cell.get("execution_count") for cell in nb.cells)
 
 
+def ignored(path):
+    return subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode == 0
+
+
 def tracked(*patterns):
     return subprocess.run(
         ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True
     ).stdout.split()
 
 
-def test_the_readme_tables_are_the_committed_ledger():
+def test_the_pages_are_the_committed_ledger():
+    for path, made in cli.pages((ROOT / "README.md").read_text(encoding="utf-8")).items():
+        assert (ROOT / path).read_text(encoding="utf-8") == made, f"{path}: run `make readme`"
+    assert tracked("results/README.md") or not ignored("results/README.md")
+
+
+def test_every_committed_record_stands_in_the_ledgers_page():
+    """With its verdict, value, interval and n, in the row of its claim: read from the files, not by what
+    writes the page.
+    """
+    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    small = lambda x: f"{x:.2f}" if x == 0 or abs(x) >= 0.095 else f"{x:.2g}"
+    found = set()
+    for name in (name for name in tracked("results/*/*/*/claims.json") if "@" not in name):
+        for r in json.loads((ROOT / name).read_text()):
+            if r["evidence"] == "constructed" and any(id == r["id"] for _, id in found):
+                continue  # the same whatever model a run is about, so it stands there once
+            cell = f"**{r['verdict']}**"
+            if r["value"] is not None:
+                cell += f" {small(r['value'])} [{small(r['ci95'][0])}, {small(r['ci95'][1])}], n {r['n']}"
+            if r["needed_n"]:
+                cell += f" (about {r['needed_n']} items would decide)"
+            assert [
+                row for row in rows if row.startswith(f"| `{r['id']}` {r['statement']} |") and cell in row
+            ], r
+            found.add((name, r["id"]))
+    assert len(found) > 50
+
+
+def test_the_readme_is_one_screen_that_says_how_to_test():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert cli.with_results(text) == text, "run `make readme`"
+    assert len(text.encode()) <= 9216
+    assert "\nmake test " in text and "make hello" in text and "make reproduce" in text
+
+
+def test_no_result_is_typed_into_the_documents():
+    """A value with its interval, or a verdict on a claim, stands in pages that are made alone."""
+    typed = re.compile(r"\[-−]?\d+\.\d+, ?[-−]?\d+\.\d+\]|\bn \d+\b|AUROC (is |of )?0\.\d\d")
+    for path in [*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]:
+        if path.name != "rule-changes.md":  # a history, which keeps what was
+            assert not typed.findall(path.read_text(encoding="utf-8")), path.name
+    by_hand = (ROOT / "README.md").read_text(encoding="utf-8").split(BEGIN)
+    assert not typed.findall(by_hand[0] + by_hand[1].split(END)[1])
 
 
 def test_committed_verdicts_follow_from_their_records_alone():
@@ -167,11 +213,64 @@ def test_the_files_of_the_repository_are_there(name):
     assert RESULTS.exists()
 
 
-def test_every_file_that_the_readme_links_to_is_there():
-    links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert len(links) > 5 and not [
-        link for link in links if not link.startswith("http") and not (ROOT / link).exists()
-    ]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "results/README.md",
+    *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+]
+
+
+def anchors(text: str) -> set[str]:
+    """What a link into a page may name: its headings as GitHub writes them, and anchors of its own."""
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in headings} | set(
+        re.findall(r'<a id="([^"]+)">', text)
+    )
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_every_link_of_a_page_leads_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
+    assert links or page.startswith("docs/")
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_every_page_of_docs_is_linked_from_another():
+    linked = {
+        (ROOT / page).parent.joinpath(link.partition("#")[0]).resolve()
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    }
+    assert {p.resolve() for p in (ROOT / "docs").glob("*.md")} <= linked
+
+
+def said_in_code() -> str:
+    """Every text of the package, one a line, with … for what is put in; and the Makefile, whose messages make
+    prints itself.
+    """
+    texts = [re.sub(r"\$\(\w+\)|\$\$\(.*\)", "…", (ROOT / "Makefile").read_text(encoding="utf-8"))]
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(v.value if isinstance(v, ast.Constant) else "…" for v in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_every_message_of_the_errors_page_is_one_of_the_codes():
+    """As a whole where … stands for what differs, so a message that is worded anew fails here."""
+    quoted = re.findall(r"^### `(.*)`$", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.M)
+    said = said_in_code()
+    assert len(quoted) > 40 and len(set(quoted)) == len(quoted)
+    open_end = {q: q.removesuffix("…").rstrip(" :;,") for q in quoted}
+    assert not [q for q, words in open_end.items() if words not in said]
 
 
 def test_the_package_asks_for_what_is_pinned():

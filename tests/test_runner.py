@@ -19,13 +19,14 @@ import transformers
 from conftest import tiny_module
 from refusal.base import machine
 from refusal.base.errors import ParameterError, UserError
-from refusal.base.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, write_json
+from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, write_json
 from refusal.model import loading
 from refusal.model.names import folder_name
+from refusal.model.registry import MODELS, RECIPES, TIERS
 from refusal.model.tiny import tiny_tokenizer
 from refusal.report.figures import update_manifest
 from refusal.report.rules import read_claims
-from refusal.run import cli, params, runner
+from refusal.run import cli, declared, params, runner
 
 BOOK = NOTEBOOKS / "02_harmfulness_vs_refusal.ipynb"
 OUTPUTS = ("run.json", "metrics.json", "claims.json", "figures.json", "executed.ipynb")
@@ -397,6 +398,59 @@ def test_help_names_every_target_and_parameter():
     shown = {"nb-NN", *targets, *cli.TARGETS} - words
     assert len(shown) > 12 and not [t for t in shown if f"make {t}" not in done.stdout]
     assert all(name in done.stdout for name in cli.make_variables())
+
+
+def test_help_is_short_and_says_the_rest_by_topic(capsys):
+    assert cli.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 120
+    assert cli.main(["help", "02"]) == 0
+    said = capsys.readouterr().out
+    known = params.parameters_of(BOOK)
+    assert all(f"  {name} " in said for name, p in known.items() if p.subject or not name.isupper())
+    assert f"{len(read_claims(BOOK.with_suffix('.claims.toml')))} claims" in said and "[96]" in said
+    assert cli.main(["help", "models"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in (*MODELS, *RECIPES, *TIERS))
+    assert cli.main(["help", "model"]) == 2 and "did you mean 'models'?" in capsys.readouterr().err
+
+
+def test_help_needs_no_package():
+    """As in a clone where nothing is installed: without site-packages, in another folder."""
+    code = """import sys
+sys.path.insert(0, sys.argv.pop(1))
+from refusal.run import cli
+sys.exit(cli.main(sys.argv[1:]))"""
+    for words in ([], ["help"], ["help", "02"], ["help", "models"]):
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", code, str(PACKAGE.parent), *words],
+            capture_output=True,
+            cwd="/",
+        )
+        assert done.returncode == 0 and done.stdout, done.stderr
+    assert declared.CHECKOUT == ROOT
+
+
+@pytest.mark.parametrize(
+    "words, given",
+    [
+        (["help"], {}),
+        (["claims"], {}),
+        (["claims"], {"PLAN": "1"}),
+        (["reproduce"], {"MODL": "x"}),
+        (["nb", "02"], {"MODEL": "no-such-model"}),
+        (["nb", "02"], {"P": "alpa=2"}),
+        (["nb", "02"], {"N": "many"}),
+    ],
+)
+def test_what_runs_nothing_loads_nothing_heavy(words, given):
+    code = (
+        "import sys; from refusal.run import cli; cli.main(sys.argv[1:]); "
+        "print([m for m in ('torch', 'matplotlib', 'transformers', 'IPython') if m in sys.modules])"
+    )
+    env = os.environ | {"COMPANION_GIVEN": " ".join(given)} | {cli.PREFIX + k: v for k, v in given.items()}
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 @pytest.mark.parametrize("target", ["figures", "models", "readme", "hello"])

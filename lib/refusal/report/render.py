@@ -1,10 +1,10 @@
-"""The ledger as text: tables, counts, paragraphs for the README."""
+"""The ledger as text: its rows, counts, and what other parameters change."""
 
 import fnmatch
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from refusal.report.rules import Claim, Record
@@ -47,7 +47,7 @@ def flips(ledger: list[tuple[str, str, Record]], model: str) -> str | None:
     for name in dict.fromkeys(m for _, m, _ in ledger if m.startswith(f"{model} @ ")):
         both = [(default[r.id], r) for _, m, r in ledger if m == name and r.id in default]
         changed = [
-            f"{r.id} from {d.verdict} ({_number(d.value)}) to {r.verdict} ({_number(r.value)})"
+            f"{r.id} from {d.verdict} ({number(d.value)}) to {r.verdict} ({number(r.value)})"
             for d, r in both
             if d.verdict != r.verdict
         ]
@@ -56,19 +56,32 @@ def flips(ledger: list[tuple[str, str, Record]], model: str) -> str | None:
             + (": " if changed else "")
             + "; ".join(changed)
         )
-    return "With other parameters:\n\n" + "\n".join(parts) if parts else None
+    return "\n".join(parts) or None
 
 
-def _number(x) -> str:
-    return "–" if x is None else f"{x:.2f}" if isinstance(x, float) else str(x)
+def number(x: float | str | list | None) -> str:
+    """A value as text: two decimals, of a small one two digits."""
+    if not isinstance(x, float):
+        return "–" if x is None else str(x)
+    return f"{x:.2f}" if x == 0 or abs(x) >= 0.095 else f"{x:.2g}"
 
 
-def _controls(r: Record) -> str:
+def interval(r: Record) -> str:
+    """The interval behind a value as text; nothing where there is none."""
+    return f" [{number(r.ci95[0])}, {number(r.ci95[1])}]" if r.ci95 else ""
+
+
+def needed(r: Record) -> str:
+    """About how many items would decide, as text; nothing where it is decided or no number would."""
+    return f" (about {r.needed_n} items would decide)" if r.needed_n else ""
+
+
+def controls(r: Record) -> str:
     """Four controls of a record as text, those that its rule compares with first."""
     names = [k for k, v in r.controls.items() if not k.endswith("_ci95") and not isinstance(v, list)]
     used = [k for k in names if any(fnmatch.fnmatchcase(k, pattern) for pattern in r.rule.controls())]
     return ", ".join(
-        f"{k.replace('_', ' ')} {_number(r.controls[k])}" for k in list(dict.fromkeys(used + names))[:4]
+        f"{k.replace('_', ' ')} {number(r.controls[k])}" for k in list(dict.fromkeys(used + names))[:4]
     )
 
 
@@ -81,7 +94,7 @@ MADE = {
 
 def paper_value(claim: Claim) -> str:
     """What a claim's paper found, as text."""
-    return "; ".join(f"{k} {_number(v)}" for k, v in (claim.paper_value or {}).items()) or (
+    return "; ".join(f"{k} {number(v)}" for k, v in (claim.paper_value or {}).items()) or (
         "our question" if claim.origin == "ours" else "–"
     )
 
@@ -90,22 +103,13 @@ def table(records: list[Record]) -> list[list[str]]:
     """Rows of text: claim, paper's value, value here with interval and n, controls, verdict."""
     rows = []
     for r in records:
-        here = _number(r.value) + (f" [{r.ci95[0]:.2f}, {r.ci95[1]:.2f}]" if r.ci95 else "") + f", n {r.n}"
-        more = f" (about {r.needed_n} items would decide)" if r.needed_n else ""
+        here = f"{number(r.value)}{interval(r)}, n {r.n}"
         said = f"{r.id}: {r.statement}{MADE[r.evidence]}"
-        rows.append([said, paper_value(r), here, _controls(r), r.verdict + more])
+        rows.append([said, paper_value(r), here, controls(r), r.verdict + needed(r)])
     return rows
 
 
 HEADER = ["claim", "paper", "here [95 % interval]", "controls", "verdict"]
-
-
-def markdown(records: list[Record]) -> str:
-    """The ledger as a Markdown table."""
-    lines = ["| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
-    return "\n".join(
-        lines + ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in table(records)]
-    )
 
 
 # what disagrees with a paper comes first
@@ -143,55 +147,3 @@ def verdicts_here(finding: str) -> list[str]:
         if tier != "smoke" and " @ " not in model and r.id.startswith(f"{finding}.")
         if (r.origin, r.evidence) == ("paper", "released")
     ]
-
-
-BEGIN, END = "<!-- results: written by `make readme` from the ledger -->", "<!-- end of results -->"
-
-
-def readme_with_results(text: str, paragraphs: Sequence[Callable[[list[Record]], str | None]] = ()) -> str:
-    """`text` with the part between its two markers made anew from the committed ledger, and what the findings
-    say of their records.
-
-    For each model: papers' claims, then questions of ours. Records of constructed models are the same
-    whatever model a run is about, so they come once, at the end, and speak for or against no paper.
-    """
-    from refusal.base.files import RESULTS
-
-    everything = [entry for entry in read_ledger(RESULTS, tracked=True) if entry[0] != "smoke"]
-    ledger = [entry for entry in everything if " @ " not in entry[1]]
-    parts, constructed = [], {}
-    for tier, model in dict.fromkeys((t, m) for t, m, _ in ledger):
-        records = sorted(
-            (r for t, m, r in ledger if (t, m) == (tier, model)), key=lambda r: ORDER.index(r.verdict)
-        )
-        for r in records:
-            if r.evidence == "constructed":
-                constructed.setdefault(r.id, r)
-        real = [r for r in records if r.evidence != "constructed"]
-        if not real:
-            continue
-        kinds = {
-            kind: [r for r in real if r.evidence == kind and r.origin == "paper"]
-            for kind in ("released", "trained here")
-        }
-        heads = [
-            f"{counts(of)} "
-            f"({'weights published by others' if kind == 'released' else 'a model trained here'})"
-            for kind, of in kinds.items()
-            if of
-        ]
-        parts.append(
-            f"**{model}** (tier `{tier}`), claims of papers: "
-            f"{'; '.join(heads) or 'none'}\n\n{markdown([r for r in real if r.origin == 'paper'])}"
-        )
-        if ours := [r for r in real if r.origin == "ours"]:
-            parts.append(f"Questions of ours, which no paper answered: {counts(ours)}\n\n{markdown(ours)}")
-        parts += filter(None, [*(paragraph(records) for paragraph in paragraphs), flips(everything, model)])
-    if constructed:
-        planted = sorted(constructed.values(), key=lambda r: ORDER.index(r.verdict))
-        parts.append(
-            f"**Constructed models**, in which the answer is planted (they test the instrument): "
-            f"{counts(planted)}\n\n{markdown(planted)}"
-        )
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + rest.split(END)[1]

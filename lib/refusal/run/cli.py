@@ -8,6 +8,8 @@ import sys
 import textwrap
 
 from refusal.base.errors import ParameterError, UserError, nearest
+from refusal.run.declared import notebooks, parameters_of
+from refusal.run.help import make_variables, print_help
 
 MAKE_ONLY = ("PYTHON", "PY", "VENV")
 PREFIX = "COMPANION_PARAM_"
@@ -20,24 +22,8 @@ OPTIONS = {  # make variables that are no notebook's parameter: the target each 
 STOPPED = 130  # the exit status of what Ctrl-C ended
 
 
-def make_variables() -> dict[str, str]:
-    """{name: what it is [default]} of the make variables that any notebook takes: the parameters that it has
-    in capitals.
-    """
-    from refusal.run.params import notebooks, parameters_of
-
-    found: dict[str, str] = {}
-    for path in notebooks().values():
-        for name, p in parameters_of(path).items():
-            if name.isupper():
-                found.setdefault(name, p.help + (f" [{p.default}]" if str(p.default) else ""))
-    return found | {"P": 'further notebook parameters: P="alpha=2 layer_step=1"'}
-
-
 def further_parameters() -> set[str]:
     """The notebooks' parameters that are no make variables."""
-    from refusal.run.params import notebooks, parameters_of
-
     return {name for path in notebooks().values() for name in parameters_of(path) if not name.isupper()}
 
 
@@ -80,9 +66,6 @@ def given_options(target: str) -> dict[str, str]:
 
 def reproduce(only: str | None = None) -> None:
     """Every notebook, or one, with what was given; then the ledger and the figures. With RUN: that run."""
-    from refusal.base.files import ROOT
-    from refusal.run import params, runner
-
     if run := given_options("nb" if only else "reproduce").get("RUN"):
         if other := given_parameters():
             raise ParameterError(
@@ -92,15 +75,15 @@ def reproduce(only: str | None = None) -> None:
         from refusal.run.repeat import repeat
 
         return repeat(run)
-    books = params.notebooks()
+    from refusal.run import params  # the runner is imported when all parameters are right: it takes seconds
+
+    books = notebooks()
     if only is not None and only not in books:
         raise ParameterError(f"there is no notebook {only}", nearest(only, books))
     chosen = {only: books[only]} if only else books
     given = given_parameters()
-    known = {name for path in chosen.values() for name in params.parameters_of(path)}
-    subjects = {
-        path: [n for n, p in params.parameters_of(path).items() if p.subject] for path in chosen.values()
-    }
+    known = {name for path in chosen.values() for name in parameters_of(path)}
+    subjects = {path: [n for n, p in parameters_of(path).items() if p.subject] for path in chosen.values()}
     if any(len(names) == 1 for names in subjects.values()):
         known.add("MODEL")  # stands in for the one model of a notebook that calls it otherwise
     for name in given:
@@ -108,11 +91,14 @@ def reproduce(only: str | None = None) -> None:
             raise ParameterError(f"no notebook of this run has a parameter {name!r}", nearest(name, known))
     plan = []
     for path in chosen.values():
-        own = params.parameters_of(path)
+        own = parameters_of(path)
         mine = {k: v for k, v in given.items() if k in own}
         if "MODEL" in given and len(subjects[path]) == 1:
             mine.setdefault(subjects[path][0], given["MODEL"])
         plan.append((path, params.resolve(path, mine)))
+    from refusal.base.files import ROOT
+    from refusal.run import runner
+
     if len(plan) > 1:
         needed = runner.missing(
             [name for path, values in plan for part in params.models_of(path, values) for name in part]
@@ -188,7 +174,6 @@ def plan() -> None:
     from refusal.report.power import needed, planned
     from refusal.report.render import paper_value
     from refusal.report.rules import read_claims
-    from refusal.run.params import notebooks, parameters_of
 
     width, total, decided = _width(), 0, 0
     for number, path in notebooks().items():
@@ -271,87 +256,57 @@ def figures() -> None:
 
 
 def readme() -> None:
-    """Write the results tables of README.md from the ledger."""
+    """Write results/README.md and the README's first screen from the committed ledger."""
     from refusal.base.files import ROOT, write_text
 
-    path = ROOT / "README.md"
-    write_text(path, with_results(path.read_text(encoding="utf-8")))
+    for path, text in pages((ROOT / "README.md").read_text(encoding="utf-8")).items():
+        write_text(ROOT / path, text)
 
 
-def with_results(text: str) -> str:
-    """The README's text with tables of the committed ledger, and with what each finding says of its records
-    (``findings/*/readme.py``).
+def pages(text: str) -> dict[str, str]:
+    """{path: text} of the pages that are made from the committed ledger; `text` is the README's as it
+    stands.
     """
-    from refusal.report.render import readme_with_results
+    from refusal.base.files import RESULTS
+    from refusal.report.pages import Finding, between, first_screen, ledger_page
+    from refusal.report.render import read_ledger
+    from refusal.run.declared import question
     from refusal.run.parts import parts_of_findings
 
-    return readme_with_results(text, [module.paragraph for module in parts_of_findings("readme")])
-
-
-def help_() -> None:
-    """One line per target, then the parameters with their defaults."""
-    from refusal.base.machine import slower
-    from refusal.model.registry import MODELS, RECIPES, TIERS
-    from refusal.run.params import notebooks, parameters_of
-
-    print(
-        textwrap.dedent("""\
-        Results
-          make hello        a first figure and a few judged answers on the 135M model, in three minutes
-          make reproduce    every notebook, end to end; then the ledger and the figures; RUN=… repeats one run
-          make nb-NN        one notebook, by its number
-          make claims       print the ledger: claim, paper's value, value here, controls, verdict; of one
-                            MODEL, TIER or VERDICT. PLAN=1: every claim before a run, with the items it needs
-          make doctor       does a MODEL fit: values, refusals, memory, minutes, what will be uninformative
-          make sweep        many runs from SWEEP=file.yaml, then a table and a figure of them
-          make models       what the cache holds, and what it takes to get the rest
-          make figures      redraw every figure from saved results; no model, no network
-          make lab          JupyterLab on the notebooks
-        Development
-          make new          the files of a new finding: NN=11 PAPER=2501.01234 NAME=short_name
-          make test         the whole test suite        make lint    ruff, types, no outputs in notebooks
-          make test-numbers the tests of numbers, as on a processor of the other kind
-          make readme       the README's tables, from the committed ledger
-          make bench        costs as ratios, measured side by side
-          make clean        remove results and computed caches
-          make distclean    also the environment and downloaded files
-
-        Parameters, for every target that runs notebooks: make reproduce MODEL=… SEED=…""")
-    )
-    for name, about in make_variables().items():
-        print(f"  {name:<13} {about}")
-    for name, (target, about) in OPTIONS.items():
-        print(f"  {name:<13} make {target}, {about}")
-    for number, path in notebooks().items():
-        further = {n: p for n, p in parameters_of(path).items() if not n.isupper()}
-        print(f'  further parameters of notebook {number}, in P="…":')
-        for name, p in further.items():
-            print(f"    {name:<17} {p.help} [{p.default}]")
-    print("Models")
-    for entry in MODELS.values():
-        print(f"  {entry.name:<29} {entry.about}; {entry.disk_gb} GB on disk" + _times(entry.name))
-    for recipe in RECIPES.values():
-        print(
-            f"  {recipe.name:<29} {recipe.base} {recipe.about}; {recipe.disk_gb} GB on disk, made here in "
-            f"about {recipe.minutes} min" + _times(recipe.name)
-        )
-    if slower():
-        print(f"  times: on processors with bfloat16 arithmetic{slower()}")
-    print("Tiers")
-    for name, about in TIERS.items():
-        print(f"  {name:<13} {about}")
-
-
-def _times(model: str) -> str:
-    """What the runs whose results are here took on a model."""
-    from refusal.base.files import RESULTS
-    from refusal.run.runner import about_minutes
-
-    took = {
-        f.name: about_minutes(f) for f in sorted(RESULTS.glob(f"embedded/{model}/*")) if "@" not in f.name
+    said = {
+        module.__name__.split(".")[-2].removeprefix("f"): module for module in parts_of_findings("readme")
     }
-    found = ", ".join(f"{name.partition('_')[0]} {minutes} min" for name, minutes in took.items() if minutes)
-    return f"; notebooks took: {found}" if found else ""
+    findings = {
+        n: Finding(
+            path.stem,
+            question(path),
+            getattr(said.get(n), "HEADLINES", {}),
+            getattr(said.get(n), "paragraph", None),
+        )
+        for n, path in notebooks().items()
+    }
+    ledger = [entry for entry in read_ledger(RESULTS, tracked=True) if entry[0] != "smoke"]
+    return {
+        "results/README.md": ledger_page(ledger, findings),
+        "README.md": between(text, first_screen(ledger, findings, _picture(ledger, findings, said))),
+    }
+
+
+def _picture(ledger, findings, said):
+    """The first picture that a finding has of a released model."""
+    for n, module in said.items():
+        runs = dict.fromkeys((t, m) for t, m, r in ledger if r.evidence == "released" and " @ " not in m)
+        for tier, model in runs if hasattr(module, "picture") else ():
+            records = [r for t, m, r in ledger if (t, m) == (tier, model)]
+            folder = f"figures/{tier}/{model}/{findings[n].stem}"
+            if found := module.picture(folder, model, records):
+                return found
+    return None
+
+
+def help_(topic: str | None = None) -> None:
+    """One line per target and parameter; with a topic, one notebook's own parameters or the models."""
+    print_help(topic, OPTIONS)
 
 
 def new() -> None:
@@ -426,11 +381,14 @@ def _run(target: str, *rest: str) -> None:
 
 def main(argv: list[str]) -> int:
     """Run one target; a UserError becomes a message and an exit status, without a traceback."""
-    from refusal.base.files import disk_errors
-
     try:
+        if argv[:1] in ([], ["help"]):  # without a package, for a clone in which nothing is installed
+            help_(*argv[1:])
+            return 0
+        from refusal.base.files import disk_errors
+
         with disk_errors():
-            _run(*(argv or ["help"]))
+            _run(*argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status

@@ -4,7 +4,7 @@ import pandas as pd
 
 from refusal import data
 from refusal.base.files import FIGURES
-from refusal.measure import behaviour, directions
+from refusal.measure import behaviour, directions, stats
 from refusal.model import loading
 from refusal.report import figures
 from refusal.run.runner import missing
@@ -39,11 +39,12 @@ def main(n: int = 48) -> None:
         print(f"  {row['outcome']:<10} {row['label']:<9} {shown}")
     made = reads.collect(model, harmful + harmless, at=["t_inst"])["resid"][:, :, 0]
     centres = made[: len(harmful)].mean(0), made[len(harmful) :].mean(0)
-    rows = []
+    rows, middle, scores = [], model.n_layers // 2, []
     for label, prompts in tests.items():
         s = directions.cluster_score(
             reads.collect(model, prompts, at=["t_inst"])["resid"][:, :, 0], *centres
         )[:, 1:].numpy()
+        scores.append(s[:, middle - 1])
         name = f"{label} (n {len(s)})"
         half = 1.96 * s.std(0) / len(s) ** 0.5
         rows += [
@@ -62,6 +63,10 @@ def main(n: int = 48) -> None:
     stem = FIGURES / "embedded" / MODEL / "hello" / "clusters"
     figures.save(figures.draw(spec, pd.DataFrame(rows)), stem)
     print(
-        f"\nfigure: {stem.relative_to(FIGURES.parent)}.png\nnext: make nb-NN (one notebook, by its number), "
+        f"\nharmful and harmless prompts that were held out, told apart at layer {middle}: AUROC "
+        f"{stats.area(*scores):.2f} (chance 0.50)"
+    )
+    print(
+        f"figure: {stem.relative_to(FIGURES.parent)}.png\nnext: make nb-NN (one notebook, by its number), "
         f"make reproduce (every notebook), or make lab"
     )

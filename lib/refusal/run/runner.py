@@ -10,7 +10,6 @@ import glob
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import re
@@ -48,6 +47,7 @@ from refusal.model.sources import is_converted, locate, recipe_folder
 from refusal.report.figures import update_manifest
 from refusal.report.recorder import NAMES, OUT, RUNNER, NotebookEnded
 from refusal.run import params
+from refusal.run.declared import about_minutes
 
 # of glibc, in the kernel
 TUNABLES = (
@@ -121,17 +121,6 @@ def missing(names: Iterable[str]) -> list[str]:
                 size = f"{entry.file.bytes / 1e9:.2f} GB to download, {entry.disk_gb} GB on disk"
                 lines.append(f"{name}: {size}, then about {entry.convert_s} s of conversion, once")
     return list(dict.fromkeys(lines))
-
-
-def about_minutes(folder: Path) -> int | None:
-    """Minutes that the run took which left its results in `folder`, at its longest on one machine, for later
-    ones find much in the cache; None where there is none.
-    """
-    try:
-        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return math.ceil(about.get("longest_s", about["duration_s"]) / 60)
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def run_name(notebook: Path, parameters: dict) -> str:

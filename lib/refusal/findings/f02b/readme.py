@@ -1,6 +1,12 @@
-"""What the README says of the guard."""
+"""What the README and the ledger's page say of the guard."""
 
 from refusal.report.rules import Record
+
+HEADLINES = {
+    "02b.guard.accepted-harmful": "it flags accepted harm, beyond a reader of the text ({share})",
+    "02b.jailbreak.template": "it flags template jailbreaks ({share})",
+    "02b.jailbreak.persuasion": "it flags persuasions ({share})",
+}
 
 
 def paragraph(records: list[Record]) -> str | None:

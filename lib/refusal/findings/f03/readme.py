@@ -1,7 +1,12 @@
-"""What the README says of the cliff."""
+"""What the README and the ledger's page say of the cliff."""
 
 from refusal.report.render import standing
 from refusal.report.rules import Record
+
+HEADLINES = {
+    "03.cliff": "the refusal score falls before the answer",
+    "03.truncation": "with its thinking cut it refuses more (by {share})",
+}
 
 
 def paragraph(records: list[Record]) -> str | None:

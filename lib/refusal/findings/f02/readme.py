@@ -1,0 +1,41 @@
+"""What the README and the ledger's page say of harmfulness and refusal."""
+
+from refusal.report.pages import Picture, share
+from refusal.report.rules import Record
+
+HEADLINES = {
+    "02.cosine.distinct": "the two directions are distinct (cosine {value})",
+    "02.cluster.t_post": "at `t_post` behaviour counts, not harm",
+    "02.single.ablate": "without one direction refusals cease ({share} left)",
+}
+
+
+def picture(folder: str, model: str, records: list[Record]) -> Picture | None:
+    """Harmless requests that `model` refuses when a direction is added; its figures stand in `folder`. None
+    where that was not measured.
+    """
+    by = {r.id: r for r in records}
+    said = []
+    for claim, words in (
+        (
+            "harm.instruction",
+            f"Adding v_harm, from harmless to harmful, to the instruction tokens makes `{model}` refuse",
+        ),
+        (
+            "refuse.prompt",
+            "Adding v_refuse, from answering to refusing, to the prompt tokens makes it refuse",
+        ),
+    ):
+        r = by.get(f"02.steer.{claim}")
+        if r is None or r.ci95 is None:
+            return None
+        said.append(
+            f"{words} {share(r.value)} of {r.n} harmless requests that it answers otherwise (95 % interval "
+            f"{share(r.ci95[0])} to {share(r.ci95[1])}; random directions: up to "
+            f"{share(r.number('random_direction_high'))}): **{r.verdict}**."
+        )
+    return Picture(
+        f"{folder}/steering_rates.png",
+        f"Share of harmless requests that {model} refuses when a direction is added, beside random ones",
+        " ".join(said),
+    )
