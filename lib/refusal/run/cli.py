@@ -304,6 +304,7 @@ def help_() -> None:
           make models       what the cache holds, and what it takes to get the rest
           make figures      redraw every figure from saved results; no model, no network
           make lab          JupyterLab on the notebooks
+          make site         notebooks, figures and ledger as pages in site/, read without server or network
         Development
           make new          the files of a new finding: NN=11 PAPER=2501.01234 NAME=short_name
           make test         the whole test suite        make lint    ruff, types, no outputs in notebooks
@@ -392,6 +393,13 @@ def hello() -> None:
     main()
 
 
+def site() -> None:
+    """Notebooks, figures and ledger as a static site."""
+    from refusal.run.site import build
+
+    build()
+
+
 TARGETS = {
     "reproduce": reproduce,
     "nb": reproduce,
@@ -403,13 +411,14 @@ TARGETS = {
     "clean": clean,
     "hello": hello,
     "new": new,
+    "site": site,
 }
 
 
 def _run(target: str, *rest: str) -> None:
     if target not in TARGETS:
         raise ParameterError(f"unknown target {target!r}", nearest(target, TARGETS))
-    if target in ("figures", "hello", "clean", "readme", "models"):
+    if target in ("figures", "hello", "clean", "readme", "models", "site"):
         given_parameters()
         given_options(target)
         takes_no_parameters(target)
