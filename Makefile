@@ -1,6 +1,6 @@
 # Every target brings up what it needs. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help hello reproduce figures claims readme models new site test test-site test-numbers lint bench lab clean distclean environment FORCE
+.PHONY: help hello reproduce figures claims readme models new site site-environment test test-numbers lint bench lab clean distclean environment FORCE
 .SUFFIXES:
 
 PYTHON ?= python3
@@ -36,7 +36,10 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 	@$(VENV)/bin/python -m refusal.base.pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
+# What the site is made with, and what tests it in a browser; without it `make test` skips those tests.
 SITE_READY := $(if $(READY),$(VENV)/.ready-site)
+site-environment: $(SITE_READY)
+
 $(VENV)/.ready-site: $(VENV)/.ready requirements-site.txt constraints-site.txt
 	@echo "adding what the site is made with to $(VENV): about 250 MB, once"
 	@$(VENV)/bin/python -m refusal.base.pip install --quiet --disable-pip-version-check -r requirements-site.txt
@@ -56,10 +59,6 @@ nb-%: $(READY) FORCE
 
 test: $(READY)
 	@$(PY) -m pytest
-
-# Those of the site's tests that need Sphinx and a browser are skipped by `make test` until this, or `make site`, has brought Sphinx.
-test-site: $(SITE_READY)
-	@$(PY) -m pytest tests/test_site.py
 
 # The tests of numbers as a processor of the other kind runs them: without bfloat16 arithmetic where this one has it, with it where it has none.
 test-numbers: $(READY)

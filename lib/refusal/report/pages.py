@@ -27,7 +27,7 @@ def pill(verdict: str) -> str:
 
 def link(run: Run, root: str, anchor: str = "") -> str:
     """The address of a run's page."""
-    return f"{root}runs/{quote(run.place)}.html" + (f"#{quote(anchor)}" if anchor else "")
+    return f"{root}{quote(run.page)}.html" + (f"#{quote(anchor)}" if anchor else "")
 
 
 def tally(records: Iterable[Record]) -> str:
@@ -148,12 +148,12 @@ def _claim(
         here, more = escape(here).replace(", n ", ", n&nbsp;"), verdict.removeprefix(rec.verdict)
         tds.append(
             f'<td data-sort="{ORDER.index(rec.verdict)}" data-label="{escape(model)}">{pill(rec.verdict)}'
-            f"{escape(more)}<br>{escape(here).replace(', n ', ', n&nbsp;')}</td>"
+            f"{escape(more)}<br>{here}</td>"
         )
     value = escape(paper_value(r)) if r.origin == "paper" else "–"
     records = [rec for _, rec in found]
     data = {
-        "verdict": "|".join({rec.verdict for run, rec in found if run in columns}),
+        "verdict": "|".join(sorted({rec.verdict for run, rec in found if run in columns})),
         "notebook": found[0][0].number,
         "evidence": "|".join(sorted({rec.evidence for rec in records})),
         "origin": r.origin,

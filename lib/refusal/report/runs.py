@@ -1,6 +1,7 @@
 """The runs whose results are here, each read whole: what a page about a run is made from."""
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Run:
 
     @property
     def notebook(self) -> str:
-        """The notebook's name without suffix, ``02_harmfulness_vs_refusal``."""
+        """The notebook's name, number first, without suffix."""
         return self.folder.name.partition("@")[0]
 
     @property
@@ -53,6 +54,11 @@ class Run:
         """``<tier>/<model>/<notebook>``, below ``results/`` and ``figures/``."""
         return "/".join(self.folder.parts[-3:])
 
+    @property
+    def page(self) -> str:
+        """The name of the run's page: its place, without what Sphinx reads as something else."""
+        return "runs/" + re.sub(r"[^\w./@=,+-]", lambda odd: f"~{ord(odd[0]):x}", self.place)
+
 
 def read_runs(results: Path) -> list[Run]:
     """Every run under `results` that is no smoke run, by notebook, the defaults first.
@@ -67,7 +73,7 @@ def read_runs(results: Path) -> list[Run]:
             continue
         try:
             found.append(_read(folder))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             what = (
                 f"{error.filename} is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
             )

@@ -311,7 +311,7 @@ def help_() -> None:
           make test-numbers the tests of numbers, as on a processor of the other kind
           make readme       the README's tables, from the committed ledger
           make bench        costs as ratios, measured side by side
-          make clean        remove results and computed caches
+          make clean        remove results, the site and computed caches
           make distclean    also the environment and downloaded files
 
         Parameters, for every target that runs notebooks: make reproduce MODEL=… SEED=…""")
@@ -353,8 +353,8 @@ def _times(model: str) -> str:
 
 
 def clean() -> None:
-    """Remove results, figures that are not committed, and what was computed; committed files stay as they
-    are.
+    """Remove results and figures that are not committed, the site, and what was computed; committed files
+    stay as they are.
     """
     import shutil
     import subprocess
@@ -375,7 +375,8 @@ def clean() -> None:
             f"git cannot clean results and figures: {reason}",
             "without git, or the right to delete them, remove what is in them by hand",
         ) from None
-    shutil.rmtree(cache_dir() / "computed", ignore_errors=True)
+    for folder in (cache_dir() / "computed", ROOT / "site", ROOT / "build" / "site"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def new() -> None:

@@ -70,7 +70,7 @@ def write_sources(runs: list[Run], source: Path, out: Path) -> str:
             data = run.folder / "data" / f"{name}.csv"
             written[out / "results" / run.place / "data" / data.name] = data.read_bytes()
         text, suffix = run_page(run, drawn)
-        written[source / "runs" / f"{run.place}{suffix}"] = text.encode()
+        written[source / f"{run.page}{suffix}"] = text.encode()
     for path in sorted(DOCS.glob("*.md")):
         text = local_links(path.read_text(encoding="utf-8"), DOCS, "docs/")
         written[source / "docs" / path.name] = text.encode()
@@ -84,7 +84,7 @@ def write_sources(runs: list[Run], source: Path, out: Path) -> str:
         "ledger": lambda: raw(pages.ledger(runs, "")),
         "constructed": lambda: raw(pages.ledger(runs, "", constructed=True)),
         "gallery": lambda: gallery(runs),
-        "toctree": lambda: "\n".join(f"{run.number} · {run.title} <runs/{run.place}>" for run in runs),
+        "toctree": lambda: "\n".join(f"{run.number} · {run.title} <{run.page}>" for run in runs),
     }
     for path in sorted(TEXTS.glob("*.md")):
         fill = lambda found: filled[found[1]]()
