@@ -1,6 +1,6 @@
 # Every target brings up what it needs. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help hello reproduce figures claims readme models doctor sweep new test test-numbers lint bench lab clean distclean environment FORCE
+.PHONY: help hello reproduce figures claims readme models doctor sweep new site site-environment test test-numbers lint bench lab clean distclean environment FORCE
 .SUFFIXES:
 
 PYTHON ?= python3
@@ -38,6 +38,14 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 
 # Help needs no package: where the environment is not there yet, any Python 3.11 answers.
 HELPER := $(if $(READY),$(or $(wildcard $(PY)),$(PYTHON)),$(PY))
+# What the site is made with, and what tests it in a browser; without it `make test` skips those tests.
+SITE_READY := $(if $(READY),$(VENV)/.ready-site)
+site-environment: $(SITE_READY)
+
+$(VENV)/.ready-site: $(VENV)/.ready requirements-site.txt constraints-site.txt
+	@echo "adding what the site is made with to $(VENV): about 250 MB, once"
+	@$(VENV)/bin/python -m refusal.base.pip install --quiet --disable-pip-version-check -r requirements-site.txt
+	@touch $@
 
 help:
 	@$(HELPER) -m refusal.run.cli help
@@ -46,6 +54,9 @@ help-%: FORCE
 	@$(HELPER) -m refusal.run.cli help $*
 
 hello reproduce figures claims readme models doctor sweep new: $(READY)
+	@$(PY) -m refusal.run.cli $@
+
+site: $(SITE_READY)
 	@$(PY) -m refusal.run.cli $@
 
 nb-%: $(READY) FORCE

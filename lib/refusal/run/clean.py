@@ -20,8 +20,8 @@ def cache() -> Path:
 
 
 def clean(everything: bool = False) -> None:
-    """Remove results, figures that are not committed, and what was computed; with `everything` downloaded
-    files and models as well. Committed files stay as they are. Raises UserError where git cannot, and
+    """Remove results, figures that are not committed, the site, and what was computed; with `everything`
+    downloaded files and models as well. Committed files stay as they are. Raises UserError where git cannot, and
     ParameterError for a make variable that was given.
     """
     given = [n for n in os.environ.get("COMPANION_GIVEN", "").split() if n not in MAKE_ONLY]
@@ -39,7 +39,8 @@ def clean(everything: bool = False) -> None:
             f"git cannot clean results and figures: {reason}",
             "without git, or the right to delete them, remove what is in them by hand",
         ) from None
-    shutil.rmtree(cache() if everything else cache() / "computed", ignore_errors=True)
+    for folder in (cache() if everything else cache() / "computed", Path("site"), Path("build/site")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -354,6 +354,13 @@ def hello() -> None:
     main()
 
 
+def site() -> None:
+    """Notebooks, figures and ledger as a static site."""
+    from refusal.run.site import build
+
+    build()
+
+
 TARGETS = {
     "reproduce": reproduce,
     "nb": reproduce,
@@ -366,13 +373,14 @@ TARGETS = {
     "new": new,
     "doctor": doctor,
     "sweep": sweep,
+    "site": site,
 }
 
 
 def _run(target: str, *rest: str) -> None:
     if target not in TARGETS:
         raise ParameterError(f"unknown target {target!r}", nearest(target, TARGETS))
-    if target in ("figures", "hello", "readme", "models"):
+    if target in ("figures", "hello", "readme", "models", "site"):
         given_parameters()
         given_options(target)
         takes_no_parameters(target)

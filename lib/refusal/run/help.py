@@ -24,13 +24,14 @@ Results
   make sweep        many runs from SWEEP=file.yaml, then a table and a figure of them
   make models       what the cache holds, what the rest takes; make help-models: what each is good for
   make figures      every figure again from saved results; no model, no network
+  make site         notebooks, figures and ledger as pages in site/, read without server or network
   make lab          JupyterLab on the notebooks
 Development
   make new          a new finding: NN=11 PAPER=2501.01234 NAME=short_name
   make test         the whole test suite; make test-numbers: as on a processor of the other kind
   make lint         ruff, types, no outputs in notebooks; make bench: costs, as ratios
   make readme       the README's first screen and results/README.md, from the committed ledger
-  make clean        remove results and what was computed; make distclean: the environment and downloads too
+  make clean        remove results, the site, what was computed; make distclean: environment, downloads too
 Parameters, for every target that runs notebooks"""
 
 

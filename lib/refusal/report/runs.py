@@ -1,0 +1,113 @@
+"""The runs whose results are here, each read whole: what a page about a run is made from."""
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from refusal.base.files import sha256
+from refusal.report.rules import Record
+
+
+@dataclass(frozen=True)
+class Run:
+    """One results folder: its records, the labels of its figures by name, its ``run.json``, and the executed
+    notebook where that is here and of this run.
+    """
+
+    folder: Path
+    records: list[Record]
+    figures: dict[str, dict]
+    about: dict
+    executed: dict | None
+
+    @property
+    def tier(self) -> str:
+        return self.folder.parts[-3]
+
+    @property
+    def model(self) -> str:
+        return self.folder.parts[-2]
+
+    @property
+    def notebook(self) -> str:
+        """The notebook's name, number first, without suffix."""
+        return self.folder.name.partition("@")[0]
+
+    @property
+    def number(self) -> str:
+        return self.notebook.partition("_")[0]
+
+    @property
+    def differs(self) -> str:
+        """The parameters that are not the defaults, as the folder names them; empty where all are."""
+        return self.folder.name.partition("@")[2]
+
+    @property
+    def title(self) -> str:
+        """What the run is of: the model or the pair, and the parameters that differ."""
+        return self.model.replace("--vs--", " against ") + (f", {self.differs}" if self.differs else "")
+
+    @property
+    def place(self) -> str:
+        """``<tier>/<model>/<notebook>``, below ``results/`` and ``figures/``."""
+        return "/".join(self.folder.parts[-3:])
+
+    @property
+    def page(self) -> str:
+        """The name of the run's page: its place, without what Sphinx reads as something else."""
+        return "runs/" + re.sub(r"[^\w./@=,+-]", lambda odd: f"~{ord(odd[0]):x}", self.place)
+
+
+def read_runs(results: Path) -> list[Run]:
+    """Every run under `results` that is no smoke run, by notebook, the defaults first.
+
+    A run of which a file is missing or cannot be read is named on stderr and left out, and so is an executed
+    notebook of another run than its records.
+    """
+    found = []
+    for folder in sorted(results.glob("*/*/*/")):
+        hidden = any(part.startswith(".") for part in folder.parts[-3:])  # of a run at work
+        if hidden or folder.parts[-3] == "smoke":
+            continue
+        try:
+            found.append(_read(folder))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            what = (
+                f"{error.filename} is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+            )
+            print(f"left out: {folder} ({what}); run that again, or remove its folder", file=sys.stderr)
+    return sorted(found, key=lambda run: (run.number, bool(run.differs), run.place))
+
+
+def _read(folder: Path) -> Run:
+    claims, figures, about = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("claims", "figures", "run")
+    )
+    for spec in figures.values():
+        spec["title"], spec["note"]  # what no figure is without
+    records = [Record(**r) for r in claims]
+    return Run(folder, records, dict(figures), dict(about), _executed(folder, about))
+
+
+def _executed(folder: Path, about: dict) -> dict | None:
+    """The executed notebook; None where there is none, where it cannot be read, or where it is not the one
+    that ``run.json`` tells of.
+    """
+    path = folder / "executed.ipynb"
+    if not path.exists():
+        return None
+    known = {name.rpartition("/")[2]: digest for name, digest in about.get("outputs", {}).items()}
+    if sha256(path) != known.get(path.name, sha256(path)):
+        why = "is not the one that its run.json tells of"
+    else:
+        try:
+            notebook = json.loads(path.read_text(encoding="utf-8"))
+            notebook["cells"][0]["cell_type"]
+            return notebook
+        except (ValueError, TypeError, KeyError, IndexError):
+            why = "cannot be read"
+    print(f"left out: {path} {why}; run that again", file=sys.stderr)
+    return None
