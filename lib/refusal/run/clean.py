@@ -21,8 +21,8 @@ def cache() -> Path:
 
 def clean(everything: bool = False) -> None:
     """Remove results, figures that are not committed, the site, and what was computed; with `everything`
-    downloaded files and models as well. Committed files stay as they are. Raises UserError where git cannot, and
-    ParameterError for a make variable that was given.
+    downloaded files and models as well. Committed files stay as they are. Raises UserError where git cannot,
+    and ParameterError for a make variable that was given.
     """
     given = [n for n in os.environ.get("COMPANION_GIVEN", "").split() if n not in MAKE_ONLY]
     if given:
