@@ -7,7 +7,6 @@ same cells show the same figures and write nothing, so that trying a parameter n
 import json
 import math
 import os
-from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +16,16 @@ from IPython.display import HTML, Image, display
 
 from refusal.base.errors import UserError
 from refusal.base.estimate import NOTHING, Estimate
-from refusal.base.files import NOTEBOOKS, PACKAGE, write_json, write_text
+from refusal.base.files import NOTEBOOKS, PACKAGE, write_bytes, write_json, write_text
 from refusal.base.machine import end_with
-from refusal.report import figures
+from refusal.report.pictures import picture
 from refusal.report.render import HEADER, table
 from refusal.report.rules import Measured, Record, evidence_of, read_claims, record
 
 if TYPE_CHECKING:
     from refusal.model.loading import Model
 
+SHOWN = 770  # pixels across of a figure in a notebook
 OUT = "COMPANION_OUT"  # the staging folder, set by the runner for the kernels it starts
 RUNNER = "COMPANION_RUNNER"  # the runner's process id
 NAMES = "COMPANION_NAMES"  # JSON: what to show in place of a model's absolute path
@@ -106,13 +106,10 @@ class Recorder:
         self.figures[name] = spec
         if self.out:
             write_text(self.out / "data" / f"{name}.csv", text)
-        fig = figures.draw(spec, pd.read_csv(StringIO(text)))  # from the saved digits, as `make figures` will
+        drawn = picture(spec, text)  # from the saved digits, as `make figures` will
         if self.out:
-            figures.save(fig, self.out / "figures" / name)
-        picture = BytesIO()  # as a picture: what a figure object shows depends on the kernel's backend
-        fig.savefig(picture, format="png", dpi=110, facecolor="white")
-        display(Image(data=picture.getvalue()))
-        figures.plt.close(fig)
+            write_bytes(self.out / "figures" / f"{name}.png", drawn)
+        display(Image(data=drawn, width=SHOWN, alt=spec.get("reading") or spec["title"]))
 
     def claim(self, id: str, measured: Estimate, controls: dict, precondition: str | None = None) -> None:
         """Judge a claim of the notebook's claims file by its rule, show the verdict and enter it into the

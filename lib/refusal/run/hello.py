@@ -3,10 +3,10 @@
 import pandas as pd
 
 from refusal import data
-from refusal.base.files import FIGURES
+from refusal.base.files import FIGURES, write_bytes
 from refusal.measure import behaviour, directions
 from refusal.model import loading
-from refusal.report import figures
+from refusal.report.pictures import picture
 from refusal.trace import reads
 from refusal.trace.prompts import chat
 
@@ -59,7 +59,7 @@ def main(n: int = 48) -> None:
         "note": "held-out prompts; above 0: nearer the harmful; 95 % intervals of the mean",
     }
     stem = FIGURES / "embedded" / MODEL / "hello" / "clusters"
-    figures.save(figures.draw(spec, pd.DataFrame(rows)), stem)
+    write_bytes(stem.with_suffix(".png"), picture(spec, pd.DataFrame(rows).to_csv(index=False)))
     print(
         f"\nfigure: {stem.relative_to(FIGURES.parent)}.png\nnext: make nb-NN (one notebook, by its number), "
         f"make reproduce (every notebook), or make lab"
