@@ -9,7 +9,6 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,15 +18,17 @@ from IPython.display import HTML, Image, Markdown, display
 
 from refusal.base.errors import UserError
 from refusal.base.estimate import NOTHING, Estimate
-from refusal.base.files import NOTEBOOKS, PACKAGE, RESULTS, write_json, write_text
+from refusal.base.files import NOTEBOOKS, PACKAGE, RESULTS, write_bytes, write_json, write_text
 from refusal.base.machine import end_with
 from refusal.model.names import folder_name
-from refusal.report import figures, shown
+from refusal.report import shown
+from refusal.report.pictures import picture
 from refusal.report.rules import Claim, Measured, Record, bars, evidence_of, read_claims, record
 
 if TYPE_CHECKING:
     from refusal.model.loading import Model
 
+SHOWN = 770  # pixels across of a figure in a notebook
 OUT = "COMPANION_OUT"  # the staging folder, set by the runner for the kernels it starts
 RUNNER = "COMPANION_RUNNER"  # the runner's process id
 NAMES = "COMPANION_NAMES"  # JSON: what to show in place of a model's absolute path
@@ -113,14 +114,11 @@ class Recorder:
         self.figures[name] = spec
         if self.out:
             write_text(self.out / "data" / f"{name}.csv", text)
-        fig = figures.draw(spec, pd.read_csv(StringIO(text)))  # from the saved digits, as `make figures` will
+        drawn = picture(spec, text)  # from the saved digits, as `make figures` will
         if self.out:
-            figures.save(fig, self.out / "figures" / name)
-        picture = BytesIO()  # as a picture: what a figure object shows depends on the kernel's backend
-        fig.savefig(picture, format="png", dpi=110, facecolor="white")
-        display(Image(data=picture.getvalue(), alt=spec["title"]))
+            write_bytes(self.out / "figures" / f"{name}.png", drawn)
+        display(Image(data=drawn, width=SHOWN, alt=spec["title"]))
         display(HTML(f"<small>{html.escape(spec['note'])}</small>"))
-        figures.plt.close(fig)
 
     def _about(self, claims: Sequence[str] | Mapping[str, dict]) -> dict:
         """What a figure's spec holds of the claims that it is about."""

@@ -2,11 +2,11 @@
 
 import fnmatch
 import json
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from refusal.report.committed import committed
 from refusal.report.rules import Claim, Record
 
 
@@ -16,7 +16,7 @@ def read_ledger(results: Path, tracked: bool = False) -> list[tuple[str, str, Re
 
     A file that holds no records of the present kind is named on stderr and left out.
     """
-    found, kept = [], _tracked(results) if tracked else None
+    found, kept = [], committed(results) if tracked else None
     for path in sorted(results.glob("*/*/*/claims.json")):
         if kept is not None and path not in kept:
             continue
@@ -28,14 +28,6 @@ def read_ledger(results: Path, tracked: bool = False) -> list[tuple[str, str, Re
             continue
         found += [(tier, f"{model} @ {differs}" if at else model, r) for r in records]
     return found
-
-
-def _tracked(results: Path) -> set[Path]:
-    """The files under `results` that git knows."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "."], cwd=results, capture_output=True, text=True, check=True
-    )
-    return {results / name for name in listed.stdout.split("\0") if name}
 
 
 def flips(ledger: list[tuple[str, str, Record]], model: str) -> str | None:

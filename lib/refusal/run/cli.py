@@ -18,6 +18,9 @@ OPTIONS = {  # make variables that are no notebook's parameter: the target each 
     "VERDICT": ("claims", 'only these: VERDICT="not replicated"'),
     "PLAN": ("claims", "1: list every claim with its rule and the items it needs, without running anything"),
     "SWEEP": ("sweep", "path of a YAML file: a notebook, its claims, and the parameters to go through"),
+    "FIG": ("figures", "only this one: FIG=NN/figure, or FIG=model/NN/figure"),
+    "STYLE": ("figures", "paper or slide: slides go beside the others, figure.slide.png [paper]"),
+    "FORMAT": ("figures", "png, svg or pdf: beside the others in figures/tier/model/notebook/ [png]"),
 }
 STOPPED = 130  # the exit status of what Ctrl-C ended
 
@@ -242,17 +245,27 @@ def models() -> None:
 
 
 def figures() -> None:
-    """Redraw every figure from saved results."""
-    from refusal.base.files import FIGURES, RESULTS
-    from refusal.report.figures import redraw, update_manifest
+    """Draw what changed of the figures of saved results, or of those that FIG names, in STYLE and FORMAT."""
+    from refusal.base.files import FIGURES
+    from refusal.report import gallery, pictures
 
-    runs = sorted(path.parent for path in RESULTS.glob("*/*/*/figures.json"))
-    if not runs:
-        raise UserError("there are no results to draw", "run `make reproduce` first")
-    for run in runs:
-        into = FIGURES / run.relative_to(RESULTS)
-        print(f"{into.relative_to(FIGURES.parent)}: {', '.join(redraw(run, into))}", flush=True)
-    update_manifest()
+    asked = given_options("figures")
+    style, format = asked.get("STYLE", "paper"), asked.get("FORMAT", "png")
+    pictures.check(style, format)
+    found, problems = pictures.saved(pictures.runs())
+    if "FIG" in asked:
+        found, problems = pictures.chosen(found, asked["FIG"]), []
+    drawn = pictures.draw(found, style, format)
+    for figure in found if "FIG" in asked else drawn:
+        print(figure.file(style, format).relative_to(FIGURES.parent))
+    print(f"{len(drawn)} drawn, {len(found) - len(drawn)} stand as they are")
+    gallery.update()
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    if problems:
+        raise UserError(
+            f"{len(problems)} left out of the figures", "run those notebooks again, or remove their folders"
+        )
 
 
 def readme() -> None:

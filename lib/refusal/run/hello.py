@@ -3,10 +3,10 @@
 import pandas as pd
 
 from refusal import data
-from refusal.base.files import FIGURES
+from refusal.base.files import FIGURES, write_bytes
 from refusal.measure import behaviour, directions, stats
 from refusal.model import loading
-from refusal.report import figures
+from refusal.report.pictures import picture
 from refusal.run.runner import missing
 from refusal.trace import reads
 from refusal.trace.prompts import chat
@@ -61,7 +61,7 @@ def main(n: int = 48) -> None:
         "note": "held-out prompts; above 0: nearer the harmful; 95 % intervals of the mean",
     }
     stem = FIGURES / "embedded" / MODEL / "hello" / "clusters"
-    figures.save(figures.draw(spec, pd.DataFrame(rows)), stem)
+    write_bytes(stem.with_suffix(".png"), picture(spec, pd.DataFrame(rows).to_csv(index=False)))
     print(
         f"\nharmful and harmless prompts that were held out, told apart at layer {middle}: AUROC "
         f"{stats.area(*scores):.2f} (chance 0.50)"

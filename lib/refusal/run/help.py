@@ -23,7 +23,7 @@ Results
   make doctor       does a MODEL fit: values, refusals, memory, minutes, what will be uninformative
   make sweep        many runs from SWEEP=file.yaml, then a table and a figure of them
   make models       what the cache holds, what the rest takes; make help-models: what each is good for
-  make figures      every figure again from saved results; no model, no network
+  make figures      what changed of the figures, from saved results; FIG=02/cosines STYLE=slide FORMAT=pdf
   make site         notebooks, figures and ledger as pages in site/, read without server or network
   make lab          JupyterLab on the notebooks
 Development

@@ -44,7 +44,7 @@ from refusal.base.progress import PROGRESS_FILE
 from refusal.model.names import folder_name, shown_name
 from refusal.model.registry import MODELS, RECIPES
 from refusal.model.sources import is_converted, locate, recipe_folder
-from refusal.report.figures import update_manifest
+from refusal.report import gallery
 from refusal.report.recorder import NAMES, OUT, RUNNER, NotebookEnded
 from refusal.run import params
 from refusal.run.declared import about_minutes
@@ -69,7 +69,6 @@ PACKAGES = (
     "scipy",
     "scikit-learn",
     "matplotlib",
-    "seaborn",
 )
 
 
@@ -207,7 +206,7 @@ def run(notebook: Path, given: dict) -> str:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     if tier != "smoke":
-        update_manifest()
+        gallery.update()
     return "ran"
 
 
@@ -403,11 +402,7 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
                 f"{notebook.stem} ended without writing {needed}", "its last cell must call run.finish()"
             )
     for name in json.loads((staging / "figures.json").read_text(encoding="utf-8")):
-        for path in (
-            staging / "data" / f"{name}.csv",
-            staging / "figures" / f"{name}.svg",
-            staging / "figures" / f"{name}.png",
-        ):
+        for path in (staging / "data" / f"{name}.csv", staging / "figures" / f"{name}.png"):
             if not path.exists():
                 raise UserError(f"{notebook.stem} declared the figure {name} but did not write {path.name}")
     usage = json.loads((staging / "usage.json").read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from refusal.base.errors import ParameterError, UserError, nearest
-from refusal.base.files import FIGURES, RESULTS, ROOT, write_text
+from refusal.base.files import FIGURES, RESULTS, ROOT, write_bytes, write_text
 from refusal.model.names import shown_name
 from refusal.report.rules import Record, read_claims
 from refusal.run import params
@@ -200,7 +200,7 @@ def _report(one: Sweep, records: list[dict[str, Record]]) -> None:
     """The table of all runs and claims, printed and as a file, and the figure of the claims' values."""
     import pandas as pd
 
-    from refusal.report import figures
+    from refusal.report.pictures import picture
     from refusal.run import runner
     from refusal.run.sweep_figure import labels, points
 
@@ -221,5 +221,6 @@ def _report(one: Sweep, records: list[dict[str, Record]]) -> None:
     if data.empty:
         return print("figure: none, for no run has a value")
     stem = FIGURES / place / "claims"
-    figures.save(figures.draw(labels(one, records, data), data), stem)
+    drawn = picture(labels(one, records, data), data.to_csv(index=False))
+    write_bytes(stem.with_suffix(".png"), drawn)
     print(f"figure: {stem.relative_to(ROOT)}.png", flush=True)
