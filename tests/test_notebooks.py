@@ -29,8 +29,8 @@ CLAIMS |= {NEW: MADE[f"{NEW}.claims.toml"]}
 
 LINES = 40, 15  # the longest code cell, and the median one
 # written before there were bounds, and to be rewritten: they may shrink, not grow
-LINES_OF = {"01": (48, 33), "03": (62, 36)}
-NOT_YET = ("01", "03")  # not yet in the form
+LINES_OF = {"03": (62, 36)}
+NOT_YET = ("03",)  # not yet in the form
 SAY_WHAT_THEY_DRAW = ("N", "SEED")  # their default, bounds and words are the notebook's own
 INSTEAD_OF_MODEL = ("BASE", "POST", "REASONER")
 
