@@ -103,10 +103,11 @@ def test_an_edit_that_is_not_put_in_is_wrong(llama, monkeypatch):
     assert wrong_in(llama, chat(llama, table())) == {"logits with a vector added"}
 
 
-def test_a_difference_is_relative_to_the_vector_it_lies_in():
-    theirs = torch.tensor([[[3.0, 4.0]], [[0.3, 0.4]]])
-    ours = theirs + torch.tensor([[[0.5, 0.0]], [[0.0, 0.1]]])
-    assert values.relative(ours, theirs) == pytest.approx(0.2)
+def test_a_difference_is_relative_to_its_layer():
+    theirs = torch.tensor([[[3.0, 4.0], [0.3, 0.4]], [[1.0, 2.0], [0.1, 0.2]]])  # [prompt, layer, d_model]
+    ours = theirs + torch.tensor([[[0.2, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.1]]])
+    assert values.relative(ours, theirs) == pytest.approx(0.1 / 0.4)
+    assert values.relative(ours[:, :1], theirs[:, :1]) == pytest.approx(0.2 / 4)
     assert values.relative(theirs, theirs) == 0
     ours[0, 0, 0] = torch.nan
     assert values.relative(ours, theirs) == math.inf
@@ -116,7 +117,12 @@ def test_a_difference_is_relative_to_the_vector_it_lies_in():
 def test_the_tolerance_is_that_of_the_check_at_load(dtype):
     b = torch.tensor([1.0, 0.5])
     for share, fits in ((0.99, True), (1.01, False)):
-        assert layout.close(b + torch.tensor([share * values.tolerance(dtype), 0]), b, dtype) == fits
+        a = b + torch.tensor([share * values.tolerance(dtype), 0])
+        assert (
+            layout.close(a, b, dtype)
+            == fits
+            == (values.relative(a[None], b[None]) <= values.tolerance(dtype))
+        )
 
 
 def test_wrong_values_end_in_status_1_after_all_is_said(monkeypatch, capsys):
@@ -234,6 +240,10 @@ def test_a_model_that_answers_nothing_harmless_makes_no_guard(planted):
 
 
 def test_a_model_that_does_not_judge_harm_in_words_has_no_inversion_task(planted, monkeypatch):
+    monkeypatch.setattr(of_02.reads, "score", lambda model, prompts, readout: torch.zeros(1, len(prompts), 2))
+    found = of_02.uninformative(asked(planted, 12))
+    assert set(found) == {id for id in CLAIMS if "02.inversion" in id} and "AUROC 0.50" in found.popitem()[1]
+    monkeypatch.undo()
     monkeypatch.setattr(of_02.decode, "generate", lambda model, prompts, decoding: [["No"] * len(prompts)])
     found = of_02.uninformative(asked(planted, 12))
     assert set(found) == {id for id in CLAIMS if re.match(r"02\.inversion\..*harmful$", id)} and found

@@ -216,19 +216,21 @@ def test_the_figure_draws_the_value_over_the_parameter_and_its_controls_in_grey(
     swept = one(file, HEAD + "base: {TIER: smoke}\nover: {alpha: [1, 4], SEED: [0, 1]}")
     records = [{STEER: steered(v, high)} for v, high in ((0.2, 0.3), (0.3, 0.3), (0.8, 0.2), (0.9, 0.4))]
     table = sweep_figure.points(swept, records)
-    value = table[table.series == "value, SEED=1"]
+    assert table.panel.unique().tolist() == ["SEED=0", "SEED=1"]
+    of = lambda name, panel: table[(table.series == name) & (table.panel == panel)]
+    value = of("value", "SEED=1")
     assert value.x.tolist() == [1, 4] and value.value.tolist() == [0.3, 0.9]
     assert value.low.tolist() == pytest.approx([0.2, 0.8]) and set(value.role) == {"effect"}
-    bar = table[table.series == "random direction high, SEED=0"]
+    bar = of("random direction high", "SEED=0")
     assert bar.value.tolist() == [0.3, 0.2] and set(bar.role) == {"control"} and bar.low.isna().all()
-    assert table[table.series == "broken, SEED=0"].high.tolist() == [0.05, 0.05]
+    assert of("broken", "SEED=0").high.tolist() == [0.05, 0.05]
     assert not table.series.str.contains("no intervention").any()  # the rule does not compare with it
     spec = sweep_figure.labels(swept, records, table)
     assert spec["kind"] == "layers" and spec["xticks"] == [1, 4] and spec["xlabel"] == "alpha"
     assert spec["model"] == "tiny (constructed model)" and steered(0.2).rule.words() in spec["note"]
     fig = figures.draw(spec, table)
     colours = {line.get_label(): line.get_color() for line in fig.axes[0].lines}
-    assert colours["random direction high, SEED=0"] == "0.45" != colours["value, SEED=0"]
+    assert colours["random direction high"] == "0.45" != colours["value"]
     figures.plt.close(fig)
 
 

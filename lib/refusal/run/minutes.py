@@ -77,9 +77,9 @@ def _subject(about: dict) -> str:
     return about["model"]["name"].rpartition("--vs--")[2]
 
 
-def _took(about: dict) -> float:
-    """Minutes, at its longest on one machine: later runs find much in the cache."""
-    return about.get("longest_s", about["duration_s"]) / 60
+def _took(about: dict) -> int:
+    """Minutes, at its longest on one machine."""
+    return math.ceil(about.get("longest_s", about["duration_s"]) / 60)
 
 
 def estimates(model: Model, speed: Speed, load: Callable[[str], Model]) -> list[str]:
@@ -101,18 +101,19 @@ def estimates(model: Model, speed: Speed, load: Callable[[str], Model]) -> list[
         mine = [run for run in alike if _subject(run) == shown_name(model.name)]
         known = [run for run in alike if (name := _subject(run)) in disk and not runner.missing([name])]
         if mine:
-            told = f"about {_took(mine[0]):.0f}, which it took in the run whose results are here"
+            told = f"about {_took(mine[0])}, which it took in the run whose results are here"
         elif known:
             run = min(known, key=lambda run: abs(math.log(disk[_subject(run)] / size)))
             name, took = _subject(run), _took(run)
-            told = f"about {slower(name) * took:.0f}, {slower(name):.1f} times the {took:.0f} of {name}"
+            told = f"about {math.ceil(slower(name) * took)}, {slower(name):.1f} times the {took} of {name}"
         else:
             name, machine = runs[0]["model"]["name"], runs[0]["machine"]
             where = f"{machine.get('processor')}, {machine.get('cores')} cores"
-            told = f"not known for this machine; {_took(runs[0]):.0f} with {name} on {where}"
+            told = f"not known for this machine; {_took(runs[0])} with {name} on {where}"
         lines.append(f"{number}: {told}")
     said = (
         "scaled by the seconds that the same short reading and answering takes with each model, here and "
-        "now; a guess within a factor of two, for parts of a notebook do not depend on its model"
+        "now; a guess within a factor of two, for parts of a notebook do not depend on its model, and too "
+        "little where a run found parts in the cache"
     )
     return [*lines, said] if lines else ["no run is here to tell it from"]

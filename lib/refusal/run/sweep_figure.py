@@ -18,8 +18,8 @@ Records = Sequence[dict[str, Record]]  # of each run by claim; empty where it fa
 
 
 def points(one: Sweep, records: Records) -> pd.DataFrame:
-    """The rows that `refusal.report.figures.draw` draws: a panel a claim. Over a number they are curves, one
-    for each combination of what else was swept; otherwise runs stand side by side.
+    """The rows that `refusal.report.figures.draw` draws: over a number curves, a panel for each claim and
+    each combination of what else was swept; otherwise runs side by side, a panel a claim.
     """
     rows = []
     for k, id in itertools.product(range(len(one.runs)), one.claims):
@@ -27,10 +27,10 @@ def points(one: Sweep, records: Records) -> pd.DataFrame:
             continue
         apart = one.apart(k)
         x = apart.pop(one.along) if one.along else None
-        group = in_words(apart)
-        series = f", {group}" if one.along and group else ""
+        said = [id] if len(one.claims) > 1 or not (one.along and apart) else []
+        panel = ", ".join([*said, in_words(apart)] if one.along and apart else said)
         for name, role, value, (low, high) in _compared(records[k][id]):
-            rows.append((id, name + series, role, x, group, value, low, high, records[k][id].n))
+            rows.append((panel, name, role, x, in_words(apart), value, low, high, records[k][id].n))
     table = pd.DataFrame(rows, columns=pd.Index(COLUMNS)).astype(
         dict.fromkeys(("value", "low", "high"), float)
     )
@@ -66,7 +66,7 @@ def labels(one: Sweep, records: Records, table: pd.DataFrame) -> dict:
         "title": f"{', '.join(one.claims)} over {one.along or ', '.join(one.swept)}",
         "xlabel": one.along or "",
         "ylabel": "value of the claim",
-        "sharey": False,
+        "sharey": len(one.claims) == 1,
         "model": ", ".join(sorted(models)) + made,
         "note": f"{len(one.runs)} runs of {one.notebook.stem}; {items}; 95 % intervals; grey: what the rule "
         f"compares with{rule}",

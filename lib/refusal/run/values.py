@@ -34,7 +34,7 @@ def compare(model: loading.Model, prompts: Sequence[Prompt]) -> list[Check]:
     """The package's states, sublayer writes, logits and one edit against hooks on the plain module, which
     sees one unpadded prompt at a time.
 
-    A difference is relative to the norm of the vector it lies in: of a state, a write, or a prompt's logits.
+    Differences are relative to the largest number of the same layer, or of all logits.
     """
     which = {"resid": range(model.n_layers + 1), "attn": range(model.n_layers), "mlp": range(model.n_layers)}
     at = ["t_inst", "t_post"]
@@ -65,8 +65,8 @@ def compare(model: loading.Model, prompts: Sequence[Prompt]) -> list[Check]:
         0, (2, len(prompts))
     )
     found += [
-        ("logits, as a batch", scored[0], logits),
-        (f"logits with a vector added at layer {layer}, as a batch", scored[1], edited),
+        ("logits, as a batch", scored[0][:, None], logits[:, None]),
+        (f"logits with a vector added at layer {layer}, as a batch", scored[1][:, None], edited[:, None]),
     ]
     return [
         Check(what, d := relative(ours, theirs), d <= tolerance(model.dtype)) for what, ours, theirs in found
@@ -74,11 +74,11 @@ def compare(model: loading.Model, prompts: Sequence[Prompt]) -> list[Check]:
 
 
 def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """The largest difference of two sets of vectors [..., d], relative to the norm of each of `theirs`;
-    infinite where a number is not finite.
+    """The largest difference of two sets [prompt, layer, …], relative to the largest number of its layer, as
+    `refusal.model.layout.close` asks; infinite where a number is not finite.
     """
-    apart = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp_min(1e-30)
-    return float(apart.nan_to_num(math.inf).max())
+    most = lambda x: x.abs().transpose(0, 1).flatten(1).amax(1)
+    return float((most(ours - theirs) / most(theirs).clamp_min(1e-30)).nan_to_num(math.inf).max())
 
 
 def by_hooks(model: loading.Model, prompt: Prompt, add: Add | None = None) -> tuple[dict, torch.Tensor]:
