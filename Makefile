@@ -36,8 +36,8 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 	@$(VENV)/bin/python -m refusal.base.pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-# Help needs no package: where the environment is not there yet, any Python 3.11 answers.
-HELPER := $(if $(READY),$(or $(wildcard $(PY)),$(PYTHON)),$(PY))
+# For what needs no package: the environment's Python where there is one; none is set up for it.
+ANY = $(or $(wildcard $(PY)),$(PYTHON))
 # What the site is made with, and what tests it in a browser; without it `make test` skips those tests.
 SITE_READY := $(if $(READY),$(VENV)/.ready-site)
 site-environment: $(SITE_READY)
@@ -48,10 +48,10 @@ $(VENV)/.ready-site: $(VENV)/.ready requirements-site.txt constraints-site.txt
 	@touch $@
 
 help:
-	@$(HELPER) -m refusal.run.cli help
+	@$(ANY) -m refusal.run.cli help
 
 help-%: FORCE
-	@$(HELPER) -m refusal.run.cli help $*
+	@$(ANY) -m refusal.run.cli help $*
 
 hello reproduce figures claims readme models doctor sweep new: $(READY)
 	@$(PY) -m refusal.run.cli $@
@@ -81,8 +81,6 @@ bench: $(READY)
 lab: $(READY)
 	@$(PY) -m jupyterlab --ip 127.0.0.1 --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
-# By the environment's Python where there is one; none is set up for this.
-clean distclean: ANY := $(or $(wildcard $(PY)),$(PYTHON))
 clean:
 	@$(ANY) -m refusal.run.clean
 

@@ -394,7 +394,7 @@ def test_help_names_every_target_and_parameter():
     words = {"nb", "help", "readme", "environment", "export", "unexport", "ifeq", "endif"}
     shown = {"nb-NN", *targets, *cli.TARGETS} - words
     assert len(shown) > 12 and not [t for t in shown if f"make {t}" not in done.stdout]
-    assert all(name in done.stdout for name in cli.make_variables())
+    assert all(name in done.stdout for name in (*cli.make_variables(), *cli.OPTIONS))
 
 
 def test_help_is_short_and_says_the_rest_by_topic(capsys):
@@ -409,6 +409,9 @@ def test_help_is_short_and_says_the_rest_by_topic(capsys):
     assert cli.main(["help", "models"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in (*MODELS, *RECIPES, *TIERS))
+    for name, (target, about) in cli.OPTIONS.items():
+        assert cli.main(["help", target]) == 0
+        assert f"  {name} " in (said := capsys.readouterr().out) and about in said
     assert cli.main(["help", "model"]) == 2 and "did you mean 'models'?" in capsys.readouterr().err
 
 

@@ -36,8 +36,8 @@ Parameters, for every target that runs notebooks"""
 
 
 def print_help(topic: str | None, options: Mapping[str, tuple[str, str]]) -> None:
-    """Print the overview, or what there is to say of a notebook's number or of ``models``. `options` are the
-    make variables that are no notebook's parameter: {name: (target, what it is)}.
+    """Print the overview, or what there is to say of a notebook's number, of ``models``, or of a target that
+    takes `options`: make variables that are no notebook's parameter, {name: (target, what it is)}.
 
     Raises ParameterError for another topic.
     """
@@ -48,8 +48,13 @@ def print_help(topic: str | None, options: Mapping[str, tuple[str, str]]) -> Non
         _models()
     elif topic in books:
         _notebook(topic)
+    elif found := {name: about for name, (target, about) in options.items() if target == topic}:
+        print(f"make {topic} takes")
+        for name, about in found.items():
+            print(f"  {name:<13} {about}")
     else:
-        raise ParameterError(f"there is no help on {topic!r}", nearest(topic, [*books, "models"]))
+        targets = {target for target, _ in options.values()}
+        raise ParameterError(f"there is no help on {topic!r}", nearest(topic, [*books, *targets, "models"]))
 
 
 def make_variables() -> dict[str, str]:
@@ -84,9 +89,11 @@ def _overview(options: Mapping[str, tuple[str, str]]) -> None:
     print(TARGETS.format(numbers=", ".join(notebooks())))
     for name, about in make_variables().items():
         print(f"  {name:<13} {about}")
-    print("and for one target alone")
-    for name, (target, about) in options.items():
-        print(f"  {name:<13} make {target}: {about}")
+    print("and for one target alone; make help-claims, say, tells what they are")
+    of: dict[str, list[str]] = {}
+    for name, (target, _) in options.items():
+        of.setdefault(target, []).append(name)
+    print("  " + "; ".join(f"make {target}: {', '.join(names)}" for target, names in of.items()))
 
 
 def _notebook(number: str) -> None:
