@@ -94,7 +94,9 @@ def test_every_committed_record_stands_in_the_ledgers_page():
                 cell += f" {small(r['value'])} [{small(r['ci95'][0])}, {small(r['ci95'][1])}], n {r['n']}"
             if r["needed_n"]:
                 cell += f" (about {r['needed_n']} items would decide)"
-            assert [row for row in rows if row.startswith(f"| `{r['id']}` ") and cell in row], r
+            assert [
+                row for row in rows if row.startswith(f"| `{r['id']}` {r['statement']} |") and cell in row
+            ], r
             found.add((name, r["id"]))
     assert len(found) > 50
 
