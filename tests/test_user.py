@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -655,6 +656,24 @@ for _ in track(range(3), 'work'):
 print('after')"""
 
 
+def test_outputs_that_were_saved_are_refused_with_what_takes_them_out(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$*" in *nbstripout*) exit 1;; esac\n')
+    python.chmod(0o755)
+    done = make(f"PY={python}", "lint")
+    assert done.returncode == 2 and done.stderr.startswith(
+        f"error: these notebooks hold outputs, which are not committed\n"
+        f"  take them out: {python} -m nbstripout notebooks/*.ipynb\n"
+    )
+
+
+def test_the_page_that_jupyterlab_opens_on_leads_to_what_is_there():
+    text = (NOTEBOOKS / "index.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert links and not [link for link in links if not (NOTEBOOKS / link).exists()]
+    assert "index" not in "".join(path.name for path in params.notebooks().values())
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     """Cells run as JupyterLab runs them: the environment's kernel, nothing set by the runner, errors shown
@@ -724,7 +743,9 @@ def test_in_jupyterlab_what_is_no_failure_is_calm_and_ends_the_notebook():
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in (ends, "print('after')")])
     env = {name: value for name, value in os.environ.items() if not name.startswith("COMPANION")}
     with pytest.raises(CellExecutionError):
-        NotebookClient(nb, kernel_name="python3").execute(env=env | {"PYTHONPATH": str(PACKAGE.parent)})
+        NotebookClient(nb, kernel_name="python3", startup_timeout=300).execute(
+            env=env | {"PYTHONPATH": str(PACKAGE.parent)}
+        )
     assert [(o.output_type, o.text) for o in nb.cells[0].outputs] == [
         ("stream", "The notebook ends here. It is so\n  and so\n")
     ] and not nb.cells[1].outputs
