@@ -30,7 +30,7 @@ pytestmark = [
 TWO = "02_harmfulness_vs_refusal.ipynb"
 
 
-def until(found, what: str, seconds: float = 120):
+def until(found, what: str, seconds: float = 300):
     """What `found` gives, once it is something."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -84,8 +84,8 @@ class Page:
 
     def __init__(self, driver, address):
         self.driver, self.address = driver, address
-        driver.set_script_timeout(120)
-        driver.set_page_load_timeout(120)
+        driver.set_script_timeout(300)
+        driver.set_page_load_timeout(300)
         self.home()
 
     def home(self) -> None:
@@ -129,7 +129,7 @@ class Page:
     def ended(self) -> bool:
         return self.ask("return window.ended")
 
-    def run_all(self, seconds: float = 120) -> list[list[dict]]:
+    def run_all(self, seconds: float = 300) -> list[list[dict]]:
         """Every cell's outputs."""
         self.start()
         until(self.ended, "the last cell", seconds)
@@ -215,10 +215,10 @@ def test_a_notebook_runs_through_with_bars_and_figures_and_nothing_red(page, hou
     before, path = notebook_hash(house / "notebooks" / TWO), f"notebooks/{TWO}"
     page.open(path)
     page.start()
-    until(lambda: page.seen(BAR) or page.ended(), "a bar", 300)
+    until(lambda: page.seen(BAR) or page.ended(), "a bar", 600)
     page.picture("bar")
     bars = page.seen(BAR)
-    until(page.ended, "the last cell", 300)
+    until(page.ended, "the last cell", 600)
     outputs = page.outputs()
     said = [o for cell in outputs for o in cell]
     wrong = [o for o in said if o["output_type"] == "error" or o.get("name") == "stderr"]
