@@ -76,7 +76,7 @@ def address(house):
         yield until(lambda: process.poll() is None and url.search(said.read_text()), "a page")[0]
     finally:
         os.killpg(process.pid, signal.SIGTERM)  # the session that began with it
-        process.wait(30)
+        process.wait(300)
 
 
 class Page:
