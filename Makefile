@@ -73,13 +73,15 @@ test-numbers: $(READY)
 lint: $(READY)
 	@$(PY) -m ruff check .
 	@$(PY) -m ty check lib
-	@$(PY) -m nbstripout --verify notebooks/*.ipynb
+	@$(PY) -m nbstripout --verify notebooks/*.ipynb || { echo "error: these notebooks hold outputs, which are not committed" >&2; \
+	  echo "  take them out: $(PY) -m nbstripout notebooks/*.ipynb" >&2; exit 1; }
 
 bench: $(READY)
 	@$(PY) -m refusal.run.bench
 
 lab: $(READY)
-	@$(PY) -m jupyterlab --ip 127.0.0.1 --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+	@$(PY) -m jupyterlab --ip 127.0.0.1 --notebook-dir . --LabApp.default_url=/lab/tree/notebooks/index.md \
+	  --LabApp.app_settings_dir=notebooks/.lab --log-level WARN --LabApp.log_level=WARN $(if $(filter 0,$(shell id -u)),--allow-root)
 
 clean:
 	@$(ANY) -m refusal.run.clean

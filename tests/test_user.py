@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 from conftest import tiny_module
 from refusal.base import files, pip
@@ -552,7 +554,10 @@ def test_pip_installs_into_this_environment_and_keeps_the_way_to_the_index(tmp_p
 
 
 def cell_of(number: str, index: int) -> str:
-    return [c.source for c in nbformat.read(BOOKS[number], 4).cells if c.cell_type == "code"][index]
+    """A code cell: 0 that of the parameters, 1 all from there to the one that checks them."""
+    cells = [c.source for c in nbformat.read(BOOKS[number], 4).cells if c.cell_type == "code"]
+    check = next(i for i, source in enumerate(cells) if "params.check_values(" in source)
+    return [cells[0], "\n".join(cells[1 : check + 1])][index]
 
 
 @pytest.mark.parametrize("number", BOOKS)
@@ -607,6 +612,20 @@ def test_a_default_that_was_edited_is_checked_as_well(tmp_path):
             params.resolve(path, {})
 
 
+def test_the_cell_of_parameters_may_check_them_itself(tmp_path):
+    nb = nbformat.read(BOOKS["02"], 4)
+    cell = next(c for c in nb.cells if "parameters" in c.metadata.get("tags", []))
+    check = 'from refusal.run import params\n\nparams.check_values("02", globals())'
+    if check not in cell.source:
+        cell.source += f"\n\n{check}"
+    path = tmp_path / BOOKS["02"].name
+    nbformat.write(nb, path)
+    assert params.parameters_of(path) == params.parameters_of(BOOKS["02"])
+    exec(cell.source, {})
+    with pytest.raises(ParameterError, match="N=0 is out of range"):
+        exec(cell.source.replace("N: int = 64", "N: int = 0"), {})
+
+
 def test_what_an_editor_keeps_beside_the_cells_makes_no_run_out_of_date(tmp_path):
     nb, path = nbformat.read(BOOKS["02"], 4), tmp_path / BOOKS["02"].name
     values = params.resolve(BOOKS["02"], {"TIER": "smoke"})
@@ -632,6 +651,31 @@ def test_what_an_editor_keeps_beside_the_cells_makes_no_run_out_of_date(tmp_path
         assert notebook_hash(path) != notebook_hash(BOOKS["02"])
 
 
+LOOP = """import time
+from refusal.base.progress import track
+for _ in track(range(3), 'work'):
+    time.sleep(0.4)
+print('after')"""
+
+
+def test_outputs_that_were_saved_are_refused_with_what_takes_them_out(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$*" in *nbstripout*) exit 1;; esac\n')
+    python.chmod(0o755)
+    done = make(f"PY={python}", "lint")
+    assert done.returncode == 2 and done.stderr.startswith(
+        f"error: these notebooks hold outputs, which are not committed\n"
+        f"  take them out: {python} -m nbstripout notebooks/*.ipynb\n"
+    )
+
+
+def test_the_page_that_jupyterlab_opens_on_leads_to_what_is_there():
+    text = (NOTEBOOKS / "index.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert links and not [link for link in links if not (NOTEBOOKS / link).exists()]
+    assert "index" not in "".join(path.name for path in params.notebooks().values())
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     """Cells run as JupyterLab runs them: the environment's kernel, nothing set by the runner, errors shown
@@ -643,8 +687,8 @@ def opened(tmp_path_factory):
         cell_of("02", 1),
         f"N, MODEL = 64, {str(folder)!r}\nTIER, DEVICE, DTYPE = 'embedded', 'cpu', 'float32'",
         cell_of("02", 1),
-        "from refusal.base.progress import track\nfor _ in track(range(3), 'work'):\n    "
-        "pass\nprint('after')",
+        LOOP,
+        f"import sys\nsys.modules['ipywidgets'] = None\n{LOOP}",
         "def deep():\n    raise ValueError('a bug')\n\n\ndeep()",
     ]
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
@@ -677,15 +721,36 @@ def test_in_jupyterlab_a_value_out_of_range_is_two_lines(opened):
 
 
 def test_in_jupyterlab_other_errors_keep_their_traceback(opened):
-    (error,) = opened[5]
+    (error,) = opened[6]
     assert error.ename == "ValueError" and "deep()" in "\n".join(error.traceback)
 
 
-def test_in_jupyterlab_nothing_is_red_and_no_widget_is_asked_for(opened):
-    outputs = opened[3] + opened[4]
+def test_in_jupyterlab_bars_are_widgets_and_leave_nothing(opened):
+    bar, after = opened[4]
+    assert bar.data == {"text/plain": ""} and after.text == "after\n"
+
+
+def test_in_jupyterlab_bars_are_text_without_widgets(opened):
+    outputs = opened[3] + opened[5]
     assert {o.output_type for o in outputs} == {"stream"} and {o.name for o in outputs} == {"stdout"}, outputs
-    printed = "".join(o.text for o in opened[4])
+    printed = "".join(o.text for o in opened[5])
     assert "work:" in printed and printed.rstrip().endswith("after")
+
+
+def test_in_jupyterlab_what_is_no_failure_is_calm_and_ends_the_notebook():
+    """Nothing red, and no cell after it; the runner gets its error (test_runner.py)."""
+    ends = (
+        "import refusal\nfrom refusal.base.errors import NotebookEnded\nraise NotebookEnded('so', 'and so')"
+    )
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in (ends, "print('after')")])
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COMPANION")}
+    with pytest.raises(CellExecutionError):
+        NotebookClient(nb, kernel_name="python3", startup_timeout=300).execute(
+            env=env | {"PYTHONPATH": str(PACKAGE.parent)}
+        )
+    assert [(o.output_type, o.text) for o in nb.cells[0].outputs] == [
+        ("stream", "The notebook ends here. It is so\n  and so\n")
+    ] and not nb.cells[1].outputs
 
 
 def test_a_user_error_ends_the_run_at_its_cell_with_its_name(tmp_path, left_as_it_was):

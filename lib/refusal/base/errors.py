@@ -12,12 +12,27 @@ class UserError(Exception):
         super().__init__(f"{what}\n  {hint}" if hint else what)
         self.what, self.hint, self.status = what, hint, status
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of the frames that led here."""
+        return [f"\x1b[31m{type(self).__name__}\x1b[0m: {self.what}", *_indented(self.hint)]
+
 
 class ParameterError(UserError):
     """A parameter that cannot be used; found before anything is downloaded or run. Exit status 2."""
 
     def __init__(self, what: str, hint: str = ""):
         super().__init__(what, hint, status=2)
+
+
+def _indented(hint: str) -> list[str]:
+    return [f"  {hint}"] if hint else []
+
+
+class NotebookEnded(UserError):
+    """A notebook that has said all it can before its last cell; not a failure."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"The notebook ends here. It is {self.what}", *_indented(self.hint)]
 
 
 def nearest(word: str, choices) -> str:

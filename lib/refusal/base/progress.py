@@ -2,6 +2,7 @@
 at work.
 """
 
+import importlib.util
 import json
 import os
 import sys
@@ -9,11 +10,15 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 
-from tqdm import tqdm
+import tqdm
+import tqdm.notebook
 
-from refusal.base.kernel import in_kernel
+from refusal.base.kernel import PROGRESS_FILE, in_kernel
 
-PROGRESS_FILE = "COMPANION_PROGRESS"  # set by the runner for the kernels it starts
+
+def widgets() -> bool:
+    """Whether somebody may look at widgets: a kernel that the runner did not start, with ipywidgets."""
+    return in_kernel() and not os.environ.get(PROGRESS_FILE) and bool(importlib.util.find_spec("ipywidgets"))
 
 
 def track(items: Iterable, label: str, total: int | None = None) -> Iterator:
@@ -26,9 +31,10 @@ def track(items: Iterable, label: str, total: int | None = None) -> Iterator:
     # in a log file a bar is only noise
     off = bool(path) or total < 2 or not (notebook or sys.stderr.isatty())
     stream = sys.stdout if notebook else sys.stderr  # a notebook shows stderr in red
+    bar = _Widgets if widgets() else tqdm.tqdm
     started = last = time.monotonic()
     for done, item in enumerate(
-        tqdm(items, desc=label, total=total, leave=False, disable=off, mininterval=0.5, file=stream)
+        bar(items, desc=label, total=total, leave=False, disable=off, mininterval=0.5, file=stream)
     ):
         yield item
         now = time.monotonic()
@@ -41,3 +47,28 @@ def track(items: Iterable, label: str, total: int | None = None) -> Iterator:
                 )
             except OSError:
                 pass  # a progress line that cannot be written must not end the run
+
+
+class _Widgets(tqdm.notebook.tqdm):
+    """tqdm's bar of widgets, for loops of more than half a second. What stays in the notebook's file is text
+    (none after a whole loop), since a widget cannot be shown once its kernel is gone.
+    """
+
+    def __init__(self, *args, **options):
+        self.place = None
+        super().__init__(*args, display=False, **options)
+
+    def display(self, *args, **options):
+        super().display(*args, **options)
+        if not self.place and not self.disable and self._time() - self.start_t > 0.5:
+            self.place = tqdm.notebook.display(self.container, display_id=True)
+
+    def close(self):
+        if self.disable:
+            return
+        super().close()
+        if self.place:
+            left = "" if self.n == self.total else repr(self.container)
+            self.place.update({"text/plain": left}, raw=True)
+        for widget in (*self.container.children, self.container):
+            widget.close()

@@ -16,7 +16,7 @@ import pandas as pd
 from IPython import get_ipython
 from IPython.display import HTML, Image, Markdown, display
 
-from refusal.base.errors import UserError
+from refusal.base.errors import NotebookEnded, UserError
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.base.files import NOTEBOOKS, PACKAGE, RESULTS, write_bytes, write_json, write_text
 from refusal.base.machine import end_with
@@ -32,10 +32,6 @@ SHOWN = 770  # pixels across of a figure in a notebook
 OUT = "COMPANION_OUT"  # the staging folder, set by the runner for the kernels it starts
 RUNNER = "COMPANION_RUNNER"  # the runner's process id
 NAMES = "COMPANION_NAMES"  # JSON: what to show in place of a model's absolute path
-
-
-class NotebookEnded(UserError):
-    """A notebook that has said all it can before its last cell; not a failure."""
 
 
 class Recorder:

@@ -86,6 +86,8 @@ def parameters_of(notebook: Path) -> dict[str, Parameter]:
 def _parse(source: str) -> dict[str, Parameter]:
     lines, found = source.splitlines(), {}
     for node in ast.parse(source).body:
+        if isinstance(node, ast.ImportFrom | ast.Expr):  # the check of what stands above it
+            continue
         if not (
             isinstance(node, ast.AnnAssign)
             and isinstance(node.target, ast.Name)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from refusal import data
 from refusal.base import syntax
-from refusal.base.errors import UserError
+from refusal.base.errors import NotebookEnded, UserError
 from refusal.base.files import (
     FIGURES,
     NOTEBOOKS,
@@ -39,13 +39,13 @@ from refusal.base.files import (
     write_json,
     writing,
 )
+from refusal.base.kernel import PROGRESS_FILE
 from refusal.base.machine import cpu_has_bfloat16, processor, slower
-from refusal.base.progress import PROGRESS_FILE
 from refusal.model.names import folder_name, shown_name
 from refusal.model.registry import MODELS, RECIPES
 from refusal.model.sources import is_converted, locate, recipe_folder
 from refusal.report import gallery
-from refusal.report.recorder import NAMES, OUT, RUNNER, NotebookEnded
+from refusal.report.recorder import NAMES, OUT, RUNNER
 from refusal.run import params
 from refusal.run.declared import about_minutes
 
