@@ -552,7 +552,10 @@ def test_pip_installs_into_this_environment_and_keeps_the_way_to_the_index(tmp_p
 
 
 def cell_of(number: str, index: int) -> str:
-    return [c.source for c in nbformat.read(BOOKS[number], 4).cells if c.cell_type == "code"][index]
+    """A code cell: 0 that of the parameters, 1 all from there to the one that checks them."""
+    cells = [c.source for c in nbformat.read(BOOKS[number], 4).cells if c.cell_type == "code"]
+    check = next(i for i, source in enumerate(cells) if "params.check_values(" in source)
+    return [cells[0], "\n".join(cells[1 : check + 1])][index]
 
 
 @pytest.mark.parametrize("number", BOOKS)
@@ -683,7 +686,12 @@ def test_in_jupyterlab_other_errors_keep_their_traceback(opened):
 
 def test_in_jupyterlab_nothing_is_red_and_no_widget_is_asked_for(opened):
     outputs = opened[3] + opened[4]
-    assert {o.output_type for o in outputs} == {"stream"} and {o.name for o in outputs} == {"stdout"}, outputs
+    streams, shown = (
+        [o for o in outputs if (o.output_type == "stream") == whether] for whether in (True, False)
+    )
+    assert {o.name for o in streams} == {"stdout"}, outputs
+    (box,) = shown  # the one at the notebook's top
+    assert box.output_type == "display_data" and not any("widget" in kind for kind in box.data)
     printed = "".join(o.text for o in opened[4])
     assert "work:" in printed and printed.rstrip().endswith("after")
 
