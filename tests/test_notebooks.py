@@ -29,7 +29,7 @@ CLAIMS |= {NEW: MADE[f"{NEW}.claims.toml"]}
 
 LINES = 40, 15  # the longest code cell, and the median one
 # written before there were bounds, and to be rewritten: they may shrink, not grow
-LINES_OF = {"01": (48, 33), "02": (59, 19), "02b": (40, 20.5), "03": (62, 36)}
+LINES_OF = {"01": (48, 33), "02": (59, 19), "02b": (40, 20.5)}
 SAY_WHAT_THEY_DRAW = ("N", "SEED")  # their default, bounds and words are the notebook's own
 INSTEAD_OF_MODEL = ("BASE", "POST", "REASONER")
 
