@@ -130,6 +130,12 @@ def test_scores_fall_as_their_tokens_say(pair, scores):
     assert scored.metrics(CLIFF, found, 0)[
         f"cliff_mean/{CLIFF}/harmful/all_positions"
     ].value == pytest.approx(np.mean(by_hand))
+    title, said = words.layers({CLIFF: scored.by_layer(s, found, 0)})
+    assert (
+        f"at layer {layers.most} of the planted reasoner" in title and words.two(np.mean(by_hand)) in said[0]
+    )
+    spans = {CLIFF: scored.span(found, 0), TWIN: None}
+    assert len(words.drawn_as_published({CLIFF: found}, spans)[1]) == 2
     # of fewer than five a mean says nothing
     assert scored.metrics(CLIFF, found, 0)[f"final/{CLIFF}/harmful_refused"].value is None
 
@@ -150,7 +156,7 @@ def test_the_planted_cliff_is_told_and_none_in_the_twin(pair, scores):
     assert {
         r["role"]
         for r in drawn
-        if r["series"] in ("benign", "shuffled labels", "the planted reasoner's prober")
+        if r["series"] in ("benign", "probers of shuffled labels", "prober of the planted reasoner")
     } == {"control"}
 
 
@@ -162,14 +168,17 @@ def test_the_largest_of_the_controls_is_drawn_beside_a_fall():
     assert rows.falls(NATURAL, "last token", None, rivals, 0) == []
     data = rows.table([[one, other]])
     places = {
-        "a": {"group": "last tokens"},
+        "a": {"group": "of last tokens"},
         "b": {"group": "as published"},
-        "c": {"group": "last tokens", "series": "x"},
+        "c": {"group": "of last tokens", "series": "x"},
     }
-    assert rows.places(data, places) == {"a": {"group": "last tokens"}}
+    assert rows.places(data, places) == {"a": {"group": "of last tokens"}}
     records = {"last token": reported("03.cliff", 0.5)}
     title, said = words.falls(NATURAL, {"last token": fall(0.5)}, {"last token": rivals}, records)
-    assert "+0.50 by last tokens (underpowered)" in title and "0.30 (probers of shuffled labels)" in said[0]
+    assert (
+        "0.50 by the one of last tokens (underpowered)" in title
+        and "0.30 (probers of shuffled labels)" in said[0]
+    )
 
 
 def test_cut_thoughts_are_counted_by_share():
@@ -300,6 +309,25 @@ def test_sentences_survive_what_is_missing():
     )
     missing = [reported(f"03.instrument.heads.{name}", None) for name in ("score", "refusal", "twin")]
     assert "could not be measured" in words.written_head(*missing)
-    assert words.judged(missing[0]).startswith("03.instrument.heads.score is underpowered: ")
-    told = words.instrument([*missing, reported("03.instrument.twin", -0.3)])
-    assert "What holds: no cliff is found in the twin." in told and "(underpowered)" in told
+    twin = reported("03.instrument.twin", -0.3)
+    assert words.judged("it does", missing[0]) == "that it does is underpowered"
+    assert words.judged("it does", twin.model_copy(update={"needed_n": 9})).endswith(
+        "(about 9 items would decide)"
+    )
+    why = record(
+        CLAIMS["03.cliff"],
+        Measured(value=None, ci95=None, n=0, controls={"x": 0}),
+        "released",
+        "it never refuses",
+    )
+    assert words.judged("it falls off", why) == "that it falls off is uninformative: it never refuses"
+    assert (
+        words.in_the_twin({"last token": twin})
+        == "That the twin has none by the prober of last tokens is replicated."
+    )
+    told = words.instrument([*missing, twin])
+    assert (
+        "It finds: no cliff in the twin by the prober of last tokens." in told
+        and "It is undecided whether" in told
+    )
+    assert set(words.FINDS) == {id for id in CLAIMS if ".instrument." in id}

@@ -20,6 +20,7 @@ from refusal.trace.thinking import Rollout
 SHARES = (0.01, SHARE, 0.1)  # of all heads, switched off together
 # rollouts on which other shares than 3 % are tried, or the norm brought back; and those of random sets
 BESIDE, FIRST = 3, 8
+ANSWERS = 20  # prompts of each label that a reasoner in which nothing was planted answers with heads off
 FEW_SETS = 5  # random sets where nothing is claimed
 MAIN = (SHARE, False)  # the arm that claims are about
 Arm = tuple[float, bool]  # the share of heads that is off, and whether the norm is brought back

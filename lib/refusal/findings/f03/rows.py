@@ -113,12 +113,12 @@ def by_prober(who: str, scores: Scored, seed: int) -> list[dict]:
     is a control.
     """
     controls = {
-        "borrowed all positions": "the planted reasoner's prober",
-        "shuffled all positions": "shuffled labels",
+        "borrowed all positions": "prober of the planted reasoner",
+        "shuffled all positions": "probers of shuffled labels",
     }
     return [
         row
-        for kind, name in (PROBERS | controls).items()
+        for kind, name in ({kind: f"prober {of}" for kind, of in PROBERS.items()} | controls).items()
         for row in along(
             who, scores, kind, "harmful", name, "control" if kind in controls else "effect", seed
         )

@@ -20,10 +20,10 @@ from refusal.trace.thinking import Rollout
 
 BEFORE = 20  # tokens of the thinking's end that curves show
 READER = "reader"  # another model, which reads the reasoner's text
-# kinds of prober, and what each was trained on
+# kinds of prober, as words behind "the prober"
 PROBERS = {
-    "last token": "last tokens",
-    "all positions": "last tokens and thinking",
+    "last token": "of last tokens",
+    "all positions": "that has seen thinking",
     "as published": "as published",
 }
 # kinds that are asked of every subject, with the end of their claims' names; and of the planted reasoner

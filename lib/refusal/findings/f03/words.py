@@ -28,6 +28,17 @@ def percent(x: float | None) -> str:
     return "–" if x is None else f"{x:.0%}"
 
 
+def two(x: float | np.floating) -> str:
+    """Two digits, and no zero with a sign."""
+    return f"{round(float(x), 2) + 0.0:.2f}"
+
+
+def between(low: float, high: float) -> str:
+    """A range of shares, or one where it is one."""
+    ends = dict.fromkeys((percent(low), percent(high)))
+    return " to ".join(ends)
+
+
 def begun(sentence: str) -> str:
     """With a capital at its beginning; the rest as it is."""
     return sentence[:1].upper() + sentence[1:]
@@ -41,13 +52,13 @@ def joined(parts: Iterable[str]) -> str:
 
 def moves(fall: float) -> str:
     """A fall as a verb: a negative one is a rise."""
-    return f"falls by {fall:.2f}" if fall >= 0 else f"rises by {-fall:.2f}"
+    return f"falls by {two(fall)}" if fall >= 0 else f"rises by {two(-fall)}"
 
 
-def judged(r: Record) -> str:
-    """The verdict of a record, and why where it is neither yes nor no."""
-    decided = r.verdict in ("replicated", "not replicated")
-    return f"{r.id} is {r.verdict}" + ("" if decided else f": {r.reason}")
+def judged(what: str, r: Record) -> str:
+    """The verdict on `what` a record is about; with why it says nothing, or how many items would decide."""
+    more = f" (about {r.needed_n} items would decide)" if r.needed_n else ""
+    return f"that {what} is {r.verdict}" + (f": {r.reason}" if r.verdict == "uninformative" else more)
 
 
 def _share(outcomes: np.ndarray, outcome: str = "refusal") -> float:
@@ -144,7 +155,8 @@ def planted_cliff(scores: Mapping[str, Scored], cliff: Record, twin: Record) -> 
         f"Without the trigger, where the planted reasoner goes on to refuse, it goes {path(plain)}."
         if plain is not None and len(plain[0])
         else None,
-        f"{judged(cliff)}; {judged(twin)}.",
+        begun(judged("this prober finds the planted cliff", cliff))
+        + f"; {judged('it finds none in the twin', twin)}.",
     ]
 
 
@@ -159,17 +171,17 @@ def cliff(scores: Mapping[str, Scored], published: Record, seen: Record) -> Said
         "By the prober that has seen thinking, the score goes from the mean of the thinking to the last "
         f"token {path(by)} on harmful prompts, and {path(calm)} on benign ones.",
         f"By the prober of last tokens, which the paper's claim is about, it goes "
-        f"{path(mine['last token', 'harmful'])} on harmful prompts: {judged(published)}.",
+        f"{path(mine['last token', 'harmful'])} on harmful prompts: {judged('it falls off', published)}.",
     ]
 
 
 def by_prober(who: str, scores: Scored, kinds: Iterable[str]) -> Said:
     """How the same prompts look to several probers."""
     falls = {kind: scores.falls[kind, "harmful"] for kind in kinds}
-    fall = [f"{_fall(f):+.2f} by one trained on {PROBERS[kind]}" for kind, f in falls.items()]
-    return f"Fall in {CALLED[who]} by the prober: {joined(fall)}", [
+    fall = [f"{_fall(f):.2f} by the one {PROBERS[kind]}" for kind, f in falls.items()]
+    return f"Fall in {CALLED[who]}, by prober: {joined(fall)}", [
         f"The same harmful prompts of {CALLED[who]}, from the mean of the thinking to the last token: "
-        + "; ".join(f"{path(f)} by the prober trained on {PROBERS[kind]}" for kind, f in falls.items())
+        + "; ".join(f"{path(f)} by the prober {PROBERS[kind]}" for kind, f in falls.items())
         + f"; {path(scores.falls['shuffled all positions', 'harmful'])} by probers of shuffled labels.",
     ]
 
@@ -187,17 +199,23 @@ def falls(
             continue
         r, name = records[kind], rows.highest(rivals[kind])
         rival = rivals[kind][name] if name else None
-        title.append(f"{_fall(found):+.2f} by {PROBERS[kind]} ({r.verdict})")
+        title.append(f"{_fall(found):.2f} by the one {PROBERS[kind]} ({r.verdict})")
         beside = (
             f"; the largest fall among its controls is {_fall(rival):.2f} ({rows.RIVALS[name]})"
             if name and rival
             else ""
         )
         sentences.append(
-            f"By the prober trained on {PROBERS[kind]} the score of {CALLED[who]} "
-            f"{moves(_fall(found))}{beside}: {r.id} is {r.verdict}."
+            f"By the prober {PROBERS[kind]} the score of {CALLED[who]} "
+            f"{moves(_fall(found))}{beside}: {r.verdict}."
         )
-    return f"Fall in {CALLED[who]} by what the prober was trained on: {joined(title)}", sentences
+    return f"Fall in {CALLED[who]}, by prober: {joined(title)}", sentences
+
+
+def in_the_twin(records: Mapping[str, Record]) -> str:
+    """Of the verdicts on there being no cliff in the twin, by kind of prober."""
+    said = [judged(f"the twin has none by the prober {PROBERS[kind]}", r) for kind, r in records.items()]
+    return begun("; ".join(said)) + "."
 
 
 def layers(found: Mapping[str, dict[str, Layers]]) -> Said:
@@ -206,12 +224,12 @@ def layers(found: Mapping[str, dict[str, Layers]]) -> Said:
     for who, by in found.items():
         own, calm = by["harmful"], by["harmless"]
         most, at = own.most, own.own.value[own.most]
-        title.append(f"at layer {most} of {CALLED[who]} (by {at:.2f})")
+        title.append(f"at layer {most} of {CALLED[who]} (by {two(at)})")
         sentences.append(
-            f"In {CALLED[who]} the score of harmful prompts falls most at layer {most}, by {at:.2f}, that "
-            f"of benign ones there by {calm.own.value[most]:.2f}; at the last layer the two are "
-            f"{own.own.value[-1]:.2f} and {calm.own.value[-1]:.2f}. The last layer's prober, read at layer "
-            f"{most}, says {own.last[most]:.2f}."
+            f"In {CALLED[who]} the score of harmful prompts falls most at layer {most}, by {two(at)}, that "
+            f"of benign ones there by {two(calm.own.value[most])}; at the last layer the two are "
+            f"{two(own.own.value[-1])} and {two(calm.own.value[-1])}. The last layer's prober, read at "
+            f"layer {most}, says {two(own.last[most])}."
         )
     return f"The score of harmful prompts falls most {joined(title)}", sentences
 
@@ -229,7 +247,8 @@ def drawn_as_published(scores: Mapping[str, Scored], spans: Mapping[str, Estimat
         low, high = measured.ci95
         sentences.append(
             f"In raw tokens the mean score of {name} falls from nine tenths to one tenth of its way within "
-            f"{measured.value:.0f} tokens [{low:.0f}, {high:.0f}]; this drawing cannot show that."
+            f"{measured.value:.0f} token{'s' if measured.value > 1 else ''} [{low:.0f}, {high:.0f}]; this "
+            "drawing cannot show that."
         )
     return f"Drawn as published, the last fifth of the axis goes {joined(ends)}", sentences
 
@@ -251,7 +270,7 @@ def truncation(s: Subject, cut: dict[str, Cut], r: Record) -> Said:
         if thought is None or answer is None
         else f"Given a thought that decides to refuse it refuses {_share(thought):.0%} of harmful prompts; "
         f"given one that decides to answer, {_share(answer):.0%} of benign ones.",
-        f"{judged(r)}.",
+        f"{begun(judged('it refuses more without its thinking, and not only benign prompts', r))}.",
     ]
 
 
@@ -261,7 +280,7 @@ def planted_truncation(cut: Mapping[str, dict[str, Cut]]) -> Said:
     ends = [f"{x[-1]:.0%} in {CALLED[who]} (with it {x[0]:.0%})" for who, x in mine.items()]
     return f"Refused without the thinking: {joined(ends)}", [
         f"{begun(CALLED[who])} refuses {x[0]:.0%} of {cut[who]['harmful'].outcome.shape[1]} harmful prompts "
-        f"with all of its thinking, and {x[1:].min():.0%} to {x[1:].max():.0%} with less of it."
+        f"with all of its thinking, and {between(x[1:].min(), x[1:].max())} with less of it."
         for who, x in mine.items()
     ]
 
@@ -280,7 +299,8 @@ def head_scores(found: Mapping[str, Ablated], r: Record | None = None) -> Said:
             "these heads again."
         )
     title = f"Change of the final score without {SHARE:.0%} of the heads: {joined(title)}"
-    return title, [*sentences, f"{judged(r)}." if r else None]
+    rises = "the score rises, and by more than for random sets"
+    return title, [*sentences, f"{begun(judged(rises, r))}." if r else None]
 
 
 def heads(found: Mapping[str, Ablated]) -> Said:
@@ -295,7 +315,7 @@ def heads(found: Mapping[str, Ablated]) -> Said:
             does += f"{'raise' if a.spearman < 0 else 'lower'} the score more when it is off"
         sentences.append(
             f"Over {len(a.writes)} heads of {CALLED[who]} the rank correlation is {a.spearman:.2f}: {does}. "
-            f"{half} of {of} heads hold half of all that is written against refusal."
+            f"Half of all that is written against refusal is written by {half} of {of} heads."
         )
     return f"What heads write and what their absence does, rank correlation: {joined(title)}", sentences
 
@@ -331,7 +351,7 @@ def answers(found: Mapping[str, Answered], r: Record | None = None) -> Said:
                 f"Where it thinks anew with {SHARE:.0%} off, it refuses {anew:.0%} of harmful ones."
             )
     title = f"Harmful prompts refused with {SHARE:.0%} of the heads off: {joined(title)}"
-    return title, [*sentences, f"{judged(r)}." if r else None]
+    return title, [*sentences, f"{begun(judged('refusals come back', r))}." if r else None]
 
 
 def written_head(score: Record, refusal: Record, twin: Record) -> str:
@@ -340,8 +360,8 @@ def written_head(score: Record, refusal: Record, twin: Record) -> str:
     """
     if score.value is None or refusal.value is None:
         return "The pair with a head written by hand could not be measured."
-    random = score.controls["random_set_high"]
-    bar = "" if random is None else f" (without random sets by {random:.2f} at most)"
+    random = score.number("random_set_high")
+    bar = "" if random is None else f" (random sets: at most {two(random)})"
     return (
         f"Without the heads that were found the final score changes by {score.value:+.2f}{bar}: "
         f"{score.verdict}. The share of harmful prompts that are refused changes by "
@@ -370,16 +390,35 @@ def judge(who: str, j: Judged, r: Record) -> Said:
         f"Of benign prompts it refuses {percent(calm['before'])} before, {percent(calm['cliff'])} after "
         f"training on the largest cliff and {percent(calm['random'])} on random prompts; the cross-entropy "
         f"of neutral text goes from {before:.2f} to {after:.2f} nats a token.",
-        f"{judged(r)}.",
+        f"{begun(judged('the largest cliff is better to train on than random prompts', r))}.",
     ]
+
+
+FINDS = {  # what the instrument finds where a claim about a planted model holds
+    "03.instrument.cliff": "the planted cliff by the prober of last tokens",
+    "03.instrument.cliff.all-positions": "the planted cliff by the prober that has seen thinking",
+    "03.instrument.cliff.published": "the planted cliff by the prober as published",
+    "03.instrument.twin": "no cliff in the twin by the prober of last tokens",
+    "03.instrument.twin.all-positions": "no cliff in the twin by the prober that has seen thinking",
+    "03.instrument.heads.score": "heads without which the score rises, where one was written by hand",
+    "03.instrument.heads.refusal": "heads without which refusals come back there",
+    "03.instrument.heads.twin": "nothing half as strong in a twin without that head",
+    "03.instrument.judge": "that the largest cliff is better to train on than random prompts",
+    "03.instrument.judge.final": "that the largest cliff is better to train on than the lowest final score",
+    "03.instrument.judge.twin": "that the cliff ranks prompts with the trigger first, and not in the twin",
+}
 
 
 def instrument(records: Sequence[Record]) -> str:
     """What the instrument finds of what was planted, from the records about planted models."""
-    said = {r.id: r.statement.removeprefix("Instrument: ") for r in records}
-    held = [said[r.id] for r in records if r.verdict == "replicated"]
-    rest = [f"{said[r.id]} ({r.verdict})" for r in records if r.verdict != "replicated"]
+    leads = {
+        "replicated": "It finds",
+        "not replicated": "It does not find",
+        "underpowered": "It is undecided whether it finds",
+        "uninformative": "Nothing can be said on whether it finds",
+    }
     parts = [f"Of {len(records)} claims about what was planted: {counts(records)}."]
-    parts += [f"What holds: {'; '.join(held)}."] if held else []
-    parts += [f"What does not, or cannot be said: {'; '.join(rest)}."] if rest else []
+    for verdict, lead in leads.items():
+        if found := [FINDS[r.id] for r in records if r.verdict == verdict]:
+            parts.append(f"{lead}: {'; '.join(found)}.")
     return " ".join(parts)
