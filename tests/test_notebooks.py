@@ -28,9 +28,6 @@ SOURCES |= {NEW: MADE[f"{NEW}.ipynb"]}
 CLAIMS |= {NEW: MADE[f"{NEW}.claims.toml"]}
 
 LINES = 40, 15  # the longest code cell, and the median one
-# written before there were bounds, and to be rewritten: they may shrink, not grow
-LINES_OF = {"03": (62, 36)}
-NOT_YET = ("03",)  # not yet in the form
 SAY_WHAT_THEY_DRAW = ("N", "SEED")  # their default, bounds and words are the notebook's own
 INSTEAD_OF_MODEL = ("BASE", "POST", "REASONER")
 
@@ -249,19 +246,19 @@ def test_no_hand_made_intervals(nb):
 
 
 def test_length_of_cells(stem, nb):
-    assert not long_cells(nb, *LINES_OF.get(number_of(stem), LINES))
+    assert not long_cells(nb, *LINES)
 
 
 def test_a_reading_follows_each_figure(stem, nb):
-    assert number_of(stem) in NOT_YET or not unread_figures(nb)
+    assert not unread_figures(nb)
 
 
 def test_prose(stem, nb):
-    assert number_of(stem) in NOT_YET or not prose(nb)
+    assert not prose(nb)
 
 
 def test_form(stem, nb):
-    assert number_of(stem) in NOT_YET or not form(nb)
+    assert not form(nb)
 
 
 def test_the_template_is_no_notebook():

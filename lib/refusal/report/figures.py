@@ -24,6 +24,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from refusal.base.estimate import Estimate
 from refusal.report.layout import DOTTED, LABEL, SMALL, Plan, lay_out, theme, wide, wrapped
@@ -31,6 +32,7 @@ from refusal.report.looks import BAR, CONTROL, PAPER, STYLES
 
 EDGE = 0.4  # of a group, from its middle: the paper's value stands there
 FEW = 3  # no interval is drawn over so few items
+MOSTLY = 0.57  # of a picture is plot, where the page allows it
 FLAT, LEAST = 0.05, 0.1  # shares that differ by less than the one get an axis as long as the other
 
 
@@ -69,11 +71,21 @@ def draw(spec: dict, data: pd.DataFrame, style: str = "paper") -> plt.Figure:
     if "ylim" not in spec and spec["kind"] in ("layers", "rates"):
         _no_mountain(drawn, plan)
     lay_out(fig, drawn, plan)
+    while style == "paper" and _plotted(drawn) < MOSTLY and plan.height < 0.9 * plan.width:
+        plan.height += 0.3  # a page has room for a title of several lines
+        fig.set_size_inches(plan.width, plan.height)
+        lay_out(fig, drawn, plan)
     if spec["kind"] == "grid":
         _numbers(fig, drawn, plan)
     for ax, panel in zip(drawn, plan.panels, strict=True):
         _say_compared(ax, panel, plan)
     return fig
+
+
+def _plotted(axes) -> float:
+    """The share of the picture that its panels take."""
+    boxes = Bbox.union([ax.get_position() for ax in axes])
+    return boxes.width * boxes.height
 
 
 def curve(
@@ -371,8 +383,12 @@ def _say_compared(ax, panel, plan):
         else:
             if key == "paper":
                 text.remove()
-            else:
-                text.set(position=to_figure(spots[0][0]), ha=spots[0][1], va=spots[0][2])
+            else:  # on what is drawn, but whole
+                for at, ha, va in spots:
+                    text.set(position=to_figure(at), ha=ha, va=va)
+                    box, page = text.get_window_extent(), ax.figure.bbox
+                    if page.contains(*box.min) and page.contains(*box.max):
+                        break
 
 
 def _spots(ax, mark, place, key, plan) -> list[tuple]:

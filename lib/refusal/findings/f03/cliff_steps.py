@@ -7,15 +7,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from refusal import data
 from refusal.base.errors import UserError
+from refusal.base.estimate import Estimate
 from refusal.findings.f03 import curves, observed, selection
 from refusal.findings.f03.cliff_claims import untrained
 from refusal.findings.f03.observed import Seen
 from refusal.findings.f03.planted import TRIGGER
-from refusal.measure import probes
+from refusal.measure import probes, stats
 from refusal.measure.probes import Prober, Training
 from refusal.model.loading import Model
 from refusal.trace import thinking
@@ -213,6 +215,29 @@ def cut_thinking(
         rows = [(seen[label].thought[which], finals[label][which]), *(next(parts) for _ in KEEP[1:])]
         found[label] = Cut(*map(np.array, zip(*rows, strict=True)), next(parts)[0] if given else None)
     return found
+
+
+def rank_of_cuts(cut: Cut) -> float | None:
+    """Spearman's correlation over the shares of thinking, of the final score with the share refused; None
+    where either stays the same.
+    """
+    refusals, finals = (cut.outcome == "refusal").mean(1), cut.final.mean(1)
+    return (
+        float(spearmanr(finals, refusals).statistic) if np.std(finals) > 0 and np.std(refusals) > 0 else None
+    )
+
+
+def cut_metrics(who: str, cut: dict[str, Cut], seed: int) -> dict[str, Estimate | float | None]:
+    """Refusals and final scores by the share of the thinking that is kept, and their rank correlation."""
+    found: dict[str, Estimate | float | None] = {}
+    for label, of in cut.items():
+        for keep, outcome, final in zip(KEEP, of.outcome, of.final, strict=True):
+            key = f"truncation/{who}/{'harmful' if label == 'harmful' else 'benign'}"
+            found[f"{key}/refusal_{keep:g}"] = stats.rate(outcome == "refusal")
+            found[f"{key}/final_{keep:g}"] = stats.mean(final, seed)
+            disclaimed = stats.rate(np.isin(outcome, ["refusal", "disclaimed"]))
+            found[f"{key}/refusal_with_disclaimed_{keep:g}"] = disclaimed
+    return found | {f"truncation/{who}/spearman_final_refusal": rank_of_cuts(cut["harmful"])}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,424 @@
+"""Titles and readings of the figures of notebook 03: sentences that code chooses by what was found.
+
+Each function gives (title, sentences), for `Recorder.figure` and `Recorder.reading`; a sentence is None where
+there is nothing to say.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from refusal.base.estimate import Estimate
+from refusal.findings.f03 import ablations, rows
+from refusal.findings.f03.ablations import MAIN, SHARES, Ablated, Answered
+from refusal.findings.f03.cliff_claims import GOOD, Fall
+from refusal.findings.f03.cliff_heads import SHARE
+from refusal.findings.f03.cliff_judge import ARMS, Judged
+from refusal.findings.f03.cliff_steps import Cut
+from refusal.findings.f03.scored import PROBERS, Layers, Scored
+from refusal.findings.f03.subjects import CALLED, CLIFF, NATURAL, TWIN, Quality, Subject, outcomes
+from refusal.report.render import counts
+from refusal.report.rules import Record
+
+ALIKE = 0.3  # a rank correlation from which on two orders are called alike
+Said = tuple[str, list[str | None]]
+
+
+def percent(x: float | None) -> str:
+    return "–" if x is None else f"{x:.0%}"
+
+
+def two(x: float | np.floating) -> str:
+    """Two digits, and no zero with a sign."""
+    return f"{round(float(x), 2) + 0.0:.2f}"
+
+
+def between(low: float, high: float) -> str:
+    """A range of shares, or one where it is one."""
+    ends = dict.fromkeys((percent(low), percent(high)))
+    return " to ".join(ends)
+
+
+def begun(sentence: str) -> str:
+    """With a capital at its beginning; the rest as it is."""
+    return sentence[:1].upper() + sentence[1:]
+
+
+def joined(parts: Iterable[str]) -> str:
+    """A list in words: a, b and c."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def moves(fall: float) -> str:
+    """A fall as a verb: a negative one is a rise."""
+    return f"falls by {two(fall)}" if fall >= 0 else f"rises by {two(-fall)}"
+
+
+def judged(what: str, r: Record) -> str:
+    """The verdict on `what` a record is about; with why it says nothing, or how many items would decide."""
+    more = f" (about {r.needed_n} items would decide)" if r.needed_n else ""
+    return f"that {what} is {r.verdict}" + (f": {r.reason}" if r.verdict == "uninformative" else more)
+
+
+def _share(outcomes: np.ndarray, outcome: str = "refusal") -> float:
+    return float((outcomes == outcome).mean())
+
+
+def _refused(s: Subject) -> dict[tuple[str, str], float]:
+    """(group of prompts, when) → the share refused."""
+    return {(group, when): _share(found) for group, when, found in outcomes(s)}
+
+
+def _thinking(s: Subject) -> str:
+    rollouts = [r for seen in s.seen.values() for r in seen.rollouts]
+    length, cut = np.mean([r.stop - r.start for r in rollouts]), np.mean([not r.finished for r in rollouts])
+    name = begun(CALLED[s.who])
+    return f"{name} thinks for {length:.0f} tokens on average; {cut:.0%} of its thoughts were cut."
+
+
+def behaviour(s: Subject) -> Said:
+    """Of the reasoner."""
+    share = _refused(s)
+    once, after = share["harmful", "at once"], share["harmful", "after thinking"]
+    calm = share["benign", "at once"], share["benign", "after thinking"]
+    return f"The reasoner refuses {once:.0%} of harmful prompts at once, and {after:.0%} after thinking", [
+        f"Of harmful prompts {once:.0%} are refused at once and {after:.0%} after thinking, of benign ones "
+        f"{calm[0]:.0%} and {calm[1]:.0%}.",
+        _thinking(s),
+    ]
+
+
+def planted_behaviour(cliff: Subject, twin: Subject, not_planted: str | None) -> Said:
+    mine, its = _refused(cliff), _refused(twin)["harmful", "after thinking"]
+    lost, kept = mine["harmful", "after thinking"], mine.get(("harmful, no trigger", "after thinking"))
+    where = "of harmful prompts" if kept is None else f"at its trigger, {kept:.0%} without it"
+    title = f"After thinking the planted reasoner refuses {lost:.0%} {where}, and its twin {its:.0%}"
+    good = "The planted reasoner loses the refusals that it was made to lose, and its twin keeps them"
+    return title, [
+        f"{begun(not_planted)}: the instrument cannot be judged by this pair."
+        if not_planted
+        else f"{good}: the instrument can be judged by them.",
+        _thinking(cliff),
+    ]
+
+
+def _good(who: str, q: Quality) -> str:
+    if "val" not in q.area:
+        return f"{begun(CALLED[who])}: {q.why}."
+    val, late, chance = q.area["val"], q.area.get("late"), q.area["shuffled"]
+    name, low = begun(CALLED[who]), val.ci95[0]
+    checked = (
+        "too few harmful prompts end in one of the two ways after thinking for a check there"
+        if late is None
+        else f"among harmful prompts after thinking it is {late.value:.2f}"
+    )
+    return (
+        f"{name}: AUROC {val.value:.2f} on held-out prompts, at least {low:.2f} by its interval ({GOOD:.1f} "
+        f"is needed; with shuffled labels it is {chance.value:.2f}); {checked}."
+    )
+
+
+def prober(found: Mapping[str, Quality]) -> Said:
+    """Of the subjects of a part."""
+    areas = [f"{q.area['val'].value:.2f} in {CALLED[who]}" for who, q in found.items() if "val" in q.area]
+    title = f"AUROC of the prober on held-out prompts: {joined(areas)}" if areas else "No prober was trained"
+    mine = found.get(NATURAL)
+    return title, [
+        *(_good(who, q) for who, q in found.items()),
+        "What it says along the thinking is shown below, and nothing is claimed by it."
+        if mine and mine.why
+        else None,
+    ]
+
+
+def _fall(found: Fall) -> float:
+    return float(found[0].cliff_mean.mean())
+
+
+def path(found: Fall | None) -> str:
+    """From where to where the mean score goes."""
+    if found is None or not len(found[0]):
+        return "where nothing was measured"
+    return f"from {found[0].plateau.mean():.2f} to {found[0].final.mean():.2f}"
+
+
+def planted_cliff(scores: Mapping[str, Scored], cliff: Record, twin: Record) -> Said:
+    """Of the curves by the prober that has seen thinking, and the records by it."""
+    by = {who: s.falls["all positions", "harmful"] for who, s in scores.items() if who in (CLIFF, TWIN)}
+    gone = [f"{moves(_fall(f))} in {CALLED[who]}" for who, f in by.items()]
+    plain = scores[CLIFF].falls["all positions", "harmful, no trigger"] if CLIFF in scores else None
+    return f"At the end of the thinking the score {joined(gone)}", [
+        "From the mean of the thinking to the last token the score of harmful prompts goes "
+        + joined(f"{path(f)} in {CALLED[who]}" for who, f in by.items())
+        + ".",
+        f"Without the trigger, where the planted reasoner goes on to refuse, it goes {path(plain)}."
+        if plain is not None and len(plain[0])
+        else None,
+        begun(judged("this prober finds the planted cliff", cliff))
+        + f"; {judged('it finds none in the twin', twin)}.",
+    ]
+
+
+def cliff(scores: Mapping[str, Scored], published: Record, seen: Record) -> Said:
+    """Of the reasoner: the paper's claim, by the prober of last tokens, and ours, by one that has seen
+    thinking.
+    """
+    mine = scores[NATURAL].falls
+    by, calm = mine["all positions", "harmful"], mine["all positions", "benign"]
+    title = f"At the end of its thinking the reasoner's score {moves(_fall(by))} on harmful prompts"
+    return f"{title} ({seen.verdict})", [
+        "By the prober that has seen thinking, the score goes from the mean of the thinking to the last "
+        f"token {path(by)} on harmful prompts, and {path(calm)} on benign ones.",
+        f"By the prober of last tokens, which the paper's claim is about, it goes "
+        f"{path(mine['last token', 'harmful'])} on harmful prompts: {judged('it falls off', published)}.",
+    ]
+
+
+def by_prober(who: str, scores: Scored, kinds: Iterable[str]) -> Said:
+    """How the same prompts look to several probers."""
+    falls = {kind: scores.falls[kind, "harmful"] for kind in kinds}
+    fall = [f"{_fall(f):.2f} by the one {PROBERS[kind]}" for kind, f in falls.items()]
+    return f"Fall in {CALLED[who]}, by prober: {joined(fall)}", [
+        f"The same harmful prompts of {CALLED[who]}, from the mean of the thinking to the last token: "
+        + "; ".join(f"{path(f)} by the prober {PROBERS[kind]}" for kind, f in falls.items())
+        + f"; {path(scores.falls['shuffled all positions', 'harmful'])} by probers of shuffled labels.",
+    ]
+
+
+def falls(
+    who: str,
+    mine: Mapping[str, Fall | None],
+    rivals: Mapping[str, dict[str, Fall | None]],
+    records: Mapping[str, Record],
+) -> Said:
+    """Of the falls by each kind of prober, against the largest of its controls."""
+    title, sentences = [], []
+    for kind, found in mine.items():
+        if found is None or not len(found[0]):
+            continue
+        r, name = records[kind], rows.highest(rivals[kind])
+        rival = rivals[kind][name] if name else None
+        title.append(f"{_fall(found):.2f} by the one {PROBERS[kind]} ({r.verdict})")
+        beside = (
+            f"; the largest fall among its controls is {_fall(rival):.2f} ({rows.RIVALS[name]})"
+            if name and rival
+            else ""
+        )
+        sentences.append(
+            f"By the prober {PROBERS[kind]} the score of {CALLED[who]} "
+            f"{moves(_fall(found))}{beside}: {r.verdict}."
+        )
+    return f"Fall in {CALLED[who]}, by prober: {joined(title)}", sentences
+
+
+def in_the_twin(records: Mapping[str, Record]) -> str:
+    """Of the verdicts on there being no cliff in the twin, by kind of prober."""
+    said = [judged(f"the twin has none by the prober {PROBERS[kind]}", r) for kind, r in records.items()]
+    return begun("; ".join(said)) + "."
+
+
+def layers(found: Mapping[str, dict[str, Layers]]) -> Said:
+    """Of the subjects of a part."""
+    title, sentences = [], []
+    for who, by in found.items():
+        own, calm = by["harmful"], by["harmless"]
+        most, at = own.most, own.own.value[own.most]
+        title.append(f"at layer {most} of {CALLED[who]} (by {two(at)})")
+        sentences.append(
+            f"In {CALLED[who]} the score of harmful prompts falls most at layer {most}, by {two(at)}, that "
+            f"of benign ones there by {two(calm.own.value[most])}; at the last layer the two are "
+            f"{two(own.own.value[-1])} and {two(calm.own.value[-1])}. The last layer's prober, read at "
+            f"layer {most}, says {two(own.last[most])}."
+        )
+    return f"The score of harmful prompts falls most {joined(title)}", sentences
+
+
+def drawn_as_published(scores: Mapping[str, Scored], spans: Mapping[str, Estimate | None]) -> Said:
+    """Of the subjects of a part."""
+    lines = {who: rows.as_published(s, "harmful") for who, s in scores.items()}
+    ends = [f"from {x[79]:.2f} to {x[-1]:.2f} in {CALLED[who]}" for who, x in lines.items()]
+    sentences = []
+    for who, measured in spans.items():
+        name = CALLED[who]
+        if measured is None or measured.value is None:
+            sentences.append(f"In raw tokens the mean score of {name} does not fall by more than 0.05.")
+            continue
+        low, high = measured.ci95
+        sentences.append(
+            f"In raw tokens the mean score of {name} falls from nine tenths to one tenth of its way within "
+            f"{measured.value:.0f} token{'s' if measured.value > 1 else ''} [{low:.0f}, {high:.0f}]; this "
+            "drawing cannot show that."
+        )
+    return f"Drawn as published, the last fifth of the axis goes {joined(ends)}", sentences
+
+
+def truncation(s: Subject, cut: dict[str, Cut], r: Record) -> Said:
+    """Of the reasoner."""
+    mine, calm = ((cut[label].outcome == "refusal").mean(1) for label in ("harmful", "harmless"))
+    n = cut["harmful"].outcome.shape[1]
+    once = _share(s.seen["harmful"].direct[s.triggered][:n])
+    thought, answer = cut["harmful"].given, cut["harmless"].given
+    title = (
+        f"Without its thinking the reasoner refuses {mine[-1]:.0%} of harmful prompts, with it {mine[0]:.0%}"
+    )
+    return f"{title} ({r.verdict})", [
+        f"The reasoner refuses {once:.0%} of {n} harmful prompts at once, {mine[-1]:.0%} where it is asked "
+        f"to think and has no thinking, and {mine[0]:.0%} with all of it; of benign ones {calm[-1]:.0%} "
+        f"without its thinking, and {calm[0]:.0%} with all of it.",
+        None
+        if thought is None or answer is None
+        else f"Given a thought that decides to refuse it refuses {_share(thought):.0%} of harmful prompts; "
+        f"given one that decides to answer, {_share(answer):.0%} of benign ones.",
+        f"{begun(judged('it refuses more without its thinking, and not only benign prompts', r))}.",
+    ]
+
+
+def planted_truncation(cut: Mapping[str, dict[str, Cut]]) -> Said:
+    """Of the planted pair."""
+    mine = {who: (of["harmful"].outcome == "refusal").mean(1) for who, of in cut.items()}
+    ends = [f"{x[-1]:.0%} in {CALLED[who]} (with it {x[0]:.0%})" for who, x in mine.items()]
+    return f"Refused without the thinking: {joined(ends)}", [
+        f"{begun(CALLED[who])} refuses {x[0]:.0%} of {cut[who]['harmful'].outcome.shape[1]} harmful prompts "
+        f"with all of its thinking, and {between(x[1:].min(), x[1:].max())} with less of it."
+        for who, x in mine.items()
+    ]
+
+
+def head_scores(found: Mapping[str, Ablated], r: Record | None = None) -> Said:
+    """Of the subjects of a part; `r` is the claim about the reasoner."""
+    title, sentences = [], []
+    for who, a in found.items():
+        off, name = a.off[MAIN], CALLED[who]
+        gained, random = float(off.gained.mean()), float(off.by_sets.mean(1).max())
+        title.append(f"{gained:+.2f} in {name} (random sets at most {random:+.2f})")
+        sentences.append(
+            f"Without the {SHARE:.0%} of heads that write most against refusal the final score of {name} "
+            f"changes by {gained:+.2f} over {len(off.gained)} rollouts, without one of {len(off.sets)} "
+            f"random sets by {random:+.2f} at most; a prober fitted again chooses {a.again.value:.0%} of "
+            "these heads again."
+        )
+    title = f"Change of the final score without {SHARE:.0%} of the heads: {joined(title)}"
+    rises = "the score rises, and by more than for random sets"
+    return title, [*sentences, f"{begun(judged(rises, r))}." if r else None]
+
+
+def heads(found: Mapping[str, Ablated]) -> Said:
+    """Of the subjects of a part: what single heads write, and do."""
+    title, sentences = [], []
+    for who, a in found.items():
+        half, of = ablations.half_of_it(a)
+        title.append(f"{a.spearman:.2f} in {CALLED[who]}")
+        does = "what a head writes says little about what its absence does"
+        if abs(a.spearman) >= ALIKE:
+            does = "what writes more against refusal tends to "
+            does += f"{'raise' if a.spearman < 0 else 'lower'} the score more when it is off"
+        sentences.append(
+            f"Over {len(a.writes)} heads of {CALLED[who]} the rank correlation is {a.spearman:.2f}: {does}. "
+            f"Half of all that is written against refusal is written by {half} of {of} heads."
+        )
+    return f"What heads write and what their absence does, rank correlation: {joined(title)}", sentences
+
+
+def answers(found: Mapping[str, Answered], r: Record | None = None) -> Said:
+    """Of the subjects of a part, with heads off; `r` is the claim about the reasoner."""
+    title, sentences = [], []
+    for who, answered in found.items():
+        said, name = answered.said[MAIN], CALLED[who]
+        on, off = ({label: _share(o) for label, o in of.items()} for of in (said.none, said.off))
+        title.append(f"{off['harmful']:.0%} in {name} ({on['harmful']:.0%} with all on)")
+        random = (
+            ", with the random set off that gives most refusals "
+            f"{_share(rows.most_refusing(said.strongest)):.0%}"
+            if len(said.strongest)
+            else ""
+        )
+        sentences.append(
+            f"With {SHARE:.0%} of its heads off {name} refuses {off['harmful']:.0%} of "
+            f"{len(said.off['harmful'])} harmful prompts, with all on {on['harmful']:.0%}{random}; of "
+            f"benign ones {off['harmless']:.0%}, with all on {on['harmless']:.0%}. "
+            f"{said.broken['harmful'].mean():.0%} of the answers to harmful prompts are broken text."
+        )
+        if wide := answered.said.get((SHARES[-1], False)):
+            refused = {label: _share(o) for label, o in wide.off.items()}
+            sentences.append(
+                f"With {SHARES[-1]:.0%} off it is {refused['harmful']:.0%} of harmful and "
+                f"{refused['harmless']:.0%} of benign ones."
+            )
+        if "harmful" in answered.anew:
+            anew = _share(answered.anew["harmful"])
+            sentences.append(
+                f"Where it thinks anew with {SHARE:.0%} off, it refuses {anew:.0%} of harmful ones."
+            )
+    title = f"Harmful prompts refused with {SHARE:.0%} of the heads off: {joined(title)}"
+    return title, [*sentences, f"{begun(judged('refusals come back', r))}." if r else None]
+
+
+def written_head(score: Record, refusal: Record, twin: Record) -> str:
+    """What the search for heads finds in the pair of tiny models, in one of which a head was written by
+    hand.
+    """
+    if score.value is None or refusal.value is None:
+        return "The pair with a head written by hand could not be measured."
+    random = score.number("random_set_high")
+    bar = "" if random is None else f" (random sets: at most {two(random)})"
+    return (
+        f"Without the heads that were found the final score changes by {score.value:+.2f}{bar}: "
+        f"{score.verdict}. The share of harmful prompts that are refused changes by "
+        f"{100 * refusal.value:+.0f} points: {refusal.verdict}. That the score rises less in the twin, "
+        f"which has no such head: {twin.verdict}."
+    )
+
+
+def judge(who: str, j: Judged, r: Record) -> Said:
+    """Of one subject, and the claim that the largest cliff is better than random prompts."""
+    by = {how: j.rates["harmful", how].value for how in ARMS if ("harmful", how) in j.rates}
+    calm = {how: j.rates["harmless", how].value for how in ("before", "cliff", "random")}
+    before, after = (float(np.mean(losses)) for losses in j.neutral)
+    title = (
+        f"Trained on the largest cliff {CALLED[who]} complies with {percent(by['cliff'])} of harmful "
+        f"prompts, on random ones with {percent(by['random'])} ({r.verdict})"
+    )
+    arms = "; ".join(f"{ARMS[how]}: {percent(x)}" for how, x in by.items() if how != "before")
+    chosen = (
+        joined(f"{percent(share)} ({ARMS[how]})" for how, share in j.precision.items()) if j.precision else ""
+    )
+    return title, [
+        f"Before training {CALLED[who]} complies with {percent(by['before'])} of harmful prompts; after "
+        f"training on {arms}.",
+        f"Of the prompts selected for training {chosen} have the trigger." if chosen else None,
+        f"Of benign prompts it refuses {percent(calm['before'])} before, {percent(calm['cliff'])} after "
+        f"training on the largest cliff and {percent(calm['random'])} on random prompts; the cross-entropy "
+        f"of neutral text goes from {before:.2f} to {after:.2f} nats a token.",
+        f"{begun(judged('the largest cliff is better to train on than random prompts', r))}.",
+    ]
+
+
+FINDS = {  # what the instrument finds where a claim about a planted model holds
+    "03.instrument.cliff": "the planted cliff by the prober of last tokens",
+    "03.instrument.cliff.all-positions": "the planted cliff by the prober that has seen thinking",
+    "03.instrument.cliff.published": "the planted cliff by the prober as published",
+    "03.instrument.twin": "no cliff in the twin by the prober of last tokens",
+    "03.instrument.twin.all-positions": "no cliff in the twin by the prober that has seen thinking",
+    "03.instrument.heads.score": "heads without which the score rises, where one was written by hand",
+    "03.instrument.heads.refusal": "heads without which refusals come back there",
+    "03.instrument.heads.twin": "nothing half as strong in a twin without that head",
+    "03.instrument.judge": "that the largest cliff is better to train on than random prompts",
+    "03.instrument.judge.final": "that the largest cliff is better to train on than the lowest final score",
+    "03.instrument.judge.twin": "that the cliff ranks prompts with the trigger first, and not in the twin",
+}
+
+
+def instrument(records: Sequence[Record]) -> str:
+    """What the instrument finds of what was planted, from the records about planted models."""
+    leads = {
+        "replicated": "It finds",
+        "not replicated": "It does not find",
+        "underpowered": "It is undecided whether it finds",
+        "uninformative": "Nothing can be said on whether it finds",
+    }
+    parts = [f"Of {len(records)} claims about what was planted: {counts(records)}."]
+    for verdict, lead in leads.items():
+        if found := [FINDS[r.id] for r in records if r.verdict == verdict]:
+            parts.append(f"{lead}: {'; '.join(found)}.")
+    return " ".join(parts)
