@@ -229,7 +229,9 @@ def test_the_figure_draws_the_value_over_the_parameter_and_its_controls_in_grey(
     assert spec["kind"] == "layers" and spec["xticks"] == [1, 4] and spec["xlabel"] == "alpha"
     assert spec["model"] == "tiny (constructed model)" and steered(0.2).rule.words() in spec["note"]
     fig = figures.draw(spec, table)
-    colours = {line.get_label(): line.get_color() for line in fig.axes[0].lines}
+    (legend,) = fig.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    colours = dict(zip(names, (line.get_color() for line in legend.get_lines()), strict=True))
     assert colours["random direction high"] == "0.45" != colours["value"]
     figures.plt.close(fig)
 
