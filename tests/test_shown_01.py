@@ -91,6 +91,11 @@ def test_spans_in_words(values, form, words):
     assert figures.span(values, form) == words
 
 
+def test_an_interval_in_words():
+    assert figures.interval(Estimate(0.995, [0.98, 1.011], 40)) == "0.99 [0.98, 1.01]"
+    assert figures.interval(Estimate(None, None, 0)) == "not measurable"
+
+
 def test_shares_in_words():
     rates = {"harmful": Estimate(0.775, [0.6, 0.9], 40), "pseudo_harmful": Estimate(None, None, 0)}
     assert figures.rate_words(rates) == "78% of harmful, – of pseudo-harmful"
@@ -121,9 +126,13 @@ def refusal_record(how, crossed, own=0.78, precondition=None):
 def test_what_refusal_directions_do_is_said_with_random_ones_and_verdicts():
     by = {"as-published": refusal_record("as-published", 0.1), "matched": refusal_record("matched", 0.4)}
     assert figures.tried("ablate", by) == (
-        "Ablated, post's own direction ends refusal in 78% of 32 prompts, base's as published 10% "
-        "(replicated), base's matched 40% (replicated), random ones in up to 62%."
+        "Ablated, post's own direction ends refusal in 78% of 32 prompts and random ones in up to 62%; "
+        "base's does so in 10% (as published) and 40% (matched): replicated."
     )
+    by["matched"] = refusal_record("matched", 0.4, precondition="too weak")
+    assert "10% (as published, replicated) and 40% (matched, uninformative)." in figures.tried("add", by)
+    by["as-published"] = refusal_record("as-published", None, precondition="too weak")
+    assert "– (as published) and 40% (matched): uninformative, for the" in figures.tried("add", by)
     none = {"matched": refusal_record("matched", None, own=None, precondition="too few prompts")}
     assert figures.tried("add", none) == "Added: uninformative, too few prompts."
 

@@ -103,6 +103,14 @@ def span(values: Iterable[float | None], form: str = ".2f") -> str:
     return " to ".join(ends)
 
 
+def interval(found: Estimate) -> str:
+    """A value with its interval as words; "not measurable" where there is none."""
+    if found.value is None or found.ci95 is None:
+        return "not measurable"
+    low, high = found.ci95
+    return f"{found.value:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def rate_words(rates: Mapping[str, Estimate]) -> str:
     """Shares and what they are of, as words: "77 % of harmful, 15 % of harmless"."""
     return ", ".join(f"{percent(r.value)} of {name.replace('_', '-')}" for name, r in rates.items())
@@ -128,11 +136,17 @@ def tried(what: str, by: Mapping[str, Record]) -> str:
     own = number(first, "own_effect")
     if own is None:
         return f"{doing}: {first.verdict}, {first.reason}."
-    crossed = ", ".join(
-        f"base's {how.replace('-', ' ')} {percent(number(r, 'crossed_effect'))} ({r.verdict})"
-        for how, r in by.items()
+    each = [(how.replace("-", " "), percent(number(r, "crossed_effect")), r.verdict) for how, r in by.items()]
+    verdicts = {verdict for _, _, verdict in each}
+    crossed = " and ".join(
+        f"{share} ({how})" if len(verdicts) == 1 else f"{share} ({how}, {verdict})"
+        for how, share, verdict in each
     )
+    end = f": {verdicts.pop()}" if len(verdicts) == 1 else ""
+    if end.endswith("uninformative"):
+        end += ", for the own direction has to reach 20% and clearly exceed random ones"
     return (
         f"{doing}, post's own direction {'ends' if what == 'ablate' else 'brings'} refusal in {percent(own)} "
-        f"of {first.n} prompts, {crossed}, random ones in up to {percent(by_chance(first))}."
+        f"of {first.n} prompts and random ones in up to {percent(by_chance(first))}; base's does so in "
+        f"{crossed}{end}."
     )
