@@ -325,6 +325,10 @@ def test_sentences_survive_what_is_missing():
         words.in_the_twin({"last token": twin})
         == "That the twin has none by the prober of last tokens is replicated."
     )
+    told = words.all_judged([("a", why), ("b", twin), ("c", why), ("d", missing[0])])
+    assert told.startswith(
+        "That a and that c are uninformative: it never refuses; that b is replicated; that d "
+    )
     told = words.instrument([*missing, twin])
     assert (
         "It finds: no cliff in the twin by the prober of last tokens." in told

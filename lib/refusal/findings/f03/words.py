@@ -61,6 +61,20 @@ def judged(what: str, r: Record) -> str:
     return f"that {what} is {r.verdict}" + (f": {r.reason}" if r.verdict == "uninformative" else more)
 
 
+def all_judged(found: Iterable[tuple[str, Record]]) -> str:
+    """`judged` of several, as a sentence; what nothing can be said on for the same reason stands together."""
+    same: dict[str, list[str]] = {}
+    for what, r in found:
+        said = judged(what, r)
+        whole = r.verdict != "uninformative"
+        same.setdefault(said if whole else r.reason, []).append(said if whole else f"that {what}")
+    parts = [
+        of[0] if of[0] == about else f"{joined(of)} {'is' if len(of) == 1 else 'are'} uninformative: {about}"
+        for about, of in same.items()
+    ]
+    return begun("; ".join(parts)) + "."
+
+
 def _share(outcomes: np.ndarray, outcome: str = "refusal") -> float:
     return float((outcomes == outcome).mean())
 
@@ -152,11 +166,10 @@ def planted_cliff(scores: Mapping[str, Scored], cliff: Record, twin: Record) -> 
         "From the mean of the thinking to the last token the score of harmful prompts goes "
         + joined(f"{path(f)} in {CALLED[who]}" for who, f in by.items())
         + ".",
-        f"Without the trigger, where the planted reasoner goes on to refuse, it goes {path(plain)}."
+        f"Without the trigger, where the planted reasoner should go on to refuse, it goes {path(plain)}."
         if plain is not None and len(plain[0])
         else None,
-        begun(judged("this prober finds the planted cliff", cliff))
-        + f"; {judged('it finds none in the twin', twin)}.",
+        all_judged([("this prober finds the planted cliff", cliff), ("it finds none in the twin", twin)]),
     ]
 
 
@@ -214,8 +227,7 @@ def falls(
 
 def in_the_twin(records: Mapping[str, Record]) -> str:
     """Of the verdicts on there being no cliff in the twin, by kind of prober."""
-    said = [judged(f"the twin has none by the prober {PROBERS[kind]}", r) for kind, r in records.items()]
-    return begun("; ".join(said)) + "."
+    return all_judged((f"the twin has none by the prober {PROBERS[kind]}", r) for kind, r in records.items())
 
 
 def layers(found: Mapping[str, dict[str, Layers]]) -> Said:
@@ -270,7 +282,7 @@ def truncation(s: Subject, cut: dict[str, Cut], r: Record) -> Said:
         if thought is None or answer is None
         else f"Given a thought that decides to refuse it refuses {_share(thought):.0%} of harmful prompts; "
         f"given one that decides to answer, {_share(answer):.0%} of benign ones.",
-        f"{begun(judged('it refuses more without its thinking, and not only benign prompts', r))}.",
+        all_judged([("it refuses more harmful prompts without its thinking, beyond benign ones,", r)]),
     ]
 
 
@@ -299,8 +311,8 @@ def head_scores(found: Mapping[str, Ablated], r: Record | None = None) -> Said:
             "these heads again."
         )
     title = f"Change of the final score without {SHARE:.0%} of the heads: {joined(title)}"
-    rises = "the score rises, and by more than for random sets"
-    return title, [*sentences, f"{begun(judged(rises, r))}." if r else None]
+    rises = "the score rises, and by more than for random sets,"
+    return title, [*sentences, all_judged([(rises, r)]) if r else None]
 
 
 def heads(found: Mapping[str, Ablated]) -> Said:
@@ -351,7 +363,7 @@ def answers(found: Mapping[str, Answered], r: Record | None = None) -> Said:
                 f"Where it thinks anew with {SHARE:.0%} off, it refuses {anew:.0%} of harmful ones."
             )
     title = f"Harmful prompts refused with {SHARE:.0%} of the heads off: {joined(title)}"
-    return title, [*sentences, f"{begun(judged('refusals come back', r))}." if r else None]
+    return title, [*sentences, all_judged([("refusals come back", r)]) if r else None]
 
 
 def written_head(score: Record, refusal: Record, twin: Record) -> str:
@@ -390,7 +402,7 @@ def judge(who: str, j: Judged, r: Record) -> Said:
         f"Of benign prompts it refuses {percent(calm['before'])} before, {percent(calm['cliff'])} after "
         f"training on the largest cliff and {percent(calm['random'])} on random prompts; the cross-entropy "
         f"of neutral text goes from {before:.2f} to {after:.2f} nats a token.",
-        f"{begun(judged('the largest cliff is better to train on than random prompts', r))}.",
+        all_judged([("the largest cliff is better to train on than random prompts", r)]),
     ]
 
 
