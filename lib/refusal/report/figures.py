@@ -139,10 +139,20 @@ def _layers(ax, part, plan):
         if "low" in rows and rows["low"].notna().any():
             colour = plan.looks[name]["color"]
             ax.fill_between(rows["x"], rows["low"], rows["high"], color=colour, alpha=0.16, linewidth=0)
+            alone = rows[_alone(rows["value"])]  # between gaps, where no band has a width
+            ax.vlines(
+                alone["x"], alone["low"], alone["high"], color=colour, alpha=0.5, linewidth=1.2 * plan.size
+            )
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     if "xticks" in plan.spec:
         ax.set_xticks(plan.spec["xticks"])
     _lines(ax, plan)
+
+
+def _alone(values: pd.Series) -> pd.Series:
+    """Which values have no neighbour."""
+    here = values.notna()
+    return here & ~here.shift(1, fill_value=False) & ~here.shift(-1, fill_value=False)
 
 
 def _lines(ax, plan):
@@ -360,6 +370,9 @@ def _say_compared(ax, panel, plan):
     if not marks:
         return
     ink, taken = _ink(ax), []
+    right = (
+        ax.figure.bbox.x1 if ax.get_subplotspec().is_last_col() else ax.bbox.x1
+    )  # the next panel covers it
     to_figure = ax.figure.transFigure.inverted().transform
     for mark, place, key in marks:
         text = ax.text(
@@ -375,7 +388,7 @@ def _say_compared(ax, panel, plan):
         for at, ha, va in spots:
             text.set(position=to_figure(at), ha=ha, va=va)
             box = text.get_window_extent()
-            inside = ax.bbox.x0 <= box.x0 and box.x1 <= ax.figure.bbox.x1 and ax.bbox.y0 <= box.y0
+            inside = ax.bbox.x0 <= box.x0 and box.x1 <= right and ax.bbox.y0 <= box.y0
             free = not any(box.overlaps(other) for other in taken) and not box.count_contains(ink)
             if inside and box.y1 <= ax.bbox.y1 and free:
                 taken.append(box)

@@ -234,7 +234,11 @@ def lay_out(fig, axes, plan, edge: float = 1.0):
         top += -(-len(handles) // across) * TEXT * row + 0.07 * size
     below, claims = 0.05 * size, list(spec.get("claims", []))
     counts = plan.counts()
-    about = [spec["model"], *(f"n {n}" for n in counts if len(counts) == 1)]
+    about = [
+        spec["model"],
+        *(f"n {n}" for n in counts if len(counts) == 1),
+        *filter(None, [spec.get("sample")]),
+    ]
     line = "\u00a0· ".join([*claims, *about])
     while claims and wide(line, SMALL * size) > 1.9 * room:
         claims.pop()

@@ -306,7 +306,8 @@ def comparisons(rule: Rule) -> Iterable[Above | Below]:
 def bars(r: Record) -> list[tuple[float, str]]:
     """Where the bars of a record's value lie, and in words which they are, as figures draw them."""
     mine = [part for part in comparisons(r.rule) if part.of is None]
-    return [(level, part.words()) for part in mine if (level := part.level(r)) is not None]
+    words = lambda part: part.words().removeprefix("value ").replace("_", " ")
+    return [(level, words(part)) for part in mine if (level := part.level(r)) is not None]
 
 
 def _unclear(rule: Rule, measured: Measured) -> list[Above | Below]:
