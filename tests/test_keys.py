@@ -66,6 +66,9 @@ def keys(model) -> dict[str, str]:
         # how a model is loaded
         ("model/loading", '"*.h": "layers"', '"*.hh": "layers"', {"attack", "score", "select", "collect"}),
         ("run/cli", "STOPPED = 130", "STOPPED = 131", set()),
+        # what only shows
+        ("base/progress", "mininterval=0.5", "mininterval=0.2", set()),
+        ("base/errors", "self.what, self.hint", "self.hint, self.what", set()),
     ],
 )
 def test_a_key_follows_the_code_that_computes(llama, package, module, before, after, changed):

@@ -30,7 +30,7 @@ def test_cluster_score_has_the_sign_of_the_nearer_centre():
     assert s[0] > 0 > s[1] and abs(s[0, 0] - (2 - 1) / 5**0.5) < 1e-6
 
 
-def test_split_half_and_bootstrap_find_a_planted_direction():
+def test_split_halves_find_a_planted_direction():
     g = torch.Generator().manual_seed(0)
     acts = torch.randn(200, 1, 16, generator=g)
     positive = np.arange(200) < 100
@@ -40,8 +40,6 @@ def test_split_half_and_bootstrap_find_a_planted_direction():
         abs(directions.split_half_cosine(acts[torch.randperm(200, generator=g)], positive, ~positive)[0])
         < 0.35
     )
-    draws = directions.bootstrap_cosine(acts, acts, positive, ~positive, draws=20)
-    assert draws.shape == (20, 1) and torch.allclose(draws, torch.ones(20, 1), atol=1e-5)
 
 
 def test_random_directions_have_the_norm_and_follow_the_seed():
@@ -110,24 +108,6 @@ def test_centred_states_hold_nothing_of_what_sets_their_groups_apart():
         abs(float(v @ along)) for v in directions.covariance_directions(x[:, 1], like, 20, 0)
     )
     assert held(states) > 0.99 and held(within) < 0.95
-
-
-def test_shuffled_directions_are_differences_of_means_under_other_labels():
-    g = torch.Generator().manual_seed(2)
-    acts, positive, negative = torch.randn(9, 5, generator=g) + 3, np.arange(9) < 3, np.arange(9) >= 5
-    true = directions.difference_of_means(acts, positive, negative)
-    from itertools import combinations
-
-    used = [0, 1, 2, 5, 6, 7, 8]
-    every = []
-    for chosen in combinations(used, 3):
-        rest = [i for i in used if i not in chosen]
-        v = acts[list(chosen)].double().mean(0) - acts[rest].double().mean(0)
-        every.append(v / v.norm() * true.double().norm())
-    found = directions.shuffled_directions(acts, positive, negative, 25, 4)
-    nearest = [min(float((v.double() - w).norm()) for w in every) for v in found]
-    assert len(found) == 25 and max(nearest) < 1e-5 and len({tuple(v.tolist()) for v in found}) > 10
-    assert torch.equal(found[3], directions.shuffled_directions(acts, positive, negative, 25, 4)[3])
 
 
 def noisy_pair(seed: int, n: int, cosine: float, shared: float, noise: float = 0.5, d: int = 64):

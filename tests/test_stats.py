@@ -350,31 +350,3 @@ def test_more_random_directions_at_the_same_prompts_do_not_raise_the_bar():
     )
     few, many, more = bar(40), bar(400), bar(1600)
     assert abs(more - many) < 0.03 and more < few and abs(more - binom.ppf(0.975, 16, 0.2) / 16) < 0.04
-
-
-@pytest.mark.parametrize("value, bar", [(0.9, 0.8), (0.3, 0.2), (0.05, 0.5), (0.8, 0.95)])
-def test_needed_n_of_a_rate_is_where_wilsons_bound_passes(value, bar):
-    n = stats.needed_n_rate(value, bar)
-    out = lambda n: not (lambda low, high: low <= bar <= high)(*stats.wilson(value * n, n))
-    assert out(n) and not out(n - 1)
-    assert stats.needed_n_rate(bar, bar) is None and stats.needed_n_rate(0.1, 0.0) == 1
-
-
-def test_needed_n_of_pairs_is_where_tangos_bound_passes():
-    a, b = paired(4, 3, 1, 12)
-    for bar in (0.0, 0.3, -0.1):
-        n = stats.needed_n_paired(a, b, bar)
-        low, high = stats.tango(0.15 * n, 0.05 * n, n)
-        before = stats.tango(0.15 * (n - 1), 0.05 * (n - 1), n - 1)
-        assert not low <= bar <= high and before[0] <= bar <= before[1]
-    assert stats.needed_n_paired(a, a) is None and stats.needed_n_paired([], []) is None
-
-
-def test_needed_n_of_any_interval():
-    found = Estimate(0.5, [0.1, 0.7], 10)
-    assert (
-        stats.needed_n(found, 0.3) == 40
-        and stats.needed_n(found, 0.6) == 40
-        and stats.needed_n(found, 0.5) is None
-    )
-    assert stats.needed_n(found, 0.0) == 7 and stats.needed_n(stats.mean([]), 0) is None

@@ -808,3 +808,9 @@ def test_what_a_sublayer_writes_is_taken_from_whichever_part_a_model_names(llama
         assert texts[i] == whole[i] and (
             first in decode.stop_tokens(model) or texts[i].startswith(text_of(model.tokenizer, [first]))
         )
+
+
+def test_reading_no_prompts_is_an_error_that_says_so(llama):
+    for read in (lambda: reads.collect(llama, []), lambda: reads.score(llama, [], lambda logits: logits)):
+        with pytest.raises(UserError, match="no prompts to read"):
+            read()

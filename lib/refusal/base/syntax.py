@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
+SHOWS = ("base.errors", "base.kernel", "base.progress")  # of these no computed value depends
 PACKAGE = Path(__file__).resolve().parent.parent
 NAME = __name__.partition(".")[0]
 
@@ -25,13 +26,13 @@ def code(*modules: str) -> str:
 
 
 def of(thing) -> str:
-    """The code of a function or a class: its module's, with all that it imports, or its own text where it
-    stands outside of the package, in a notebook.
+    """The code of a function or a class: its module's, with all that it imports but what only shows, or its
+    own text where it stands outside of the package, in a notebook.
 
     Raises TypeError where it has none that can be read.
     """
     if _path(thing.__module__):
-        return code(thing.__module__)
+        return _joined(reached(thing.__module__) - {f"{NAME}.{module}" for module in SHOWS})
     try:
         return hashlib.sha256(
             ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(thing)))).encode()

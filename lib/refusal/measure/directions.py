@@ -70,26 +70,6 @@ def split_half_cosine(acts, positive, negative, seed: int = 0, repeats: int = 20
     return total / repeats
 
 
-def bootstrap_cosine(
-    acts_a, acts_b, positive, negative, draws: int = 500, seed: int = 0
-) -> Float[Tensor, "draws *layers"]:
-    """Cosines between the directions at two positions, prompts of both groups drawn anew (the same ones for
-    both positions).
-    """
-    rng = np.random.default_rng(seed)
-    total = []
-    for acts in (acts_a, acts_b):
-        total.append(torch.zeros(draws, *acts.shape[1:]))
-    for sign, group in ((1, positive), (-1, negative)):
-        index = np.flatnonzero(group)
-        weights = torch.from_numpy(
-            rng.multinomial(len(index), np.full(len(index), 1 / len(index)), draws) / len(index)
-        ).float()
-        for sums, acts in zip(total, (acts_a, acts_b), strict=True):
-            sums += sign * (weights @ acts[index].flatten(1)).unflatten(1, acts.shape[1:])
-    return cosine(*total)
-
-
 def spearman_brown(r):
     """What an agreement `r` of two halves says of two sets of full size: 2r / (1 + r); a number, an array or
     a tensor.
@@ -236,29 +216,6 @@ def covariance_directions(
         )
     g = torch.randn(n, len(states), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return _scaled(g @ states / len(states) ** 0.5, like)
-
-
-def shuffled_directions(
-    acts: Float[Tensor, "prompt d"],
-    positive: Bool[np.ndarray, "prompt"],
-    negative: Bool[np.ndarray, "prompt"],
-    n: int,
-    seed: int = 0,
-) -> list[Float[Tensor, "d"]]:
-    """`n` differences of means of the same prompts with their labels shuffled, each with the norm of the true
-    one: all that a direction has but the labels.
-    """
-    like = difference_of_means(acts, positive, negative)
-    rng, index, k = (
-        np.random.default_rng(seed),
-        np.flatnonzero(np.array(positive) | np.array(negative)),
-        int(np.sum(positive)),
-    )
-    out = []
-    for _ in range(n):
-        order = rng.permutation(index)
-        out.append(acts[order[:k]].double().mean(0) - acts[order[k:]].double().mean(0))
-    return _scaled(torch.stack(out), like) if out else []
 
 
 def _scaled(draws: Float[Tensor, "n d"], like: Float[Tensor, "d"]) -> list[Float[Tensor, "d"]]:

@@ -135,7 +135,7 @@ class Training:
 FEW = 5
 
 
-def _training(rows: Sequence[tuple[Tensor, bool, bool, bool, Prompt]], empty: Tensor) -> Training:
+def training_of(rows: Sequence[tuple[Tensor, bool, bool, bool, Prompt]], empty: Tensor) -> Training:
     """Of rows (state, refused, harmful, late, prompt)."""
     acts = torch.stack([state for state, *_ in rows]) if rows else empty[:0]
     known = np.array([row[1:4] for row in rows], bool).reshape(-1, 3).T
@@ -226,17 +226,17 @@ def token_scores(
     model: Model, rollouts: Sequence[Rollout], probers: dict[Hashable, Prober]
 ) -> dict[Hashable, list[Float[Tensor, "row token"]]]:
     """The refusal score at every token of each rollout, by each row of each prober, from one forward pass."""
-    along = _along(model, probers, [])
-    return _scores(probers, project(model, [r.prompt for r in rollouts], along.directions, along.layers))
+    along = projection_of(model, probers, [])
+    return by_probers(probers, project(model, [r.prompt for r in rollouts], along.directions, along.layers))
 
 
-def _along(model, probers: dict[Hashable, Prober], since: Sequence[int]) -> Projections:
+def projection_of(model, probers: dict[Hashable, Prober], since: Sequence[int]) -> Projections:
     """All rows of all probers, with their layers."""
     layers = [model.n_layers + 1 + layer for p in probers.values() for layer in p.layers]
     return Projections(torch.cat([p.w for p in probers.values()]), layers, since)
 
 
-def _scores(probers: dict[Hashable, Prober], projected: Sequence[Tensor]) -> dict[Hashable, list[Tensor]]:
+def by_probers(probers: dict[Hashable, Prober], projected: Sequence[Tensor]) -> dict[Hashable, list[Tensor]]:
     """By each prober its rows of the projections, as scores."""
     ends = np.cumsum([0, *(len(p.layers) for p in probers.values())])
     if any(len(values) != ends[-1] for values in projected):

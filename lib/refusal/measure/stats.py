@@ -437,39 +437,3 @@ def shown_band(band: dict, name: str = "random_direction") -> Estimate:
     if not band.get(f"{name}s"):
         return NOTHING
     return Estimate(band[f"{name}_mean"], [band[f"{name}_low"], band[f"{name}_high"]], band[f"{name}s"])
-
-
-def needed_n(found: Estimate, bar: float | int) -> int | None:
-    """About how many items would bring the bar out of an interval: its half width on that side shrinks as 1 /
-    sqrt(n). None where value and bar meet.
-    """
-    if found.value is None or found.value == bar or found.ci95 is None:
-        return None
-    low, high = found.ci95
-    half = found.value - low if bar < found.value else high - found.value
-    return max(1, int(np.ceil(found.n * (half / (found.value - bar)) ** 2)))
-
-
-def needed_n_rate(value: float | int, bar: float | int) -> int | None:
-    """How many items let Wilson's interval of a share `value` leave `bar` out: its bound passes the bar where
-    the score test rejects it.
-    """
-    return None if value == bar else _needed(min(max(bar * (1 - bar), 0), 0.25), value - bar)
-
-
-def needed_n_paired(a: ArrayLike, b: ArrayLike, bar: float | int = 0.0) -> int | None:
-    """How many pairs of yes-or-no outcomes with the shares seen in `a` and `b` let Tango's interval of the
-    difference leave `bar` out.
-    """
-    found = paired_difference(a, b)
-    if found.value is None or found.value == bar:
-        return None
-    a, b = np.asarray(a, bool).ravel(), np.asarray(b, bool).ravel()
-    return _needed(
-        float(_tango_variance((a & ~b).sum(), (b & ~a).sum(), len(a), np.clip(bar, -1, 1))),
-        found.value - bar,
-    )
-
-
-def _needed(variance: float, distance: float) -> int:
-    return int(np.floor(Z * Z * variance / distance**2)) + 1

@@ -174,13 +174,13 @@ def _siblings(wheel: str, version: str, member: str) -> list[tuple[str, Path]]:
 def _from_hub(file: File, hub: tuple[str, str], target: Path) -> None:
     from huggingface_hub import hf_hub_download
 
-    _hub_must_answer(hub[0])
+    hub_record(hub[0])
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         path = Path(hf_hub_download(*hub, local_dir=folder))
         _join_and_check(file, [path], target)
 
 
-def _hub_must_answer(repo: str):
+def hub_record(repo: str):
     """The hub's record of `repo`; UserError at once when the hub is off, unreachable, or does not have or
     give it.
     """

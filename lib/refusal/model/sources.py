@@ -21,7 +21,7 @@ from refusal.base import syntax
 from refusal.base.errors import ParameterError, UserError, nearest
 from refusal.base.files import DATA, cache_dir, lock, need_space, sha256, write_json
 from refusal.base.machine import slower
-from refusal.model.fetch import _hub_must_answer, fetch
+from refusal.model.fetch import fetch, hub_record
 from refusal.model.names import local_path
 from refusal.model.registry import MODELS, RECIPES, TINY, TINY_BASE, TINY_CLIFF
 
@@ -123,7 +123,7 @@ def locate(name: str) -> Source:
         return Source(name, folder, _folder_hash(folder))
     from huggingface_hub import snapshot_download
 
-    revision = _hub_must_answer(name).sha
+    revision = hub_record(name).sha
     folder = snapshot_download(
         name, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
     )

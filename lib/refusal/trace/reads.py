@@ -58,6 +58,11 @@ def positions(prompts: Sequence[Prompt], at: Sequence) -> list[list[int]]:
     return [[p.position(w) for w in where] for p, where in zip(prompts, each, strict=True)]
 
 
+def _some(prompts: Sequence) -> None:
+    if not len(prompts):
+        raise UserError("there are no prompts to read", "give at least one")
+
+
 def collect(
     model: "Model",
     prompts: Sequence[Prompt | Row],
@@ -77,7 +82,10 @@ def collect(
     prompt (rows bring their own), before what they change is read. Results are cached on disk; memory grows
     with what is returned, not with the number of tokens. `side` is the padding side, which changes nothing
     beyond dtype noise.
+
+    Raises UserError for no prompts.
     """
+    _some(prompts)
     rows = rows_of(prompts, [edits])
     which = {
         s: list(range(model.n_layers + (s == "resid"))) if layers is None else list(layers) for s in sites
@@ -171,7 +179,10 @@ def score(
     `readout` maps logits [row, vocabulary] to [row, …]; its attribute ``key`` names it, and then the result
     is cached on disk. Every arm is a list of edits; all arms × prompts run as rows of shared batches, and a
     row whose first edit is at layer l starts at l from the stored clean states.
+
+    Raises UserError for no prompts.
     """
+    _some(prompts)
     rows = rows_of(prompts, arms)
     compute = lambda: {"score": score_rows(model, rows, readout, label=label)}
     if hasattr(readout, "key"):

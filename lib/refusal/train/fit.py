@@ -67,7 +67,11 @@ def fit(
 
 
 def drawn(examples: Sequence[Example], n: int, batch: int, seed: int) -> list[list[Example]]:
-    """`n` batches from seeded passes over all examples; within a batch alike lengths go together."""
+    """`n` batches from seeded passes over all examples; within a batch alike lengths go together. Raises
+    ValueError where there is no example.
+    """
+    if not examples:
+        raise ValueError("there are no examples to train on")
     rng, order, out = random.Random(seed), [], []
     for _ in range(n):
         while len(order) < batch:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal.measure.judge import judge
-from refusal.measure.probes import FEW, Prober, Training, _along, _scores, _training
+from refusal.measure.probes import FEW, Prober, Training, by_probers, projection_of, training_of
 from refusal.model.loading import Model
 from refusal.trace.batches import micro_batches
 from refusal.trace.decode import generate, generate_and_read, read_prefix
@@ -88,7 +88,7 @@ class Seen:
             torch.full((len(line), r.start), torch.nan)
             for line, r in zip(self.lines, self.rollouts, strict=True)
         ]
-        return _scores(probers, [torch.cat(both, 1) for both in zip(before, self.lines, strict=True)])
+        return by_probers(probers, [torch.cat(both, 1) for both in zip(before, self.lines, strict=True)])
 
 
 def at_once(model, table: pd.DataFrame, max_new_tokens: int = 12, prefix: Prefix | None = None) -> Seen:
@@ -199,7 +199,7 @@ def _after(
     rollouts, prompts = seen.rollouts, [r.prompt for r in seen.rollouts]
     at, along = [[*(cuts[k] if cuts else []), -1] for k in range(len(prompts))], None
     if probers:
-        along = _along(model, probers, [r.start for r in rollouts])
+        along = projection_of(model, probers, [r.start for r in rollouts])
     texts, states, lines = generate_and_read(
         model,
         prompts,
@@ -265,7 +265,7 @@ def training_set(harmful: Seen, benign: Seen) -> Training:
         for late, outcomes, states in ((False, seen.direct, seen.last), (True, seen.thought, seen.late)):
             for i in _known(outcomes, harm) if both or not late else ():
                 rows.append((states[i], outcomes[i] == "refusal", harm, late, seen.plain[i]))
-    return _training(rows, harmful.last)
+    return training_of(rows, harmful.last)
 
 
 def all_positions(harmful: Seen, benign: Seen) -> Training:
@@ -281,7 +281,7 @@ def all_positions(harmful: Seen, benign: Seen) -> Training:
         for i in _known(seen.direct, harm)
         for state in seen.inside[i].unbind(1)
     ]
-    return training_set(harmful, benign).joined(_training(rows, harmful.last))
+    return training_set(harmful, benign).joined(training_of(rows, harmful.last))
 
 
 def _known(outcomes: np.ndarray, harmful: bool) -> np.ndarray:
