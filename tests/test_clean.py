@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from refusal.base.files import PACKAGE, cache_dir
-from refusal.run import clean
+from refusal.base.files import PACKAGE
 
 LEFT = ["cache/models/m/model.safetensors", "results/README.md"]
 
@@ -57,9 +56,3 @@ def test_what_it_cannot_do_is_one_line_and_removes_nothing(checkout):
     done = run(checkout, "all")
     assert done.returncode == 1 and "git cannot clean results and figures: fatal: not a git" in done.stderr
     assert "Traceback" not in done.stderr and left(checkout) == before
-
-
-@pytest.mark.parametrize("place", ["/tmp/x", "relative/x", ""])
-def test_the_cache_is_where_the_library_keeps_it(monkeypatch, place):
-    monkeypatch.setenv("XDG_CACHE_HOME", place)
-    assert clean.cache() == cache_dir()

@@ -117,11 +117,11 @@ def test_a_difference_is_relative_to_its_layer():
 def test_the_tolerance_is_that_of_the_check_at_load(dtype):
     b = torch.tensor([1.0, 0.5])
     for share, fits in ((0.99, True), (1.01, False)):
-        a = b + torch.tensor([share * values.tolerance(dtype), 0])
+        a = b + torch.tensor([share * layout.tolerance(dtype), 0])
         assert (
             layout.close(a, b, dtype)
             == fits
-            == (values.relative(a[None], b[None]) <= values.tolerance(dtype))
+            == (values.relative(a[None], b[None]) <= layout.tolerance(dtype))
         )
 
 

@@ -97,8 +97,8 @@ def test_a_figure_holds_its_claims_bars_and_papers_values(run):
     made.figure("listed", "rates", data, claims=["99.steer.harm"], **words)
     bars = [(b["at"], b["label"], b.get("group")) for b in made.figures["at"]["bars"]]
     assert bars == [
-        (pytest.approx(0.3), "value above random_high by 0.1", "v_harm"),
-        (0.3, "value above 0.3", "v_harm"),
+        (pytest.approx(0.3), "above random high by 0.1", "v_harm"),
+        (0.3, "above 0.3", "v_harm"),
     ]
     assert made.figures["at"]["paper"] == [{"at": 0.9, "label": "Llama", "group": "v_harm"}]
     assert "paper" not in made.figures["beside"] and len(made.figures["beside"]["bars"]) == 2

@@ -14,6 +14,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import filelock
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -439,7 +440,7 @@ def test_a_read_only_cache_is_used_and_said_once(code, monkeypatch, capsys, tmp_
         cache.remember_json("new", lambda: 3),
     ] == [1, 2, 3]
     assert capsys.readouterr().out.count("cannot be written to") == 1
-    monkeypatch.setattr(files.filelock.FileLock, "acquire", refuse(code))
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse(code))
     done = []
     for _ in range(2):
         with files.lock(tmp_path / "deep" / "x", "x"):
@@ -453,7 +454,7 @@ def test_a_full_cache_stops_before_more_is_lost(code, monkeypatch, tmp_path):
     monkeypatch.setattr(files.tempfile, "mkstemp", refuse(code))
     with pytest.raises(UserError, match="while writing"):
         cache.remember_json("x", lambda: 1)
-    monkeypatch.setattr(files.filelock.FileLock, "acquire", refuse(code))
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse(code))
     with pytest.raises(UserError, match="while writing"), files.lock(tmp_path / "x", "x"):
         pass
 

@@ -12,8 +12,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import filelock
-
 from refusal.base.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -164,6 +162,8 @@ def lock(path: Path, what: str):
     Where no lock can be kept (a read-only place, a file system without locks) the work goes on without one:
     there is nothing to do twice where nothing can be written, and whole-file writes keep the rest whole.
     """
+    import filelock  # here, so that paths are known where no package is installed yet
+
     held = filelock.FileLock(f"{path}.lock")
     try:
         with disk_errors(path):

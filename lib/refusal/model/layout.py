@@ -86,11 +86,18 @@ def watch(model: "Model", parts: dict, ids: torch.Tensor) -> tuple[dict, torch.T
             handle.remove()
 
 
+def tolerance(dtype: torch.dtype) -> float:
+    """The largest difference, relative to the largest number of its layer, that the rounding of a whole pass
+    in `dtype` explains.
+    """
+    return max(1e-3, 16 * torch.finfo(dtype).eps)
+
+
 def close(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether two tensors are the same to the arithmetic of a whole pass in `dtype`, which need not be
     theirs: training leaves wrappers that return float32 of what was computed in bfloat16.
     """
-    return bool((a - b).abs().max() <= max(1e-3, 16 * torch.finfo(dtype).eps) * b.abs().max())
+    return bool((a - b).abs().max() <= tolerance(dtype) * b.abs().max())
 
 
 def max_positions(module, config) -> int | None:

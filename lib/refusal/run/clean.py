@@ -10,13 +10,8 @@ import sys
 from pathlib import Path
 
 from refusal.base.errors import ParameterError, UserError
+from refusal.base.files import cache_dir
 from refusal.run.cli import MAKE_ONLY
-
-
-def cache() -> Path:
-    """As `refusal.base.files.cache_dir`, whose module imports what only an environment has."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "refusal-companion"
 
 
 def clean(everything: bool = False) -> None:
@@ -39,7 +34,7 @@ def clean(everything: bool = False) -> None:
             f"git cannot clean results and figures: {reason}",
             "without git, or the right to delete them, remove what is in them by hand",
         ) from None
-    for folder in (cache() if everything else cache() / "computed", Path("site"), Path("build/site")):
+    for folder in (cache_dir() if everything else cache_dir() / "computed", Path("site"), Path("build/site")):
         shutil.rmtree(folder, ignore_errors=True)
 
 

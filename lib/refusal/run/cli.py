@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 from refusal.base.errors import ParameterError, UserError, nearest
+from refusal.base.files import disk_errors
 from refusal.run.declared import notebooks, parameters_of
 from refusal.run.help import make_variables, print_help
 
@@ -403,13 +404,8 @@ def _run(target: str, *rest: str) -> None:
 def main(argv: list[str]) -> int:
     """Run one target; a UserError becomes a message and an exit status, without a traceback."""
     try:
-        if argv[:1] in ([], ["help"]):  # without a package, for a clone in which nothing is installed
-            help_(*argv[1:])
-            return 0
-        from refusal.base.files import disk_errors
-
         with disk_errors():
-            _run(*argv)
+            _run(*argv or ["help"])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status

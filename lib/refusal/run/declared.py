@@ -16,11 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from refusal.base.errors import ParameterError
+from refusal.base.files import NOTEBOOKS
 from refusal.model.registry import DEVICES, DTYPES, TIERS
 
-CHECKOUT = (
-    Path(__file__).resolve().parents[3]
-)  # as in refusal.base.files, which needs a package for its locks
 CHOICES = {"TIER": TIERS, "DEVICE": DEVICES, "DTYPE": DTYPES}
 TYPES = {t.__name__: t for t in (str, int, float, list, bool)}
 
@@ -46,7 +44,7 @@ class Parameter:
 
 def notebooks() -> dict[str, Path]:
     """Every numbered notebook: {number: path}, numbers as they are written."""
-    found = sorted((CHECKOUT / "notebooks").glob("[0-9][0-9]*_*.ipynb"))
+    found = sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb"))
     return {path.stem.split("_")[0]: path for path in found}
 
 

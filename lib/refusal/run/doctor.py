@@ -21,7 +21,7 @@ from refusal.report.recorder import _peak_memory
 from refusal.report.rules import read_claims
 from refusal.run import minutes, params, runner
 from refusal.run.parts import parts_of_findings
-from refusal.run.values import Check, compare, tolerance
+from refusal.run.values import Check, compare
 from refusal.trace.prompts import Prompt, chat, no_template, plain
 
 N, N_VALUES = 16, 4  # prompts per class that are answered, and prompts that are compared
@@ -104,7 +104,7 @@ def _values(model: loading.Model, checks: Sequence[Check]) -> list[str]:
     about = (
         f"largest relative difference from plain PyTorch hooks on one prompt at a time, of {N_VALUES} prompts"
     )
-    return [f"{about}; up to {tolerance(model.dtype):g} is rounding in {_plain(model.dtype)}", *lines]
+    return [f"{about}; up to {layout.tolerance(model.dtype):g} is rounding in {_plain(model.dtype)}", *lines]
 
 
 def _marked(model: loading.Model, prompt: Prompt) -> list[str]:

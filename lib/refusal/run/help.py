@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Mapping
 
 from refusal.base.errors import ParameterError, nearest
+from refusal.base.files import RESULTS, ROOT
 from refusal.base.machine import slower
 from refusal.model.registry import MODELS, RECIPES, TIERS
-from refusal.run.declared import CHECKOUT, Parameter, about_minutes, notebooks, parameters_of, question
+from refusal.run.declared import Parameter, about_minutes, notebooks, parameters_of, question
 
 TARGETS = """\
 usage: make TARGET [PARAMETER=value …]
@@ -102,14 +103,12 @@ def _notebook(number: str) -> None:
     origins = Counter(c.get("origin", "paper") for c in claims)
     parameters = parameters_of(path)
     print(f"{number}: {question(path)}")
-    print(f"  {path.relative_to(CHECKOUT)}; papers: {', '.join(sorted({c['paper'] for c in claims}))}")
+    print(f"  {path.relative_to(ROOT)}; papers: {', '.join(sorted({c['paper'] for c in claims}))}")
     print(
         f"  {len(claims)} claims: {origins['paper']} of papers, {origins['ours']} questions of ours; "
         f"make claims PLAN=1 lists them"
     )
-    took = {
-        run.parent.name: about_minutes(run) for run in sorted((CHECKOUT / "results").glob(f"*/*/{path.stem}"))
-    }
+    took = {run.parent.name: about_minutes(run) for run in sorted(RESULTS.glob(f"*/*/{path.stem}"))}
     for model, minutes in took.items():
         if minutes:
             print(f"  took {minutes} min on {model}")
@@ -139,7 +138,7 @@ def _models() -> None:
 
 def _times(model: str) -> str:
     """What the runs whose results are here took on a model."""
-    runs = sorted((CHECKOUT / "results" / "embedded" / model).glob("[0-9]*"))
+    runs = sorted((RESULTS / "embedded" / model).glob("[0-9]*"))
     took = {run.name: about_minutes(run) for run in runs if "@" not in run.name}
     found = ", ".join(f"{name.partition('_')[0]} {minutes} min" for name, minutes in took.items() if minutes)
     return f"; notebooks took: {found}" if found else ""

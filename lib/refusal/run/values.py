@@ -25,11 +25,6 @@ class Check:
     fits: bool
 
 
-def tolerance(dtype: torch.dtype) -> float:
-    """The largest relative difference that rounding explains: that of the tests and of the check at load."""
-    return max(1e-3, 16 * torch.finfo(dtype).eps)
-
-
 def compare(model: loading.Model, prompts: Sequence[Prompt]) -> list[Check]:
     """The package's states, sublayer writes, logits and one edit against hooks on the plain module, which
     sees one unpadded prompt at a time.
@@ -69,7 +64,8 @@ def compare(model: loading.Model, prompts: Sequence[Prompt]) -> list[Check]:
         (f"logits with a vector added at layer {layer}, as a batch", scored[1][:, None], edited[:, None]),
     ]
     return [
-        Check(what, d := relative(ours, theirs), d <= tolerance(model.dtype)) for what, ours, theirs in found
+        Check(what, d := relative(ours, theirs), d <= layout.tolerance(model.dtype))
+        for what, ours, theirs in found
     ]
 
 
