@@ -6,11 +6,22 @@ import pytest
 from pydantic import ValidationError
 
 from refusal.base import files
+from refusal.base.errors import UserError
 from refusal.base.files import NOTEBOOKS
 from refusal.report import pages
 from refusal.report.pages import BEGIN, END
 from refusal.report.render import counts, table
-from refusal.report.rules import Claim, Measured, Record, decide, evidence_of, read_claims, record, rule_of
+from refusal.report.rules import (
+    Claim,
+    Measured,
+    Record,
+    decide,
+    evidence_of,
+    read_claims,
+    read_records,
+    record,
+    rule_of,
+)
 from refusal.run import cli
 from refusal.run.parts import parts_of_findings
 
@@ -161,6 +172,65 @@ CLAIM = {
     "precondition": "the model refuses",
     "rule": {"above": "random_high"},
 }
+
+
+TOML = """[[claim]]
+id = "02.steer.harm"
+paper = "arXiv:2507.11878"
+source = "Fig. 4"
+statement = "s"
+metric = "m"
+precondition = "the model refuses"
+rule = {above = "random_high"}
+"""
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        (None, "there is no claims file 02_x.claims.toml beside the notebook"),
+        ("", "02_x.claims.toml is no claims file: 'claim'"),
+        ("[[claim]\n", "02_x.claims.toml is no claims file: "),
+        ("claim = [1]", "claim that is no table: "),
+        (TOML + TOML, "has the claim 02.steer.harm twice"),
+        (TOML.replace("metric", "metrics"), "claim 02.steer.harm: metric"),
+        (TOML.replace("above", "abvoe"), "claim 02.steer.harm: rule."),
+        (TOML.partition("\n")[0] + "\n" + TOML.partition("\n")[2].partition("\n")[2], "without an id: id: "),
+    ],
+)
+def test_a_claims_file_that_is_none_is_an_error_of_two_lines(tmp_path, text, says):
+    path = tmp_path / "02_x.claims.toml"
+    path.write_text(TOML)
+    assert read_claims(path)["02.steer.harm"].statement == "s"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError) as raised:
+        read_claims(path)
+    assert says in str(raised.value) and len(str(raised.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[1]", '[{"id": "02.x"}]', "null"])
+def test_what_are_no_records_is_one_kind_of_error(tmp_path, text):
+    path = tmp_path / "claims.json"
+    made = record(Claim(**CLAIM), measured(0.8, [0.7, 0.9]), "released")
+    path.write_text(f"[{made.model_dump_json()}]")
+    assert read_records(path) == [made]
+    path.write_text(text)
+    with pytest.raises(ValueError):
+        read_records(path)
+
+
+@pytest.mark.parametrize("side, sign", [("above", 1), ("below", -1)])
+def test_where_a_bar_lies(side, sign):
+    """A number stands where it stands; a control is scaled; the margin goes to the claimed side."""
+    number, control = (
+        rule_of({side: bar, "margin": 0.1, "times": times}) for bar, times in ((0.5, 1.0), ("r", 3.0))
+    )
+    assert number.at(None) == number.at(9.0) == pytest.approx(0.5 + sign * 0.1)
+    assert control.at(None) is None and control.at(0.2) == pytest.approx(0.6 + sign * 0.1)
+    seen = measured(0.8, [0.7, 0.9], controls={"r": 0.2})
+    assert control.level(seen) == control.at(0.2) and number.level(seen) == number.at(None)
 
 
 def test_a_verdict_can_be_computed_again_from_the_record_alone():

@@ -140,6 +140,25 @@ def test_a_run_that_cannot_be_read_is_named_and_the_others_are_drawn(
     assert make(monkeypatch, capsys, FIG="other--m/21/first")[0] == 0
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"parameters": {}}', '{"parameters": {}, "model": '])
+@pytest.mark.parametrize("name", ["run.json", "claims.json", "manifest.json"])
+def test_what_stands_beside_the_pictures_survives_half_a_file(here, monkeypatch, text, name):
+    run = here / "results/embedded/m/21_one"
+    (here / "21_one.ipynb").write_text('{"cells": []}')
+    monkeypatch.setattr(gallery, "NOTEBOOKS", here)
+    monkeypatch.setattr(gallery, "committed", lambda _: {run / "figures.json"})
+    about = {"parameters": {"N": 1}, "model": {"name": "m"}}
+    (run / "run.json").write_text(json.dumps(about))
+    gallery.update()
+    whole = (here / "figures/manifest.json").read_text()
+    assert json.loads(whole)["embedded/m/21_one/first"]["parameters"] == {"N": 1}
+    (here / "figures/manifest.json" if name == "manifest.json" else run / name).write_text(text)
+    gallery.update()
+    kept = json.loads((here / "figures/manifest.json").read_text())
+    assert "# Figures" in (here / "figures/README.md").read_text()
+    assert kept == json.loads(whole)  # a run that is half written leaves the last manifest
+
+
 def test_options_of_figures_go_with_no_other_target(monkeypatch):
     monkeypatch.setenv(cli.PREFIX + "STYLE", "slide")
     with pytest.raises(ParameterError, match="STYLE goes with make figures"):

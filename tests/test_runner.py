@@ -20,6 +20,7 @@ from conftest import tiny_module
 from refusal.base import machine
 from refusal.base.errors import ParameterError, UserError
 from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, write_json
+from refusal.base.took import about_minutes
 from refusal.model import loading
 from refusal.model.names import folder_name
 from refusal.model.registry import MODELS, RECIPES, TIERS
@@ -27,6 +28,7 @@ from refusal.model.tiny import tiny_tokenizer
 from refusal.report import gallery
 from refusal.report.rules import read_claims
 from refusal.run import cli, params, runner
+from refusal.run.help import make_variables
 
 BOOK = NOTEBOOKS / "02_harmfulness_vs_refusal.ipynb"
 OUTPUTS = ("run.json", "metrics.json", "claims.json", "figures.json", "executed.ipynb")
@@ -452,6 +454,12 @@ def test_what_runs_nothing_loads_nothing_heavy(words, given):
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
+def test_make_hands_on_every_parameter_and_option():
+    """Under a name of its own, so that a variable of the user's shell is none and make expands nothing."""
+    names = re.search(r"^NAMES := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert names and set(names[1].split()) == set(make_variables()) | set(cli.OPTIONS)
+
+
 @pytest.mark.parametrize("target", ["figures", "models", "readme", "hello"])
 def test_a_target_without_parameters_refuses_them_before_it_does_anything(monkeypatch, capsys, target):
     monkeypatch.setenv("COMPANION_GIVEN", "MODEL")
@@ -572,7 +580,7 @@ def test_minutes_are_those_of_the_longest_run_on_one_machine(tmp_path):
     path, same = tmp_path / "run.json", {"parameters": {"N": 4}, "machine": runner.environment()["machine"]}
     assert runner._longest(path, 30.0, {"N": 4}) == 30
     write_json(path, same | {"duration_s": 600.0, "longest_s": 900.0})
-    assert runner.about_minutes(tmp_path) == 15
+    assert about_minutes(tmp_path) == 15
     assert runner._longest(path, 30.0, {"N": 4}) == 900
     assert runner._longest(path, 1000.0, {"N": 4}) == 1000
     assert runner._longest(path, 30.0, {"N": 8}) == 30
@@ -580,4 +588,4 @@ def test_minutes_are_those_of_the_longest_run_on_one_machine(tmp_path):
     assert runner._longest(path, 30.0, {"N": 4}) == 30
     path.write_text("half a fi")
     assert runner._longest(path, 30.0, {"N": 4}) == 30
-    assert runner.about_minutes(tmp_path) is None
+    assert about_minutes(tmp_path) is None

@@ -94,6 +94,8 @@ def test_what_differs_by_its_default_only_is_not_swept(file):
         ("notebook: 02\nover: {SEED: [0]}", "it names no claim"),
         ("notebook: 02\nclaim: 02.steer.refuse\nover: {SEED: [0]}", "did you mean '02.steer.refuse."),
         (f"notebook: 02b\nclaim: {STEER}\nover: {{SEED: [0]}}", f"there is no claim '{STEER}'"),
+        ("notebook: 02\nclaim: {id: 02.steer}\nover: {SEED: [0]}", "there is no claim {'id': '02.steer'}"),
+        ("notebook: 02\nclaim: [[02.steer]]\nover: {SEED: [0]}", "there is no claim ['02.steer']"),
         (HEAD, "neither over nor runs is given"),
         (RUNS + "over: {SEED: [2]}", "both over and runs are given"),
         (HEAD + "over: {SEED: 1}", "over is no mapping of lists"),

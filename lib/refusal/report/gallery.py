@@ -4,6 +4,7 @@
 
 import json
 from itertools import groupby
+from pathlib import Path
 
 from refusal.base.errors import UserError
 from refusal.base.files import (
@@ -35,7 +36,7 @@ def update() -> None:
     """
     with lock(FIGURES / ".manifest", "the figure manifest"):
         path, made = FIGURES / "manifest.json", manifest()
-        if made and not (path.exists() and json.loads(path.read_text(encoding="utf-8")) == made):
+        if made and _held(path) != made:
             write_json(path, made)
         try:
             text, path = page(), FIGURES / "README.md"
@@ -54,13 +55,21 @@ def page() -> str:
     for run, own in groupby(figures, key=lambda figure: figure.run):
         tier, model, notebook = run.parts[-3:]
         claims = run / "claims.json"
-        records = json.loads(claims.read_text(encoding="utf-8")) if claims.is_file() else []
+        records = [r for r in _held(claims) or () if isinstance(r, dict) and "id" in r]
         verdicts = {r["id"]: r["verdict"] for r in records if "verdict" in r}
         at = f"{len(contents) + 1:02}"
         contents.append(f"- [{notebook}, {model}](#{at})")
         sections.append(f'<a id="{at}"></a>\n\n## {notebook}, {model}\n\nTier `{tier}`.\n')
         sections += [_entry(figure, verdicts) for figure in own]
     return "\n".join([HEAD, *contents, "", *sections])
+
+
+def _held(path: Path):
+    """What a JSON file holds; None where it is not there or cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _entry(figure: Figure, verdicts: dict[str, str]) -> str:
@@ -85,9 +94,10 @@ def manifest() -> dict:
     for path in sorted(RESULTS.glob("*/*/*/figures.json")):
         run = path.parent
         source = NOTEBOOKS / f"{run.name.partition('@')[0]}.ipynb"
-        if run.parts[-3] == "smoke" or not (run / "run.json").exists() or not source.exists():
+        about = _held(run / "run.json")
+        whole = isinstance(about, dict) and {"parameters", "model"} <= about.keys()
+        if run.parts[-3] == "smoke" or not source.exists() or not whole:
             continue
-        about = json.loads((run / "run.json").read_text(encoding="utf-8"))
         parameters = {
             k: shown_name(v) if k in about.get("names_models", ()) else v
             for k, v in about["parameters"].items()

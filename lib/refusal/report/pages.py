@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from refusal.report.render import ORDER, controls, counts, flips, interval, needed, number, paper_value
 from refusal.report.rules import Record
+from refusal.report.shown import percent
 
 Run = tuple[str, str]  # tier, model
 Ledger = Sequence[tuple[str, str, Record]]
@@ -207,16 +208,11 @@ def _came_out(mine: Ledger, finding: Finding) -> str:
     (_, model), records = best[0]
     by = {r.id: r for r in records}
     said = [
-        f"{words.format(value=number(v := by[id].value), share=share(v))}: {by[id].verdict}"
+        f"{words.format(value=number(v := by[id].value), share=percent(v))}: {by[id].verdict}"
         for id, words in finding.headlines.items()
         if id in by
     ]
     return "; ".join([*said, f"on {_shown(model)}"])
-
-
-def share(x: float | None) -> str:
-    """A share as text, in per cent."""
-    return "–" if x is None else f"{x:.0%}"
 
 
 def between(text: str, made: str) -> str:

@@ -13,7 +13,7 @@ import ast
 import math
 from collections.abc import Callable, Mapping
 
-from refusal.report.rules import MIN_N, Above, Claim, comparisons
+from refusal.report.rules import MIN_N, Claim, comparisons
 
 Z, POWER = 1.959964, 0.841621  # normal quantiles of 97.5 and of 80 %
 
@@ -87,11 +87,10 @@ def needed(claim: Claim) -> int:
     bars = []  # (level, 1 above or -1 below)
     for part in comparisons(claim.rule):
         if part.of == plan.of:
-            bar, sign = (part.above, 1) if isinstance(part, Above) else (part.below, -1)
-            level = part.times * plan.bar if isinstance(bar, str) and plan.bar is not None else bar
-            if isinstance(level, str):
-                raise ValueError(f"{claim.id}: what {bar} may be is not assumed")
-            bars.append((level + sign * part.margin, sign))
+            level = part.at(plan.bar)
+            if level is None:
+                raise ValueError(f"{claim.id}: what {part.bar} may be is not assumed")
+            bars.append((level, part.sign))
     if not bars:
         raise ValueError(f"{claim.id}: its rule asks nothing of {plan.of or 'the value'}")
     side = bars[0][1]

@@ -4,6 +4,7 @@ Run by the runner (``make nb-NN``), everything is written into the run's folder;
 same cells show the same figures and write nothing, so that trying a parameter never overwrites a result.
 """
 
+import glob
 import html
 import json
 import math
@@ -20,10 +21,11 @@ from refusal.base.errors import NotebookEnded, UserError
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.base.files import NOTEBOOKS, PACKAGE, RESULTS, write_bytes, write_json, write_text
 from refusal.base.machine import end_with
+from refusal.base.took import about_minutes, peak_memory
 from refusal.model.names import folder_name
 from refusal.report import shown
 from refusal.report.pictures import picture
-from refusal.report.rules import Claim, Measured, Record, bars, evidence_of, read_claims, record
+from refusal.report.rules import Claim, Measured, Record, bars, evidence_of, read_claims, read_records, record
 
 if TYPE_CHECKING:
     from refusal.model.loading import Model
@@ -150,7 +152,8 @@ class Recorder:
         self.box = question, display(HTML(self._opening(question, self._before())), display_id=True)
 
     def _opening(self, question: str, records: Sequence[Record]) -> str:
-        minutes = self._minutes()
+        here = self._here()
+        minutes = about_minutes(here) if here else None
         about = f"{self.name}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
         about += f"; about {minutes} minutes from nothing" if minutes else ""
         return shown.opening(self._named(question), self._named(about), records, f"make nb-{self._number()}")
@@ -160,23 +163,16 @@ class Recorder:
 
     def _here(self) -> Path | None:
         """The folder of a run of these models with the default parameters; None where there is none."""
-        found = sorted(RESULTS.glob(f"*/{self.folder}/{self.notebook}"))
+        found = sorted(RESULTS.glob(f"*/{glob.escape(self.folder)}/{self.notebook}"))
         return found[0] if found and not self.out else None
 
     def _before(self) -> list[Record]:
         """What that run found; nothing where it cannot be read, and in a run by the runner."""
+        here = self._here()
         try:
-            text = (self._here() or Path()).joinpath("claims.json").read_text(encoding="utf-8")
-            return [Record(**r) for r in json.loads(text)]
-        except (OSError, ValueError, TypeError):
+            return read_records(here / "claims.json") if here else []
+        except (OSError, ValueError):
             return []
-
-    def _minutes(self) -> int | None:
-        try:
-            about = json.loads((self._here() or Path()).joinpath("run.json").read_text(encoding="utf-8"))
-            return math.ceil(about.get("longest_s", about["duration_s"]) / 60)
-        except (OSError, ValueError, KeyError):
-            return None
 
     def _answer(self) -> None:
         """Put this run's answers into the box at the top."""
@@ -200,7 +196,8 @@ class Recorder:
         found = Measured(value=value, ci95=ci95, n=n, controls={k: _plain(v) for k, v in controls.items()})
         entry = record(self.planned[id], found, self.evidence, precondition)
         self.claims.append(entry)
-        display(HTML(f"<b>{entry.id}</b> {entry.statement}: <b>{entry.verdict}</b> ({entry.reason})"))
+        said = html.escape(f"({entry.reason})")
+        display(HTML(f"<b>{entry.id}</b> {html.escape(entry.statement)}: <b>{entry.verdict}</b> {said}"))
 
     def plan(self) -> HTML:
         """The notebook's claims as they stand before anything is measured: what is claimed, where, and the
@@ -279,7 +276,7 @@ class Recorder:
                     "device": str(self.device),
                     "dtype": str(self.dtype).removeprefix("torch."),
                     "batch_tokens": self.batch_tokens,
-                    "peak_memory_bytes": _peak_memory(self.device),
+                    "peak_memory_bytes": peak_memory(self.device),
                     **_gpu(self.device),
                     "library": str(PACKAGE),
                     "models": self.models,
@@ -302,25 +299,6 @@ def _models_at_work() -> dict[str, str]:
 
     shell = get_ipython()
     return {v.name: v.revision for v in (shell.user_ns.values() if shell else ()) if isinstance(v, Model)}
-
-
-def _peak_memory(device) -> dict:
-    """Peak memory of this process, and of the GPU where one is used, in bytes."""
-    peak = {}
-    try:
-        import resource
-        import sys
-
-        peak["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
-        )
-    except ImportError:  # Windows has no resource module
-        pass
-    if device.type == "cuda":
-        import torch
-
-        peak["gpu"] = torch.cuda.max_memory_allocated()
-    return peak
 
 
 def _gpu(device) -> dict:

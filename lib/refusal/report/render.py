@@ -1,13 +1,12 @@
 """The ledger as text: its rows, counts, and what other parameters change."""
 
 import fnmatch
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from refusal.report.committed import committed
-from refusal.report.rules import Claim, Record
+from refusal.report.rules import Claim, Record, read_records
 
 
 def read_ledger(results: Path, tracked: bool = False) -> list[tuple[str, str, Record]]:
@@ -22,8 +21,8 @@ def read_ledger(results: Path, tracked: bool = False) -> list[tuple[str, str, Re
             continue
         tier, model, (_, at, differs) = path.parts[-4], path.parts[-3], path.parts[-2].partition("@")
         try:
-            records = [Record(**r) for r in json.loads(path.read_text(encoding="utf-8"))]
-        except (ValueError, TypeError):
+            records = read_records(path)
+        except (OSError, ValueError):
             print(f"left out: {path} cannot be read; run that again, or remove its folder", file=sys.stderr)
             continue
         found += [(tier, f"{model} @ {differs}" if at else model, r) for r in records]
@@ -68,13 +67,21 @@ def needed(r: Record) -> str:
     return f" (about {r.needed_n} items would decide)" if r.needed_n else ""
 
 
+def controls_of(r: Record) -> dict[str, float | int | str | None]:
+    """The controls of a record that are one value, without their intervals."""
+    return {k: v for k, v in r.controls.items() if not k.endswith("_ci95") and not isinstance(v, list)}
+
+
+def controls_used(r: Record) -> dict[str, float | int | str | None]:
+    """Those of `controls_of` that the record's rule compares with."""
+    patterns = r.rule.controls()
+    return {k: v for k, v in controls_of(r).items() if any(fnmatch.fnmatchcase(k, p) for p in patterns)}
+
+
 def controls(r: Record) -> str:
     """Four controls of a record as text, those that its rule compares with first."""
-    names = [k for k, v in r.controls.items() if not k.endswith("_ci95") and not isinstance(v, list)]
-    used = [k for k in names if any(fnmatch.fnmatchcase(k, pattern) for pattern in r.rule.controls())]
-    return ", ".join(
-        f"{k.replace('_', ' ')} {number(r.controls[k])}" for k in list(dict.fromkeys(used + names))[:4]
-    )
+    found = list((controls_used(r) | controls_of(r)).items())[:4]
+    return ", ".join(f"{k.replace('_', ' ')} {number(v)}" for k, v in found)
 
 
 MADE = {
@@ -99,9 +106,6 @@ def table(records: list[Record]) -> list[list[str]]:
         said = f"{r.id}: {r.statement}{MADE[r.evidence]}"
         rows.append([said, paper_value(r), here, controls(r), r.verdict + needed(r)])
     return rows
-
-
-HEADER = ["claim", "paper", "here [95 % interval]", "controls", "verdict"]
 
 
 # what disagrees with a paper comes first

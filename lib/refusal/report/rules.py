@@ -16,8 +16,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from refusal.base.errors import UserError
 from refusal.model.registry import RECIPES, TINY, TINY_BASE, TINY_CLIFF
 
 MIN_N = 20  # below this many items a cell is underpowered, whatever its value
@@ -43,17 +44,35 @@ class _Compare(_Frozen):
     times: float = 1.0
     of: str | None = None
 
+    @property
+    def bar(self) -> float | str:
+        """A number, or the name of the control that is the bar."""
+        assert isinstance(self, (Above, Below))
+        return self.above if isinstance(self, Above) else self.below
+
+    @property
+    def sign(self) -> int:
+        """1 where the value is to lie above the bar, -1 where below."""
+        return 1 if isinstance(self, Above) else -1
+
+    def at(self, control: float | None) -> float | None:
+        """Where the bar lies if the control that it is has this value; None without one. A bar that is a
+        number lies where it lies.
+        """
+        bar = self.bar
+        if isinstance(bar, str):
+            if control is None:
+                return None
+            bar = control * self.times
+        return bar + self.sign * self.margin
+
     def level(self, measured: "Measured") -> float | None:
         """Where the bar lies; None where the control that it is was not measured."""
-        bar, side = self._bar()
-        if isinstance(bar, str):
-            found = measured.number(bar)
-            bar = None if found is None else found * self.times
-        return None if bar is None else bar + (self.margin if side == "above" else -self.margin)
+        return self.at(measured.number(self.bar) if isinstance(self.bar, str) else None)
 
     def answer(self, measured: "Measured") -> Answer:
-        (bar, side), level = self._bar(), self.level(measured)
-        sign, against = (1 if side == "above" else -1), (f"{bar} " if isinstance(bar, str) else "")
+        bar, sign, level = self.bar, self.sign, self.level(measured)
+        side, against = ("above" if sign > 0 else "below"), (f"{bar} " if isinstance(bar, str) else "")
         found = []
         for name, value, interval in measured.named(self.of):
             if value is None or interval is None or level is None:
@@ -73,13 +92,8 @@ class _Compare(_Frozen):
             )
         return _worst(found) if found else ("missing", f"{self.of} could not be measured")
 
-    def _bar(self) -> tuple[float | str, str]:
-        """The bar, and on which side of it to lie."""
-        assert isinstance(self, (Above, Below))
-        return (self.above, "above") if isinstance(self, Above) else (self.below, "below")
-
     def words(self) -> str:
-        bar, side = self._bar()
+        bar, side = self.bar, "above" if self.sign > 0 else "below"
         bar = f"{self.times:g} × {bar}" if self.times != 1 else bar if isinstance(bar, str) else f"{bar:g}"
         by = f" by {self.margin:g}" if self.margin else ""
         return f"{self.of or 'value'} {side} {bar}{by}"
@@ -89,7 +103,7 @@ class _Compare(_Frozen):
 
     def controls(self) -> list[str]:
         """Names, or patterns of names, of the controls that are compared."""
-        return [name for name in (self._bar()[0], self.of) if isinstance(name, str)]
+        return [name for name in (self.bar, self.of) if isinstance(name, str)]
 
 
 class Above(_Compare):
@@ -249,11 +263,42 @@ class Record(Claim, Measured):
 
 
 def read_claims(path: Path) -> dict[str, Claim]:
-    """The claims of one file, by id. Raises ValueError where an id stands twice."""
-    claims = [Claim(**entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["claim"]]
-    if len({c.id for c in claims}) < len(claims):
-        raise ValueError(f"{path.name} has a claim twice")
-    return {c.id: c for c in claims}
+    """The claims of one file, by id. Raises UserError where there is no such file, where it is no claims
+    file, and where an id stands twice.
+    """
+    hint = "docs/verdicts.md says what a claims file holds"
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["claim"]
+    except FileNotFoundError:
+        raise UserError(f"there is no claims file {path.name} beside the notebook", hint) from None
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path.name} is no claims file: {error}", hint) from None
+    claims: dict[str, Claim] = {}
+    for entry in entries:
+        try:
+            claim = Claim(**entry)
+        except (TypeError, ValidationError) as error:
+            which = entry.get("id", "without an id") if isinstance(entry, dict) else "that is no table"
+            raise UserError(f"{path.name}, claim {which}: {_first_fault(error)}", hint) from None
+        if claim.id in claims:
+            raise UserError(f"{path.name} has the claim {claim.id} twice", hint)
+        claims[claim.id] = claim
+    return claims
+
+
+def _first_fault(error: Exception) -> str:
+    """One line of what pydantic says in several."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a ``claims.json``. Raises OSError where it cannot be read, and ValueError where it holds
+    no records of the present kind.
+    """
+    return TypeAdapter(list[Record]).validate_json(path.read_bytes())
 
 
 def evidence_of(*names: str) -> Evidence:
@@ -326,9 +371,7 @@ def _what_would_decide(rule: Rule, measured: Measured) -> str:
     """
     unclear, n = _unclear(rule, measured), needed_n(rule, measured)
     mine = [part for part in unclear if part.of is None]
-    bars = dict.fromkeys(
-        bar for part in mine if isinstance(bar := part.above if isinstance(part, Above) else part.below, str)
-    )
+    bars = dict.fromkeys(part.bar for part in mine if isinstance(part.bar, str))
     # a bar that is a control was measured as well, and moves with its own items
     others = [*bars, *dict.fromkeys(part.of for part in unclear if part.of)]
     said = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refusal.base.files import sha256
-from refusal.report.rules import Record
+from refusal.report.rules import Record, read_records
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,12 @@ def read_runs(results: Path) -> list[Run]:
 
 
 def _read(folder: Path) -> Run:
-    claims, figures, about = (
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("claims", "figures", "run")
+    records = read_records(folder / "claims.json")
+    figures, about = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("figures", "run")
     )
     for spec in figures.values():
         spec["title"], spec["note"]  # what no figure is without
-    records = [Record(**r) for r in claims]
     return Run(folder, records, dict(figures), dict(about), _executed(folder, about))
 
 

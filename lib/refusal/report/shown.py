@@ -2,12 +2,11 @@
 top, one prompt's tokens, small tables, the ledger, and its last paragraph. All words come from the records.
 """
 
-import fnmatch
 import html
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from refusal.report.render import MADE, ORDER, counts, paper_value
+from refusal.report.render import MADE, ORDER, controls_used, counts, paper_value
 from refusal.report.rules import Record
 
 if TYPE_CHECKING:
@@ -56,16 +55,6 @@ def measured(r: Record) -> str:
     if r.value is None or r.ci95 is None:
         return "not measured"
     return f"{number(r.value)} [{number(r.ci95[0])}, {number(r.ci95[1])}], n {r.n}"
-
-
-def controls_used(r: Record) -> dict[str, float | int | str | None]:
-    """The controls that a record's rule compares with, without their intervals."""
-    return {
-        k: v
-        for k, v in r.controls.items()
-        if not k.endswith("_ci95") and not isinstance(v, list)
-        if any(fnmatch.fnmatchcase(k, pattern) for pattern in r.rule.controls())
-    }
 
 
 def ledger(records: Sequence[Record]) -> str:

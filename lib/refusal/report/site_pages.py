@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from urllib.parse import quote
 
-from refusal.report.render import ORDER, counts, paper_value, standing, table
-from refusal.report.rules import Above, Record, comparisons
+from refusal.report.render import ORDER, controls_of, counts, paper_value, standing, table
+from refusal.report.rules import Record, comparisons
 from refusal.report.runs import Run
 
 WIDTH, HEIGHT, EDGE = 300, 26, 8  # of an interval bar, in pixels
@@ -182,8 +182,7 @@ def _seen(run: Run, r: Record, root: str) -> str:
     )
     controls = "; ".join(
         escape(f"{name.replace('_', ' ')} {_digits(value)}") + _interval(r.controls.get(f"{name}_ci95"))
-        for name, value in r.controls.items()
-        if not name.endswith("_ci95") and not isinstance(value, list)
+        for name, value in controls_of(r).items()
     )
     return (
         f'<section class="seen"><p><b>{escape(run.title)}</b> ({EVIDENCE[r.evidence]}) {pill(r.verdict)}: '
@@ -209,12 +208,10 @@ def _bars(r: Record) -> str:
     if r.value is not None and r.ci95 is not None:
         looked["the value"] = (r.value, r.ci95, [])
     for part in comparisons(r.rule):
-        bar, sign = (part.above, 1) if isinstance(part, Above) else (part.below, -1)
-        level, words = (r.number(bar) if isinstance(bar, str) else bar), part.words()
+        level = part.level(r)
         if level is None:
             continue
-        level = level * (part.times if isinstance(bar, str) else 1) + sign * part.margin
-        words += f" ({level:.3g})" if isinstance(bar, str) else ""
+        words = part.words() + (f" ({level:.3g})" if isinstance(part.bar, str) else "")
         for name, value, ci95 in r.named(part.of):
             if isinstance(value, (int, float)) and isinstance(ci95, (tuple, list)) and None not in ci95:
                 looked.setdefault(name, (value, ci95, []))[2].append((words, level))

@@ -146,14 +146,12 @@ def claims(tier: str | None = None, model: str | None = None, verdict: str | Non
     ledger = [entry for entry in ledger if verdict in (None, entry[2].verdict)]
     if not ledger:
         print(f"no claim is {verdict} here")
+        return
     width = _width()
     for group in dict.fromkeys((tier, model) for tier, model, _ in ledger):
         records = [r for tier, model, r in ledger if (tier, model) == group]
-        made = (
-            " (constructed model: tests the instrument, says nothing about a paper)"
-            if records[0].evidence == "constructed"
-            else ""
-        )
+        constructed = all(r.evidence == "constructed" for r in records)
+        made = " (constructed: tests the instrument, says nothing about a paper)" if constructed else ""
         print(f"\n{group[1]} · tier {group[0]}{made}")
         for record, (claim, paper, here, controls, _) in zip(records, table(records), strict=True):
             print(

@@ -9,7 +9,6 @@ are what a run is about, and name its folder; the others are models that it need
 
 import ast
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,17 +51,6 @@ def question(notebook: Path) -> str:
     """The question of a notebook: its first heading, without the number."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     return "".join(cells[0]["source"]).splitlines()[0].lstrip("# ").partition(" · ")[2]
-
-
-def about_minutes(folder: Path) -> int | None:
-    """Minutes that the run took which left its results in `folder`, at its longest on one machine, for later
-    ones find much in the cache; None where there is none.
-    """
-    try:
-        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return math.ceil(about.get("longest_s", about["duration_s"]) / 60)
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def parameters_of(notebook: Path) -> dict[str, Parameter]:

@@ -12,12 +12,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from refusal import data
 from refusal.base.errors import UserError
+from refusal.base.took import peak_memory
 from refusal.measure import behaviour, stats
 from refusal.measure.judge import OUTCOMES
 from refusal.model import layout, loading
 from refusal.model.names import shown_name
 from refusal.report.outlook import Asked, by_preconditions
-from refusal.report.recorder import _peak_memory
 from refusal.report.rules import read_claims
 from refusal.run import minutes, params, runner
 from refusal.run.parts import parts_of_findings
@@ -140,7 +140,7 @@ def _refusals(answers: pd.DataFrame) -> list[str]:
 
 
 def _memory(model: loading.Model) -> list[str]:
-    peak = _peak_memory(model.device)
+    peak = peak_memory(model.device)
     return [f"peak memory so far: {', '.join(f'{v / 1e9:.1f} GB ({k})' for k, v in peak.items())}"]
 
 

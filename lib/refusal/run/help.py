@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from refusal.base.errors import ParameterError, nearest
 from refusal.base.files import RESULTS, ROOT
 from refusal.base.machine import slower
+from refusal.base.took import about_minutes
 from refusal.model.registry import MODELS, RECIPES, TIERS
-from refusal.run.declared import Parameter, about_minutes, notebooks, parameters_of, question
+from refusal.run.declared import Parameter, notebooks, parameters_of, question
 
 TARGETS = """\
 usage: make TARGET [PARAMETER=value …]

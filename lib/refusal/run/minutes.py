@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from refusal import data
+from refusal.base import took
 from refusal.base.files import RESULTS
 from refusal.model.loading import Model
 from refusal.model.names import shown_name
@@ -77,11 +78,6 @@ def _subject(about: dict) -> str:
     return about["model"]["name"].rpartition("--vs--")[2]
 
 
-def _took(about: dict) -> int:
-    """Minutes, at its longest on one machine."""
-    return math.ceil(about.get("longest_s", about["duration_s"]) / 60)
-
-
 def estimates(model: Model, speed: Speed, load: Callable[[str], Model]) -> list[str]:
     """One line a notebook, and one that says how they were made. `load` loads a registered model as `model`
     was.
@@ -101,15 +97,16 @@ def estimates(model: Model, speed: Speed, load: Callable[[str], Model]) -> list[
         mine = [run for run in alike if _subject(run) == shown_name(model.name)]
         known = [run for run in alike if (name := _subject(run)) in disk and not runner.missing([name])]
         if mine:
-            told = f"about {_took(mine[0])}, which it took in the run whose results are here"
+            told = f"about {took.minutes(mine[0])}, which it took in the run whose results are here"
         elif known:
             run = min(known, key=lambda run: abs(math.log(disk[_subject(run)] / size)))
-            name, took = _subject(run), _took(run)
-            told = f"about {math.ceil(slower(name) * took)}, {slower(name):.1f} times the {took} of {name}"
+            name, minutes = _subject(run), took.minutes(run)
+            scaled = math.ceil(slower(name) * minutes)
+            told = f"about {scaled}, {slower(name):.1f} times the {minutes} of {name}"
         else:
             name, machine = runs[0]["model"]["name"], runs[0]["machine"]
             where = f"{machine.get('processor')}, {machine.get('cores')} cores"
-            told = f"not known for this machine; {_took(runs[0])} with {name} on {where}"
+            told = f"not known for this machine; {took.minutes(runs[0])} with {name} on {where}"
         lines.append(f"{number}: {told}")
     said = (
         "scaled by the seconds that the same short reading and answering takes with each model, here and "

@@ -41,13 +41,13 @@ from refusal.base.files import (
 )
 from refusal.base.kernel import PROGRESS_FILE
 from refusal.base.machine import cpu_has_bfloat16, processor, slower
+from refusal.base.took import about_minutes
 from refusal.model.names import folder_name, shown_name
 from refusal.model.registry import MODELS, RECIPES
 from refusal.model.sources import is_converted, locate, recipe_folder
 from refusal.report import gallery
 from refusal.report.recorder import NAMES, OUT, RUNNER
 from refusal.run import params
-from refusal.run.declared import about_minutes
 
 # of glibc, in the kernel
 TUNABLES = (

@@ -8,7 +8,6 @@ share, ``base``. It may hold a list of such sweeps. No torch here: parameters ar
 import contextlib
 import io
 import itertools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,9 @@ import yaml
 
 from refusal.base.errors import ParameterError, UserError, nearest
 from refusal.base.files import FIGURES, RESULTS, ROOT, write_bytes, write_text
+from refusal.base.took import about_minutes
 from refusal.model.names import shown_name
-from refusal.report.rules import Record, read_claims
+from refusal.report.rules import Record, read_claims, read_records
 from refusal.run import params
 
 KEYS = ("notebook", "claim", "base", "over", "runs")
@@ -108,7 +108,7 @@ def _sweep(where: str, name: str, said: dict) -> Sweep:
     if not claims:
         raise ParameterError(f"{where}: it names no claim", "valid: " + ", ".join(sorted(known)))
     for id in claims:
-        if id not in known:
+        if not isinstance(id, str) or id not in known:
             raise ParameterError(f"{where}: there is no claim {id!r}", nearest(str(id), known))
     runs = _runs(where, said)
     values = [_checked(where, books[number], run, k, len(runs)) for k, run in enumerate(runs)]
@@ -164,7 +164,7 @@ def _run(one: Sweep) -> int:
     """Run a sweep and leave its table and figure; how many runs failed."""
     from refusal.run import runner
 
-    each = runner.about_minutes(runner.place(one.notebook, one.values[0]).parent / one.notebook.stem)
+    each = about_minutes(runner.place(one.notebook, one.values[0]).parent / one.notebook.stem)
     told = f", the default run took about {each} minutes" if each else ""
     print(f"{one.notebook.stem}, {len(one.runs)} runs{told}", flush=True)
     records: list[dict[str, Record]] = []
@@ -174,7 +174,8 @@ def _run(one: Sweep) -> int:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 how = runner.run(one.notebook, values)
-            records.append(_records(runner.place(one.notebook, values) / "claims.json"))
+            file = runner.place(one.notebook, values) / "claims.json"
+            records.append({r.id: r for r in read_records(file)})
         except UserError as error:
             failed += 1
             records.append({})
@@ -184,10 +185,6 @@ def _run(one: Sweep) -> int:
         print(told + (" (up to date)" if how == "up to date" else ""), flush=True)
     _report(one, records)
     return failed
-
-
-def _records(file: Path) -> dict[str, Record]:
-    return {r["id"]: Record(**r) for r in json.loads(file.read_text(encoding="utf-8"))}
 
 
 def _told(r: Record) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from refusal.model.names import shown_name
-from refusal.report.rules import Above, Record, comparisons
+from refusal.report.rules import Record, comparisons
 from refusal.run import params
 from refusal.run.sweep import Sweep, in_words, is_number
 
@@ -48,9 +48,8 @@ def _compared(r: Record) -> Iterator[tuple]:
             if is_number(value := r.controls[name]):
                 yield name.replace("_", " "), "control", value, r.controls.get(f"{name}_ci95") or (None, None)
     for part in comparisons(r.rule):
-        bar, sign = (part.above, 1) if isinstance(part, Above) else (part.below, -1)
-        if part.of is None and not isinstance(bar, str):
-            yield f"bar {bar + sign * part.margin:g}", "control", bar + sign * part.margin, (None, None)
+        if part.of is None and not isinstance(part.bar, str):
+            yield f"bar {part.level(r):g}", "control", part.level(r), (None, None)
 
 
 def labels(one: Sweep, records: Records, table: pd.DataFrame) -> dict:

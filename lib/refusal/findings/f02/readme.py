@@ -1,7 +1,8 @@
 """What the README and the ledger's page say of harmfulness and refusal."""
 
-from refusal.report.pages import Picture, share
+from refusal.report.pages import Picture
 from refusal.report.rules import Record
+from refusal.report.shown import percent
 
 HEADLINES = {
     "02.cosine.distinct": "the two directions are distinct (cosine {value})",
@@ -30,9 +31,9 @@ def picture(folder: str, model: str, records: list[Record]) -> Picture | None:
         if r is None or r.ci95 is None:
             return None
         said.append(
-            f"{words} {share(r.value)} of {r.n} harmless requests that it answers otherwise (95 % interval "
-            f"{share(r.ci95[0])} to {share(r.ci95[1])}; random directions: up to "
-            f"{share(r.number('random_direction_high'))}): **{r.verdict}**."
+            f"{words} {percent(r.value)} of {r.n} harmless requests that it answers otherwise (95 % interval "
+            f"{percent(r.ci95[0])} to {percent(r.ci95[1])}; random directions: up to "
+            f"{percent(r.number('random_direction_high'))}): **{r.verdict}**."
         )
     return Picture(
         f"{folder}/steering_rates.png",

@@ -1,6 +1,7 @@
 """What the README and the ledger's page say of the guard."""
 
 from refusal.report.rules import Record
+from refusal.report.shown import percent
 
 HEADLINES = {
     "02b.guard.accepted-harmful": "it flags accepted harm, beyond a reader of the text ({share})",
@@ -20,28 +21,24 @@ def paragraph(records: list[Record]) -> str | None:
         return None
     text, alarms, caught = needed
     yes = all(r.verdict == "replicated" for r in needed)
-    share = lambda x: "–" if x is None else f"{x:.0%}"
     parts = [
         "*Would you use this model's own harmfulness direction as a guard?* "
         + ("Yes" if yes else "Not alone")
-        + f": it flags {share(caught.value)} of the harmful prompts that the model accepts, "
-        f"{share(alarms.value)} of ordinary harmless ones and "
-        f"{share(alarms.controls['pseudo_harmful'])} of harmless ones with an alarming word; its AUROC is "
+        + f": it flags {percent(caught.value)} of the harmful prompts that the model accepts, "
+        f"{percent(alarms.value)} of ordinary harmless ones and "
+        f"{percent(alarms.number('pseudo_harmful'))} of harmless ones with an alarming word; its AUROC is "
         f"{text.controls['guard']:.2f}, that of the best "
         f"reader of the bare text ({text.controls['best_reader']}) {text.controls['reader']:.2f}."
     ]
     for r in (r for r in records if r.id.startswith("02b.jailbreak.") and r.value is not None):
-        calm = r.controls.get("wrapped_harmless_flagged", r.controls.get("harmless_flagged"))
-        what, read = r.id.split(".")[-1].replace("-", " "), r.controls
-        among = (
-            "harmless requests in the same words"
-            if "wrapped_harmless_flagged" in read
-            else "plain harmless requests"
-        )
+        wrapped = "wrapped_harmless_flagged" in r.controls
+        calm = r.number("wrapped_harmless_flagged" if wrapped else "harmless_flagged")
+        what = r.id.split(".")[-1].replace("-", " ")
+        among = "harmless requests in the same words" if wrapped else "plain harmless requests"
         parts.append(
-            f"Jailbreaks, {what}: {share(read['harmful_flagged'])} flagged, against {share(calm)} of "
+            f"Jailbreaks, {what}: {percent(r.number('harmful_flagged'))} flagged, against {percent(calm)} of "
             f"{among}; the reader of the text flags "
-            f"{share(read['best_reader_harmful'])} and {share(read.get('best_reader_harmless'))}."
+            f"{percent(r.number('best_reader_harmful'))} and {percent(r.number('best_reader_harmless'))}."
         )
     attack = by.get("02b.attack.representation-stays")
     if attack and attack.value is not None and attack.controls["auroc_after"] is not None:
