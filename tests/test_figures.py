@@ -242,6 +242,18 @@ def test_bars_and_a_papers_values_stand_where_they_belong(draw):
     assert entries == ["s", "bar", "paper"] and "Llama" in [t.get_text() for t in x.texts]
 
 
+@pytest.mark.parametrize("kind", ["layers", "rates"])
+def test_a_sample_in_words_stands_for_the_count(draw, kind):
+    rows = {
+        "layers": [{"series": "a", "x": x, "value": 0.2, "low": 0.1, "high": 0.3, "n": 64} for x in (0, 1)],
+        "rates": [{"series": "a", "group": g, "value": 0.2, "low": 0.1, "high": 0.3, "n": 64} for g in "gh"],
+    }[kind]
+    counted, said = (draw(SPEC | {"kind": kind} | more, rows) for more in ({}, {"sample": "32 + 32 prompts"}))
+    assert any("n 64" in text for text in words(counted))
+    assert any("32 + 32 prompts" in text for text in words(said))
+    assert not any("n 64" in text for text in words(said))
+
+
 def test_bars_of_several_names_are_labelled_where_they_stand(draw):
     spec = SPEC | {"kind": "layers", "bars": [{"at": 0.4, "label": "one"}, {"at": 0.9, "label": "two"}]}
     fig = draw(spec, figures.curve(range(9), [0.1] * 9, "s"))

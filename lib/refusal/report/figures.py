@@ -41,7 +41,8 @@ def draw(spec: dict, data: pd.DataFrame, style: str = "paper") -> plt.Figure:
 
     `spec` holds kind, title, xlabel, ylabel, model, and optionally claims (ids), bars and paper (values to
     compare with: ``{at, label}`` and where they belong, ``panel``, ``group``), ylim, xticks, baseline,
-    vlines, columns (of panels), sharey, annotate (False: no numbers in a grid). Other keys are not drawn.
+    vlines, columns (of panels), sharey, annotate (False: no numbers in a grid), sample (how many items and
+    which intervals, in a few words). Other keys are not drawn.
     """
     size = STYLES[style].scale
     matplotlib.rcdefaults()  # a user's matplotlibrc (TeX, other fonts, a grid) changes no figure

@@ -234,11 +234,8 @@ def lay_out(fig, axes, plan, edge: float = 1.0):
         top += -(-len(handles) // across) * TEXT * row + 0.07 * size
     below, claims = 0.05 * size, list(spec.get("claims", []))
     counts = plan.counts()
-    about = [
-        spec["model"],
-        *(f"n {n}" for n in counts if len(counts) == 1),
-        *filter(None, [spec.get("sample")]),
-    ]
+    sample = spec.get("sample") or (f"n {counts[0]}" if len(counts) == 1 else "")
+    about = list(filter(None, [spec["model"], sample]))
     line = "\u00a0· ".join([*claims, *about])
     while claims and wide(line, SMALL * size) > 1.9 * room:
         claims.pop()

@@ -6,6 +6,7 @@ from refusal import data
 from refusal.base.files import FIGURES, write_bytes
 from refusal.measure import behaviour, directions, stats
 from refusal.model import loading
+from refusal.report.figures import curve
 from refusal.report.pictures import picture
 from refusal.run.runner import missing
 from refusal.trace import reads
@@ -45,12 +46,7 @@ def main(n: int = 48) -> None:
             reads.collect(model, prompts, at=["t_inst"])["resid"][:, :, 0], *centres
         )[:, 1:].numpy()
         scores.append(s[:, middle - 1])
-        name = f"{label} (n {len(s)})"
-        half = 1.96 * s.std(0) / len(s) ** 0.5
-        rows += [
-            {"series": name, "x": l + 1, "value": m, "low": m - h, "high": m + h}
-            for l, (m, h) in enumerate(zip(s.mean(0), half, strict=True))
-        ]
+        rows += curve(range(1, model.n_layers + 1), stats.mean(s), label)
     spec = {
         "kind": "layers",
         "title": "Does a 135M model hold harmful prompts apart from harmless ones?",
@@ -58,7 +54,8 @@ def main(n: int = 48) -> None:
         "ylabel": "cluster score at t_inst",
         "baseline": 0,
         "model": MODEL,
-        "note": "held-out prompts; above 0: nearer the harmful; 95 % intervals of the mean",
+        "note": "held-out prompts; above 0: nearer the harmful",
+        "sample": f"{' + '.join(str(len(s)) for s in scores)} prompts; bands: 95 % of the mean",
     }
     stem = FIGURES / "embedded" / MODEL / "hello" / "clusters"
     write_bytes(stem.with_suffix(".png"), picture(spec, pd.DataFrame(rows).to_csv(index=False)))
