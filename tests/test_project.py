@@ -71,6 +71,15 @@ def tracked(*patterns):
     ).stdout.split()
 
 
+def test_nothing_of_one_machine_is_committed():
+    """No link, which leads elsewhere on another machine, no environment and no output that is made again."""
+    listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True).stdout
+    files = {line.split("\t")[1]: line.split()[0] for line in listed.splitlines()}
+    assert files and set(files.values()) <= {"100644", "100755"}
+    made = {".venv", "__pycache__", "site", "build", ".ipynb_checkpoints"}
+    assert not [name for name in files if made & set(name.split("/"))]
+
+
 def test_the_pages_are_the_committed_ledger():
     for path, made in cli.pages((ROOT / "README.md").read_text(encoding="utf-8")).items():
         assert (ROOT / path).read_text(encoding="utf-8") == made, f"{path}: run `make readme`"
