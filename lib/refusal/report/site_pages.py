@@ -11,6 +11,7 @@ from urllib.parse import quote
 from refusal.report.render import ORDER, counts, paper_value, standing, table
 from refusal.report.rules import Above, Record, comparisons
 from refusal.report.runs import Run
+from refusal.report.shown import measured
 
 WIDTH, HEIGHT, EDGE = 300, 26, 8  # of an interval bar, in pixels
 EVIDENCE = {
@@ -283,28 +284,37 @@ def alt(spec: dict) -> str:
     return spec.get("reading") or f"{spec['title']}. {spec['note']}"
 
 
-def picture(run: Run, name: str, png: bytes, root: str) -> str:
-    """A figure with its caption: reading, note, claims, data. `png` is its file, for its size."""
+def picture(run: Run, name: str, png: bytes, root: str, text: bool = True) -> str:
+    """A figure with its caption: reading and note, where no other `text` beside it says them, claims, data.
+    `png` is its file, for its size.
+    """
     spec = run.figures[name]
     width, height = struct.unpack(">II", png[16:24])
     address = f"{root}figures/{quote(run.place)}/{quote(name)}.png"
-    reading = f"<p>{escape(spec['reading'])}</p>" if spec.get("reading") else ""
+    said = "".join(f"<p>{escape(spec[key])}</p>" for key in ("reading", "note") if text and spec.get(key))
+    shown = escape(alt(spec) if text else spec["title"])
     claims = ", ".join(f'<a href="{link(run, root, id)}">{escape(id)}</a>' for id in spec.get("claims", ()))
     return (
-        f'<figure class="drawn"><a href="{address}"><img src="{address}" alt="{escape(alt(spec))}" '
-        f'width="{width}" height="{height}" loading="lazy"></a><figcaption>{reading}'
-        f"<p>{escape(spec['note'])}</p><p>{f'Claims: {claims}. ' if claims else ''}"
+        f'<figure class="drawn"><a href="{address}"><img src="{address}" alt="{shown}" '
+        f'width="{width}" height="{height}" loading="lazy"></a><figcaption>{said}'
+        f"<p>{f'Claims: {claims}. ' if claims else ''}"
         f'<a href="{root}results/{quote(run.place)}/data/{quote(name)}.csv">data of {escape(name)}</a></p>'
         "</figcaption></figure>"
     )
 
 
 def about(run: Run, command: str) -> str:
-    """The box at the top of a run's page."""
+    """The box at the top of a run's page: the model, the verdicts, the answer to each claim, the command."""
     took, device = run.about.get("duration_s"), run.about.get("device")
+    answers = "".join(
+        f'<li>{pill(r.verdict)} <a href="#{quote(r.id)}">{escape(r.statement)}</a>: '
+        f"{escape(measured(r))}</li>"
+        for r in run.records
+    )
     facts = {
         "model": escape(run.title) + f" (tier {escape(run.tier)})",
-        "verdicts": tally(run.records),
+        "verdicts": tally(run.records)
+        + f"<details><summary>the answer to each claim</summary><ul>{answers}</ul></details>",
         "took": f"{max(1, round(took / 60))} minutes, on {escape(str(device))}" if took else "",
         "run this": f"<code>{escape(command)}</code>",
     }
