@@ -80,7 +80,9 @@ def output(data: dict) -> dict:
 
 def executed(**tags) -> dict:
     """A notebook as a run leaves it, the figures in one cell; `tags` are of that cell and of the last."""
-    shown = [output({"image/png": base64.b64encode(png(4, 3)).decode(), "text/plain": "<Image>"})] * 2
+    drawn = output({"image/png": base64.b64encode(png(4, 3)).decode(), "text/plain": "<Image>"})
+    below = [output({HTML: "<small>n 40</small>"}), output({"text/markdown": [FIGURES["shown"]["reading"]]})]
+    shown = [drawn, *below, drawn, output({HTML: "<i>stays</i>"})]
     noise = [
         {"output_type": "stream", "name": "stderr", "text": "progress-bar-text"},
         output({site.WIDGET: {"model_id": "1"}, "text/plain": "HBox-text"}),
@@ -269,12 +271,12 @@ def test_an_executed_notebook_becomes_a_page(results):
     assert "[stand](../../../index.md)" in head["source"] and "the file (`Makefile`)" in head["source"]
     assert "2 minutes, on cpu" in about["source"]
     assert "make reproduce RUN=results/embedded/model-a/97_made_up/run.json" in about["source"]
-    first, second = (o["data"][HTML] for o in drawn["outputs"])
-    assert 'alt="A title"' in first and 'width="40" height="20"' in first
-    assert "rises" not in first and "n 40" not in first  # the notebook says so below
+    first, second, stays = (o["data"][HTML] for o in drawn["outputs"])
+    assert 'alt="It &quot;rises&quot; to 0.6"' in first and 'width="40" height="20"' in first
+    assert "<p>n 40</p>" in first and stays == "<i>stays</i>"  # the caption says what stood below
     assert "replicated" in words(about["source"]) and 'href="#97.first"' in about["source"]
     assert 'src="../../../figures/embedded/model-a/97_made_up/shown.png"' in first
-    assert 'alt="A &lt;plain&gt; one"' in second
+    assert 'alt="A &lt;plain&gt; one. no reading"' in second
     assert "results/embedded/model-a/97_made_up/data/plain.csv" in second
     assert row(ledger["source"], "97.first") and row(ledger["source"], "97.planted")
     assert "<form" not in ledger["source"] and "<button" not in ledger["source"]
@@ -296,7 +298,6 @@ def test_a_run_without_its_executed_notebook_has_text_figures_and_ledger(results
     names = sources(results)
     page = names["runs/embedded/odd~3cb~3e~26~22model/97_made_up.md"]
     assert page.startswith("# 97 · Does it") and page.count("<figure") == 2 and "N = 1" not in page
-    assert 'alt="It &quot;rises&quot; to 0.6"' in page and 'alt="A &lt;plain&gt; one. no reading"' in page
     assert page.index("was not at hand") < page.index("<figure") < page.index("## Ledger of this run")
     assert "not replicated" in row(page, "97.first")
 

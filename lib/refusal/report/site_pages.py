@@ -284,18 +284,15 @@ def alt(spec: dict) -> str:
     return spec.get("reading") or f"{spec['title']}. {spec['note']}"
 
 
-def picture(run: Run, name: str, png: bytes, root: str, text: bool = True) -> str:
-    """A figure with its caption: reading and note, where no other `text` beside it says them, claims, data.
-    `png` is its file, for its size.
-    """
+def picture(run: Run, name: str, png: bytes, root: str) -> str:
+    """A figure with its caption: reading, note, claims, data. `png` is its file, for its size."""
     spec = run.figures[name]
     width, height = struct.unpack(">II", png[16:24])
     address = f"{root}figures/{quote(run.place)}/{quote(name)}.png"
-    said = "".join(f"<p>{escape(spec[key])}</p>" for key in ("reading", "note") if text and spec.get(key))
-    shown = escape(alt(spec) if text else spec["title"])
+    said = "".join(f"<p>{escape(spec[key])}</p>" for key in ("reading", "note") if spec.get(key))
     claims = ", ".join(f'<a href="{link(run, root, id)}">{escape(id)}</a>' for id in spec.get("claims", ()))
     return (
-        f'<figure class="drawn"><a href="{address}"><img src="{address}" alt="{shown}" '
+        f'<figure class="drawn"><a href="{address}"><img src="{address}" alt="{escape(alt(spec))}" '
         f'width="{width}" height="{height}" loading="lazy"></a><figcaption>{said}'
         f"<p>{f'Claims: {claims}. ' if claims else ''}"
         f'<a href="{root}results/{quote(run.place)}/data/{quote(name)}.csv">data of {escape(name)}</a></p>'

@@ -171,8 +171,7 @@ def run_page(run: Run, drawn: dict[str, bytes]) -> tuple[str, str]:
     the text that is before the cells that draw them; then its part of the ledger.
     """
     root = "../../../"
-    text = not run.executed  # an executed notebook says below each figure what it shows
-    figure = {name: site_pages.picture(run, name, png, root, text) for name, png in drawn.items()}
+    figure = {name: site_pages.picture(run, name, png, root) for name, png in drawn.items()}
     command = f"make reproduce RUN={shlex.quote(f'results/{run.place}/run.json')}"
     about = raw(site_pages.about(run, command))
     ledger = f"## Ledger of this run\n\n{raw(site_pages.ledger([run], root, controls=False))}"
@@ -200,16 +199,18 @@ def run_page(run: Run, drawn: dict[str, bytes]) -> tuple[str, str]:
 
 
 def executed(run: Run, figure: dict[str, str], about: str, ledger: str) -> dict:
-    """The executed notebook as a page: pictures become figures with captions, `about` stands in place of its
-    opening box and `ledger` of its own ledger; progress bars and widgets go, code is folded where its tags
-    say so, or everywhere in a notebook without such tags.
+    """The executed notebook as a page: pictures become figures with captions, in place of the notes and
+    readings below them, `about` stands in place of its opening box and `ledger` of its own ledger; progress
+    bars and widgets go, code is folded where its tags say so, or everywhere in a notebook without such tags.
     """
     notebook = json.loads(json.dumps(run.executed))
-    outputs = list(images(notebook))
+    outputs, captions = list(images(notebook)), set()
     for i, (_, output) in enumerate(outputs):
         name = list(run.figures)[i] if len(outputs) == len(run.figures) else None
         if name in figure:
             output["data"] = {"text/html": figure[name], "text/plain": ""}
+            spec = run.figures[name]
+            captions |= {f"<small>{escape(spec['note'])}</small>", spec.get("reading") or None}
     tagged = any("hide-input" in cell["metadata"].get("tags", ()) for cell in notebook["cells"])
     added = {
         name: {"id": name, "cell_type": "markdown", "metadata": {}, "source": text}
@@ -226,10 +227,10 @@ def executed(run: Run, figure: dict[str, str], about: str, ledger: str) -> dict:
             if not tagged or set(HIDDEN) & set(cell["metadata"].get("tags", ())):
                 tags.append("hide-input")
             kept["metadata"] = {"tags": sorted(set(tags)), "mystnb": {"image": {"alt": run.notebook}}}
-            outputs = filter(None, map(said, cell["outputs"]))
+            outputs = [o for o in map(said, cell["outputs"]) if o and not captions & set(texts(o))]
             if any(call in source for call in OWN):
-                outputs = (o for o in outputs if "text/html" not in o.get("data", {}))
-            kept |= {"execution_count": None, "outputs": list(outputs)}
+                outputs = [o for o in outputs if "text/html" not in o.get("data", {})]
+            kept |= {"execution_count": None, "outputs": outputs}
         cells.append(kept)
         if i == 0:
             cells.append(added.pop("about"))
@@ -237,6 +238,11 @@ def executed(run: Run, figure: dict[str, str], about: str, ledger: str) -> dict:
             cells.append(added.pop("ledger"))
     language = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
     return {"cells": [*cells, *added.values()], "metadata": language, "nbformat": 4, "nbformat_minor": 5}
+
+
+def texts(output: dict) -> list[str]:
+    """An output as HTML and as Markdown, where it is such."""
+    return ["".join(output.get("data", {}).get(kind, "")) for kind in ("text/html", "text/markdown")]
 
 
 def said(output: dict) -> dict | None:
