@@ -82,7 +82,7 @@ def executed(**tags) -> dict:
     """A notebook as a run leaves it, the figures in one cell; `tags` are of that cell and of the last."""
     drawn = output({"image/png": base64.b64encode(png(4, 3)).decode(), "text/plain": "<Image>"})
     below = [output({HTML: "<small>n 40</small>"}), output({"text/markdown": [FIGURES["shown"]["reading"]]})]
-    shown = [drawn, *below, drawn, output({HTML: "<i>stays</i>"})]
+    shown = [drawn, *below, drawn, output({HTML: "<p>stays</p>"})]
     noise = [
         {"output_type": "stream", "name": "stderr", "text": "progress-bar-text"},
         output({site.WIDGET: {"model_id": "1"}, "text/plain": "HBox-text"}),
@@ -273,7 +273,7 @@ def test_an_executed_notebook_becomes_a_page(results):
     assert "make reproduce RUN=results/embedded/model-a/97_made_up/run.json" in about["source"]
     first, second, stays = (o["data"][HTML] for o in drawn["outputs"])
     assert 'alt="It &quot;rises&quot; to 0.6"' in first and 'width="40" height="20"' in first
-    assert "<p>n 40</p>" in first and stays == "<i>stays</i>"  # the caption says what stood below
+    assert "<p>n 40</p>" in first and stays == "<p>stays</p>"  # the caption says what stood below
     assert "replicated" in words(about["source"]) and 'href="#97.first"' in about["source"]
     assert 'src="../../../figures/embedded/model-a/97_made_up/shown.png"' in first
     assert 'alt="A &lt;plain&gt; one. no reading"' in second

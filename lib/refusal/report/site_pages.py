@@ -148,7 +148,8 @@ def _claim(
         _, _, here, _, verdict = table([rec])[0]
         here, more = escape(here).replace(", n ", ", n&nbsp;"), verdict.removeprefix(rec.verdict)
         tds.append(
-            f'<td data-sort="{ORDER.index(rec.verdict)}" data-label="{escape(model)}">{pill(rec.verdict)}'
+            f'<td data-sort="{ORDER.index(rec.verdict)}" '
+            f'data-label="{escape(model.replace("--vs--", " against "))}">{pill(rec.verdict)}'
             f"{escape(more)}<br>{here}</td>"
         )
     value = escape(paper_value(r)) if r.origin == "paper" else "–"
