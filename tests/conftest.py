@@ -4,6 +4,7 @@ no padding.
 
 import copy
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -101,6 +102,19 @@ def own_cache(tmp_path_factory):
     cache.cache_dir = lambda: folder
     yield
     cache.cache_dir = real
+
+
+@pytest.fixture(scope="module")  # while it lives, no other test may start an event loop
+def browser():
+    """The system's Chromium, without a window, driven by playwright."""
+    driver = pytest.importorskip("playwright.sync_api", reason="no playwright here: make site-environment")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium or Chrome here (Debian and Ubuntu: apt install chromium)")
+    with driver.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=found, args=["--disable-gpu"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(

@@ -1,4 +1,6 @@
-"""JupyterLab as `make lab` starts it, in a real browser. Skipped where Chromium or its driver is missing."""
+"""JupyterLab as `make lab` starts it, in a real browser: one server and one page, and one kernel for all that
+is small.
+"""
 
 import base64
 import json
@@ -16,18 +18,8 @@ import pytest
 from refusal.base.files import ROOT, notebook_hash
 from refusal.report import panel
 
-BROWSER, DRIVER = (
-    shutil.which("chromium") or shutil.which("chromium-browser"),
-    shutil.which("chromedriver"),
-)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not (BROWSER and DRIVER),
-        reason="no browser to open JupyterLab in (Debian: apt install chromium chromium-driver)",
-    ),
-]
-TWO = "02_harmfulness_vs_refusal.ipynb"
+pytestmark = pytest.mark.browser
+TWO, FEW = "02_harmfulness_vs_refusal.ipynb", 4
 
 
 def until(found, what: str, seconds: float = 300):
@@ -44,8 +36,10 @@ def until(found, what: str, seconds: float = 300):
 def house(tmp_path_factory):
     """A copy of the repository in which notebook 02 is set to the smoke tier."""
     copy = tmp_path_factory.mktemp("lab") / "repository"
-    for name in ("lib", "notebooks", "figures", "results"):
+    for name in ("lib", "notebooks"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("figures", "results"):
+        (copy / name).mkdir()
     for name in ("Makefile", "README.md", "requirements.txt", "constraints.txt"):
         shutil.copy(ROOT / name, copy)
     book = nbformat.read(copy / "notebooks" / TWO, 4)
@@ -80,26 +74,22 @@ def address(house):
 
 
 class Page:
-    """A browser that shows one page of the lab."""
+    """A tab of the browser that shows the lab."""
 
-    def __init__(self, driver, address):
-        self.driver, self.address = driver, address
-        driver.set_script_timeout(300)
-        driver.set_page_load_timeout(300)
+    def __init__(self, tab, address):
+        self.tab, self.address = tab, address
+        tab.set_default_timeout(300_000)  # milliseconds; machines at work are slow
         self.home()
 
     def home(self) -> None:
-        self.driver.get(self.address)
+        self.tab.goto(self.address)
         until(lambda: self.ask("return !!window.jupyterapp"), "JupyterLab")
         self.ask("await jupyterapp.restored")
 
     def ask(self, source: str, *values):
-        """What a piece of JavaScript with the arguments `a` returns."""
-        whole = f"""const a = [...arguments], done = a.pop();
-            (async () => {{{source}}})().then(value => done([value]), error => done(String(error)))"""
-        answer = self.driver.execute_async_script(whole, *values)
-        assert isinstance(answer, list), answer
-        return answer[0]
+        """What a piece of JavaScript with the arguments `a` returns, within five minutes."""
+        late = "new Promise((_, no) => setTimeout(() => no(new Error('no answer')), 300000))"
+        return self.tab.evaluate(f"a => Promise.race([(async () => {{{source}}})(), {late}])", list(values))
 
     def command(self, name: str) -> None:
         self.ask("await jupyterapp.commands.execute(a[0])", name)
@@ -116,8 +106,11 @@ class Page:
         until(lambda: self.ask("return !!book.sessionContext.session?.kernel"), "a kernel")
 
     def write(self, *cells: str) -> None:
-        """Put sources in place of those of the first cells."""
-        self.ask("a[0].forEach((s, i) => book.content.widgets[i].model.sharedModel.setSource(s))", cells)
+        """Put sources into the first cells, and nothing into the others; outputs go."""
+        self.ask(
+            "book.content.widgets.forEach((w, i) => w.model.sharedModel.setSource(a[0][i] ?? ''))", cells
+        )
+        self.command("notebook:clear-all-cell-outputs")
 
     def start(self, which: str = "notebook:run-all-cells") -> None:
         self.ask(
@@ -150,41 +143,23 @@ class Page:
     def picture(self, name: str) -> None:
         """Keep what is in sight, where somebody wants to look at it: COMPANION_PICTURES names a folder."""
         if folder := os.environ.get("COMPANION_PICTURES"):
-            self.driver.save_screenshot(f"{folder}/{name}.png")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in (
-        "--headless=new",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--window-size=1400,1000",
-        f"--user-data-dir={profile}",
-        *(["--no-sandbox"] if os.geteuid() == 0 else []),
-    ):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+            self.tab.screenshot(path=f"{folder}/{name}.png")
 
 
 @pytest.fixture(scope="module")
 def page(browser, address):
-    return Page(browser, address)
+    with browser.new_context(viewport={"width": 1400, "height": 1000}) as context:
+        yield Page(context.new_page(), address)
 
 
-def book_of(house, name: str, *cells: str) -> str:
-    """The path, from the lab's root, of a new notebook with these cells."""
-    cells = [nbformat.v4.new_code_cell(source) for source in cells]
+@pytest.fixture(scope="module")
+def scratch(page, house):
+    """The page with a notebook whose cells the tests write, `FEW` of them; their kernel stays the same."""
     spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=spec), house / "notebooks" / name)
-    return f"notebooks/{name}"
+    cells = [nbformat.v4.new_code_cell("") for _ in range(FEW)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=spec), house / "notebooks/scratch.ipynb")
+    page.open("notebooks/scratch.ipynb")
+    return page
 
 
 def text_of(error: dict) -> list[str]:
@@ -238,52 +213,53 @@ def test_a_notebook_runs_through_with_bars_and_figures_and_nothing_red(page, hou
     assert notebook_hash(house / path) == before
 
 
-def test_a_wrong_parameter_is_two_lines_before_anything_is_loaded(page, house):
+def test_a_wrong_parameter_is_two_lines_before_anything_is_loaded(scratch, house):
     cells = [c.source for c in nbformat.read(house / "notebooks" / TWO, 4).cells if c.cell_type == "code"]
-    page.open(book_of(house, "wrong.ipynb", cells[0], cells[1], "print('loaded', model.name)"))
+    assert "check_values" in cells[2] and "load(" in cells[2]
     for name, value, said in (
         ("N", "'many'", ["N=many is not of type int", "prompts per class"]),
         ("N", "1000", ["N=1000 is out of range", "choose from 4 to 128"]),
         ("TIER", "'smok'", ["TIER=smok is not known", "did you mean 'smoke'"]),
     ):
         kind = "int" if name == "N" else "str"
-        page.write(re.sub(rf"(?m)^{name}: {kind} = \S+", f"{name}: {kind} = {value}", cells[0]))
-        outputs = page.run_all()
-        (error,) = [o for cell in outputs[:2] for o in cell]
+        wrong = re.sub(rf"(?m)^{name}: {kind} = \S+", f"{name}: {kind} = {value}", cells[0])
+        scratch.write(wrong, cells[1], cells[2], "print('loaded', model.name)")
+        outputs = scratch.run_all()
+        (error,) = [o for cell in outputs[:3] for o in cell]
         lines = text_of(error)
         assert len(lines) == 2 and all(part in line for part, line in zip(said, lines, strict=True)), lines
-        assert not outputs[2] and len(page.seen(RED)) == 1
-        page.picture(f"wrong-{said[0].split('=')[1].split()[0]}")
+        assert not outputs[3] and len(scratch.seen(RED)) == 1
+        scratch.picture(f"wrong-{said[0].split('=')[1].split()[0]}")
 
 
-def test_an_interrupt_is_one_line_and_leaves_the_kernel_at_work(page, house):
+def test_an_interrupt_is_one_line_and_leaves_the_kernel_at_work(scratch):
     long = """import time
 from refusal.base.progress import track
 for _ in track(range(600), "work"):
     time.sleep(0.1)"""
-    page.open(book_of(house, "long.ipynb", long, "print(6 * 7)"))
-    page.start()
-    until(lambda: page.seen(BAR), "a bar")
-    page.picture("at-work")
-    page.command("notebook:interrupt-kernel")
-    until(page.ended, "the end of the cell")
-    (error,) = [o for o in page.outputs()[0] if o["output_type"] == "error"]
+    scratch.write(long, "print(6 * 7)")
+    scratch.start()
+    until(lambda: scratch.seen(BAR), "a bar")
+    scratch.picture("at-work")
+    scratch.command("notebook:interrupt-kernel")
+    until(scratch.ended, "the end of the cell")
+    (error,) = [o for o in scratch.outputs()[0] if o["output_type"] == "error"]
     assert error["ename"] == "KeyboardInterrupt" and len(text_of(error)) == 1
-    page.picture("interrupted")
-    page.write("pass")
-    assert page.run_all()[1][0]["text"] == "42\n"
+    scratch.picture("interrupted")
+    scratch.write("pass", "print(6 * 7)")
+    assert scratch.run_all()[1][0]["text"] == "42\n"
 
 
-def test_a_notebook_that_ends_early_says_so_calmly(page, house):
+def test_a_notebook_that_ends_early_says_so_calmly(scratch):
     early = """from refusal.base.errors import NotebookEnded
 import refusal
 raise NotebookEnded("uninformative: it never refuses", "3 claims are reported so")"""
-    page.open(book_of(house, "early.ipynb", early, "print('after')"))
-    outputs = page.run_all()
+    scratch.write(early, "print('after')")
+    outputs = scratch.run_all()
     (said,) = outputs[0]
     assert said["name"] == "stdout" and said["text"].startswith("The notebook ends here. It is uninformative")
-    assert not outputs[1] and not page.seen(RED)
-    page.picture("early")
+    assert not outputs[1] and not scratch.seen(RED)
+    scratch.picture("early")
 
 
 PANEL = """import torch
@@ -298,22 +274,19 @@ directions = {"one": ones, "none": 0 * ones}
 panel.steering(model, directions, ["please paint the table", "kill the lamp"], refusal_score(first))"""
 
 
-def test_the_panel_computes_when_its_button_is_pressed(page, house):
-    page.open(book_of(house, "panel.ipynb", PANEL))
-    (shown,) = page.run_all()[0]
+def test_the_panel_computes_when_its_button_is_pressed(scratch):
+    scratch.write(PANEL)
+    (shown,) = scratch.run_all()[0]
     assert "application/vnd.jupyter.widget-view+json" in shown["data"]
     assert "score" in "".join(shown["data"]["text/plain"])  # where no widgets are
-    table = lambda: page.seen(".jupyter-widgets table")
+    table = lambda: scratch.seen(".jupyter-widgets table")
     (first,) = until(table, "the panel")
-    page.picture("panel")
-    page.ask(
-        """const text = document.querySelector(".jupyter-widgets textarea");
-        text.value = "kill the lamp"; text.dispatchEvent(new Event("input", {bubbles: true}));
-        document.querySelector("button.jupyter-button").click()"""
-    )
+    scratch.picture("panel")
+    scratch.tab.locator(".jupyter-widgets textarea").fill("kill the lamp")
+    scratch.tab.locator(".jupyter-widgets").get_by_role("button", name="Compute").click()
     until(lambda: table() and table()[0] != first, "another answer")
-    (label,) = until(lambda: page.seen("button.jupyter-button:not([disabled])"), "the button again")
+    (label,) = until(lambda: scratch.seen("button.jupyter-button:not([disabled])"), "the button again")
     assert label == "Compute"
-    page.picture("panel-pressed")
+    scratch.picture("panel-pressed")
     answers = re.findall(r"'([^']*)'", table()[0])
     assert len(answers) == 2 and all(len(said.split()) <= 12 <= panel.FEW for said in answers)

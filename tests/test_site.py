@@ -80,7 +80,9 @@ def output(data: dict) -> dict:
 
 def executed(**tags) -> dict:
     """A notebook as a run leaves it, the figures in one cell; `tags` are of that cell and of the last."""
-    shown = [output({"image/png": base64.b64encode(png(4, 3)).decode(), "text/plain": "<Image>"})] * 2
+    drawn = output({"image/png": base64.b64encode(png(4, 3)).decode(), "text/plain": "<Image>"})
+    below = [output({HTML: "<small>n 40</small>"}), output({"text/markdown": [FIGURES["shown"]["reading"]]})]
+    shown = [drawn, *below, drawn, output({HTML: "<p>stays</p>"})]
     noise = [
         {"output_type": "stream", "name": "stderr", "text": "progress-bar-text"},
         output({site.WIDGET: {"model_id": "1"}, "text/plain": "HBox-text"}),
@@ -92,6 +94,14 @@ def executed(**tags) -> dict:
         },
     ]
     code = {"cell_type": "code", "execution_count": 3}
+    own = lambda call: (
+        code
+        | {
+            "metadata": {},
+            "source": call,
+            "outputs": [output({"text/html": f"<p>shown by {call}</p>"})],
+        }
+    )
     return {
         "cells": [
             {
@@ -100,12 +110,14 @@ def executed(**tags) -> dict:
                 "source": ["# 97 · Does it [stand](../README.md) there?\n", "See [the file](../Makefile)."],
             },
             code | {"metadata": {"tags": ["parameters"]}, "source": "N = 1", "outputs": []},
+            own('run.opening("Does it stand there?")'),
             code
             | {
                 "metadata": {"tags": tags.get("figures", [])},
                 "source": 'run.figure("shown")',
                 "outputs": shown,
             },
+            own("display(run.ledger())"),
             code | {"metadata": {"tags": tags.get("last", [])}, "source": "last()", "outputs": noise},
         ],
         "metadata": {"papermill": {"input_path": "/home/somebody"}},
@@ -151,9 +163,10 @@ def make_place(place: Path, patch) -> Path:
     shutil.copytree(ROOT / "docs", place / "docs")
     (place / "docs" / "made-up.md").write_text(
         "# Made up\n\n[next](add-a-finding.md), [ledger](../results/README.md), [code](../Makefile), "
-        "[out](https://example.org), ![picture](../figures/one.png)\n"
+        "[out](https://example.org), ![picture](../figures/one.png), ![ours](two.png)\n"
     )
-    (place / "figures" / "one.png").write_bytes(png(4, 4))
+    for name in ("figures/one.png", "docs/two.png"):
+        (place / name).write_bytes(png(4, 4))
     for name in ("results", "figures", "notebooks", "docs", "site"):
         patch.setattr(site, name.upper(), place / name)
     patch.setattr(site, "ROOT", place)
@@ -238,7 +251,7 @@ def test_a_value_of_the_paper_on_another_scale_is_not_drawn(results):
 def test_the_front_page_counts_by_evidence(results):
     page = sources(results)["index.md"]
     said = words(page)
-    assert "Does it [stand](../README.md) there?" in said
+    assert "Does it stand there?" in said
     assert "claims of papers, on weights published by others: 1 not replicated, 1 replicated" in said
     assert "claims of papers, on a model trained here: 1 not replicated" in said
     assert "questions of ours, on a constructed model: 1 replicated" in said
@@ -250,15 +263,18 @@ def test_the_front_page_counts_by_evidence(results):
 def test_an_executed_notebook_becomes_a_page(results):
     text = sources(results)["runs/embedded/model-a/97_made_up.ipynb"]
     notebook = json.loads(text)
-    for gone in ("progress-bar-text", "HBox-text", "traceback-text", "somebody", "image/png"):
+    for gone in ("progress-bar-text", "HBox-text", "traceback-text", "somebody", "image/png", "shown by"):
         assert gone not in text
     assert "uninformative: why" in text
-    head, about, _, drawn, _, ledger = notebook["cells"]
+    head, about, _, opening, drawn, own_ledger, ledger, _ = notebook["cells"]
+    assert not opening["outputs"] and not own_ledger["outputs"]  # the page has its own box and ledger
     assert "[stand](../../../index.md)" in head["source"] and "the file (`Makefile`)" in head["source"]
     assert "2 minutes, on cpu" in about["source"]
     assert "make reproduce RUN=results/embedded/model-a/97_made_up/run.json" in about["source"]
-    first, second = (o["data"][HTML] for o in drawn["outputs"])
+    first, second, stays = (o["data"][HTML] for o in drawn["outputs"])
     assert 'alt="It &quot;rises&quot; to 0.6"' in first and 'width="40" height="20"' in first
+    assert "<p>n 40</p>" in first and stays == "<p>stays</p>"  # the caption says what stood below
+    assert "replicated" in words(about["source"]) and 'href="#97.first"' in about["source"]
     assert 'src="../../../figures/embedded/model-a/97_made_up/shown.png"' in first
     assert 'alt="A &lt;plain&gt; one. no reading"' in second
     assert "results/embedded/model-a/97_made_up/data/plain.csv" in second
@@ -273,9 +289,9 @@ def test_code_is_folded_by_tags_and_everywhere_without_them():
         for cell in site.executed(run, {}, "", "")["cells"]
         if cell["cell_type"] == "code"
     ]
-    assert folded() == [True, True, True]
+    assert folded() == [True] * 5
     run.executed = executed(last=["hide-input"])
-    assert folded() == [True, False, True]
+    assert folded() == [True, False, False, False, True]
 
 
 def test_a_run_without_its_executed_notebook_has_text_figures_and_ledger(results):
@@ -305,7 +321,8 @@ def test_documents_are_pages_and_their_links_lead_somewhere(results):
     page = sources(results)["docs/made-up.md"]
     assert "[next](../docs/add-a-finding.md), [ledger](../ledger.md), code (`Makefile`), " in page
     assert "[out](https://example.org), ![picture](../figures/one.png)" in page
-    assert (results.parent / "build/source/figures/one.png").exists()
+    source = results.parent / "build" / "source"
+    assert (source / "figures/one.png").exists() and (source / "docs/two.png").exists()
 
 
 def test_nothing_that_stands_is_written_again_and_what_is_gone_goes(results):
@@ -359,6 +376,20 @@ def test_an_executed_notebook_of_no_use_is_named_and_the_run_stays(results, caps
     assert "runs/embedded/model-a/97_made_up.md" in sources(results)
 
 
+def test_what_sweeps_leave_is_no_run(results, capsys):
+    for name in ("tried.csv", "older/table.csv"):
+        path = results / "embedded" / "sweeps" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("SEED,claim\n")
+    assert len(read_runs(results)) == 3 and not capsys.readouterr().err
+
+
+def test_no_text_ends_the_block_that_it_stands_in():
+    block = site.raw("<p>\n``````\n# `heading`</p>")
+    assert block.splitlines()[0] == "``````{raw} html" and block.splitlines()[-1] == "``````"
+    assert block.count("`") == 12 and "`heading`" in html.unescape(block)
+
+
 def test_runs_at_work_and_smoke_runs_are_no_pages(results, monkeypatch):
     real = read_runs(results)
     make_run(results, "model-a", ".97_made_up.123")
@@ -389,8 +420,6 @@ def test_pins_of_the_site_agree_and_change_no_others():
 
 # ---- in a browser
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
 PAGES = (
     "index.html",
     "ledger.html",
@@ -421,17 +450,6 @@ def test_sphinx_makes_the_pages_and_is_not_called_again(built, capfd):
     assert "is up to date" in said.out and not said.err
 
 
-@pytest.fixture(scope="module")
-def browser():
-    driver = pytest.importorskip("playwright.sync_api", reason="no playwright here: make site-environment")
-    if BROWSER is None:
-        pytest.skip("no Chromium here (Debian and Ubuntu: apt install chromium)")
-    with driver.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=BROWSER, args=[*QUIET.split(), "--no-first-run"])
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def page(browser, built):
     """A page that notes what it complains about and what it asks of the outside; neither may be."""
@@ -447,6 +465,7 @@ def page(browser, built):
     assert not wrong
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_are_accessible_and_fit(page, scheme, width):
@@ -473,6 +492,7 @@ def seen(page) -> list[str]:
     )
 
 
+@pytest.mark.browser
 def test_the_ledger_sorts(page):
     page.at("ledger.html")
     assert seen(page) == ["97.first", "97.second", "97.third"]
@@ -488,6 +508,7 @@ def test_the_ledger_sorts(page):
     assert page.locator("th[aria-sort]").count() == 1
 
 
+@pytest.mark.browser
 def test_the_ledger_filters(page):
     page.at("ledger.html")
     assert page.locator("output").text_content() == "3 of 3 claims"
@@ -504,6 +525,7 @@ def test_the_ledger_filters(page):
     assert seen(page) == ["97.second"]
 
 
+@pytest.mark.browser
 def test_an_address_opens_its_claim(page):
     page.at("ledger.html#97.second")
     opened = page.locator("tbody details[open]")
@@ -514,6 +536,7 @@ def test_an_address_opens_its_claim(page):
     assert page.locator("tbody details[open]").count() == 1
 
 
+@pytest.mark.browser
 def test_search_works_from_a_folder(page):
     page.at("search.html?q=planted")
     page.locator("#search-results li", has_text="instrument").first.wait_for()  # they come one by one

@@ -196,8 +196,8 @@ def test_each_run_is_one_line_and_a_failed_one_stops_nothing(ran, file, capsys, 
         "2/3  alpha=3.0: failed: cell 7 failed; look into it",
         f"3/3  alpha=4.0: {STEER} replicated 0.8 [0.7, 0.9]",
     ]
-    assert lines[-1] == "figure: figures/smoke/sweeps/tried/claims.png"
-    with (tmp_path / "results/smoke/sweeps/tried/table.csv").open() as f:
+    assert lines[-1] == "figure: figures/smoke/sweeps/tried.png"
+    with (tmp_path / "results/smoke/sweeps/tried.csv").open() as f:
         first, failed, last = csv.DictReader(f)
     assert first == {
         "alpha": "1",
@@ -276,7 +276,7 @@ def test_a_sweep_end_to_end_lies_beside_other_runs_and_does_no_work_twice(file, 
     name = "of_a_test"
     small = "base: {TIER: smoke, n_test: 20, n_victims: 20}\nover: {SEED: [5]}"
     text = f"notebook: 02b\nclaim: {AUROC}\n{small}"
-    places = [base / "smoke" / "sweeps" / name for base in (RESULTS, FIGURES)]
+    table, figure = RESULTS / f"smoke/sweeps/{name}.csv", FIGURES / f"smoke/sweeps/{name}.png"
     folder = runner.place(BOOKS["02b"], one(file, text).values[0])
     try:
         sweep.sweep(str(file(text, f"{name}.yaml")))
@@ -284,10 +284,12 @@ def test_a_sweep_end_to_end_lies_beside_other_runs_and_does_no_work_twice(file, 
         assert folder == RESULTS / "smoke" / "tiny" / f"{BOOKS['02b'].stem}@SEED=5,n_test=20,n_victims=20"
         (told,) = [r for r in json.loads((folder / "claims.json").read_text()) if r["id"] == AUROC]
         assert re.search(rf"1/1  TIER=smoke .*SEED=5: {AUROC} {told['verdict']}", first)
-        row = pd.read_csv(places[0] / "table.csv").iloc[0]
-        assert row.value == pytest.approx(told["value"], rel=1e-4) and (places[1] / "claims.png").exists()
+        row = pd.read_csv(table).iloc[0]
+        assert row.value == pytest.approx(told["value"], rel=1e-4) and figure.exists()
         sweep.sweep(str(file(text, f"{name}.yaml")))
         assert "(up to date)" in capsys.readouterr().out
     finally:
-        for place in [*places, *(base / "smoke" / "tiny" / folder.name for base in (RESULTS, FIGURES))]:
-            shutil.rmtree(place, ignore_errors=True)
+        for path in (table, figure):
+            path.unlink(missing_ok=True)
+        for base in (RESULTS, FIGURES):
+            shutil.rmtree(base / "smoke" / "tiny" / folder.name, ignore_errors=True)

@@ -61,7 +61,8 @@ class Run:
 
 
 def read_runs(results: Path) -> list[Run]:
-    """Every run under `results` that is no smoke run, by notebook, the defaults first.
+    """Every run under `results` that is no smoke run, by notebook, the defaults first. What sweeps leave in
+    their folders ``<tier>/sweeps`` is no run.
 
     A run of which a file is missing or cannot be read is named on stderr and left out, and so is an executed
     notebook of another run than its records.
@@ -69,7 +70,7 @@ def read_runs(results: Path) -> list[Run]:
     found = []
     for folder in sorted(results.glob("*/*/*/")):
         hidden = any(part.startswith(".") for part in folder.parts[-3:])  # of a run at work
-        if hidden or folder.parts[-3] == "smoke":
+        if hidden or folder.parts[-3] == "smoke" or folder.parts[-2] == "sweeps":
             continue
         try:
             found.append(_read(folder))

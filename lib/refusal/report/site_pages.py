@@ -11,6 +11,7 @@ from urllib.parse import quote
 from refusal.report.render import ORDER, controls_of, counts, paper_value, standing, table
 from refusal.report.rules import Record, comparisons
 from refusal.report.runs import Run
+from refusal.report.shown import measured
 
 WIDTH, HEIGHT, EDGE = 300, 26, 8  # of an interval bar, in pixels
 EVIDENCE = {
@@ -147,7 +148,8 @@ def _claim(
         _, _, here, _, verdict = table([rec])[0]
         here, more = escape(here).replace(", n ", ", n&nbsp;"), verdict.removeprefix(rec.verdict)
         tds.append(
-            f'<td data-sort="{ORDER.index(rec.verdict)}" data-label="{escape(model)}">{pill(rec.verdict)}'
+            f'<td data-sort="{ORDER.index(rec.verdict)}" '
+            f'data-label="{escape(model.replace("--vs--", " against "))}">{pill(rec.verdict)}'
             f"{escape(more)}<br>{here}</td>"
         )
     value = escape(paper_value(r)) if r.origin == "paper" else "–"
@@ -285,23 +287,29 @@ def picture(run: Run, name: str, png: bytes, root: str) -> str:
     spec = run.figures[name]
     width, height = struct.unpack(">II", png[16:24])
     address = f"{root}figures/{quote(run.place)}/{quote(name)}.png"
-    reading = f"<p>{escape(spec['reading'])}</p>" if spec.get("reading") else ""
+    said = "".join(f"<p>{escape(spec[key])}</p>" for key in ("reading", "note") if spec.get(key))
     claims = ", ".join(f'<a href="{link(run, root, id)}">{escape(id)}</a>' for id in spec.get("claims", ()))
     return (
         f'<figure class="drawn"><a href="{address}"><img src="{address}" alt="{escape(alt(spec))}" '
-        f'width="{width}" height="{height}" loading="lazy"></a><figcaption>{reading}'
-        f"<p>{escape(spec['note'])}</p><p>{f'Claims: {claims}. ' if claims else ''}"
+        f'width="{width}" height="{height}" loading="lazy"></a><figcaption>{said}'
+        f"<p>{f'Claims: {claims}. ' if claims else ''}"
         f'<a href="{root}results/{quote(run.place)}/data/{quote(name)}.csv">data of {escape(name)}</a></p>'
         "</figcaption></figure>"
     )
 
 
 def about(run: Run, command: str) -> str:
-    """The box at the top of a run's page."""
+    """The box at the top of a run's page: the model, the verdicts, the answer to each claim, the command."""
     took, device = run.about.get("duration_s"), run.about.get("device")
+    answers = "".join(
+        f'<li>{pill(r.verdict)} <a href="#{quote(r.id)}">{escape(r.statement)}</a>: '
+        f"{escape(measured(r))}</li>"
+        for r in run.records
+    )
     facts = {
         "model": escape(run.title) + f" (tier {escape(run.tier)})",
-        "verdicts": tally(run.records),
+        "verdicts": tally(run.records)
+        + f"<details><summary>the answer to each claim</summary><ul>{answers}</ul></details>",
         "took": f"{max(1, round(took / 60))} minutes, on {escape(str(device))}" if took else "",
         "run this": f"<code>{escape(command)}</code>",
     }

@@ -28,6 +28,7 @@ TEXTS, DOCS, SITE = ROOT / "docs" / "_site", ROOT / "docs", ROOT / "site"
 ELSEWHERE = {"README.md": "index.md", "results/README.md": "ledger.md", "figures/README.md": "figures.md"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 HIDDEN = ("parameters", "injected-parameters")  # cells that are folded, whatever the notebook says
+OWN = ("run.opening(", "run.ledger()")  # what shows a box or a ledger, of which the page has its own
 WIDGET = "application/vnd.jupyter.widget-view+json"  # shown, it would ask for a script from outside
 
 
@@ -63,28 +64,26 @@ def write_sources(runs: list[Run], source: Path, out: Path) -> str:
     """The pages' sources into `source`; figures and their data, which pages link to, into `out`. Returns a
     hash over all that the site is made from.
     """
-    written = {}
+    written, drawn = {}, {run.place: pictures(run) for run in runs}
     for run in runs:
-        drawn = pictures(run)
-        for name, png in drawn.items():
+        for name, png in drawn[run.place].items():
             written[out / "figures" / run.place / f"{name}.png"] = png
             data = run.folder / "data" / f"{name}.csv"
             written[out / "results" / run.place / "data" / data.name] = data.read_bytes()
-        text, suffix = run_page(run, drawn)
+        text, suffix = run_page(run, drawn[run.place])
         written[source / f"{run.page}{suffix}"] = text.encode()
     for path in sorted(DOCS.glob("*.md")):
         text = local_links(path.read_text(encoding="utf-8"), DOCS, "docs/")
         written[source / "docs" / path.name] = text.encode()
-        for name in re.findall(
-            r"!\[[^\]]*\]\((\.\./[^)\s]+)\)", text
-        ):  # pictures keep their place beside docs/
-            if (DOCS / name).is_file():
-                written[source / Path(name).relative_to("..")] = (DOCS / name).read_bytes()
+        for picture, _, address in LINK.findall(text):
+            file = (DOCS / address).resolve()
+            if picture and file.is_file() and file.is_relative_to(ROOT):  # its place beside docs/ stays
+                written[source / file.relative_to(ROOT)] = file.read_bytes()
     filled = {
         "overview": lambda: raw(site_pages.overview(runs, {run.notebook: title(run)[1] for run in runs})),
         "ledger": lambda: raw(site_pages.ledger(runs, "")),
         "constructed": lambda: raw(site_pages.ledger(runs, "", constructed=True)),
-        "gallery": lambda: gallery(runs),
+        "gallery": lambda: gallery(runs, drawn),
         "toctree": lambda: "\n".join(f"{run.number} · {run.title} <{run.page}>" for run in runs),
     }
     for path in sorted(TEXTS.glob("*.md")):
@@ -125,16 +124,18 @@ def replace(site: Path, out: Path, work: Path) -> None:
 
 
 def raw(html: str) -> str:
-    """HTML as a block of Markdown."""
-    return f"``````{{raw}} html\n{html}\n``````"
+    """HTML as a block of Markdown, which no text in it can end."""
+    return f"``````{{raw}} html\n{html.replace('`', '&#96;')}\n``````"
 
 
 def title(run: Run) -> tuple[str, str]:
-    """The first heading of a run's notebook and the question in it; the notebook's name where it is gone."""
+    """The first heading of a run's notebook, without links, and the question in it; the notebook's name where
+    it is gone.
+    """
     path = NOTEBOOKS / f"{run.notebook}.ipynb"
     notebook = run.executed or (json.loads(path.read_text(encoding="utf-8")) if path.exists() else None)
     first = "".join(notebook["cells"][0]["source"]).splitlines() if notebook else []
-    heading = first[0].removeprefix("# ") if first else run.notebook
+    heading = LINK.sub(r"\2", first[0].removeprefix("# ")) if first else run.notebook
     return heading, heading.partition(" · ")[2] or heading
 
 
@@ -179,7 +180,7 @@ def run_page(run: Run, drawn: dict[str, bytes]) -> tuple[str, str]:
         ledger += f"\n\n## Constructed models: tests of the instrument\n\n{constructed}"
     if run.executed:
         return json.dumps(executed(run, figure, about, ledger), indent=1, ensure_ascii=False), ".ipynb"
-    path, left, parts = NOTEBOOKS / f"{run.notebook}.ipynb", dict(figure), [f"# {title(run)[0]}"]
+    path, left, parts = NOTEBOOKS / f"{run.notebook}.ipynb", dict(figure), [f"# {escaped(run.notebook)}"]
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else []
     for cell in cells:
         source = "".join(cell["source"])
@@ -198,35 +199,50 @@ def run_page(run: Run, drawn: dict[str, bytes]) -> tuple[str, str]:
 
 
 def executed(run: Run, figure: dict[str, str], about: str, ledger: str) -> dict:
-    """The executed notebook as a page: pictures become figures with captions, progress bars and widgets go,
-    code is folded where its tags say so, or everywhere in a notebook without such tags.
+    """The executed notebook as a page: pictures become figures with captions, in place of the notes and
+    readings below them, `about` stands in place of its opening box and `ledger` of its own ledger; progress
+    bars and widgets go, code is folded where its tags say so, or everywhere in a notebook without such tags.
     """
     notebook = json.loads(json.dumps(run.executed))
-    outputs = list(images(notebook))
+    outputs, captions = list(images(notebook)), set()
     for i, (_, output) in enumerate(outputs):
         name = list(run.figures)[i] if len(outputs) == len(run.figures) else None
         if name in figure:
             output["data"] = {"text/html": figure[name], "text/plain": ""}
+            spec = run.figures[name]
+            captions |= {f"<small>{escape(spec['note'])}</small>", spec.get("reading") or None}
     tagged = any("hide-input" in cell["metadata"].get("tags", ()) for cell in notebook["cells"])
+    added = {
+        name: {"id": name, "cell_type": "markdown", "metadata": {}, "source": text}
+        for name, text in (("about", about), ("ledger", ledger))
+    }
     cells = []
     for i, cell in enumerate(notebook["cells"]):
+        source = "".join(cell["source"])
         kept = {"id": f"cell-{i}", "cell_type": cell["cell_type"], "metadata": {}, "source": cell["source"]}
         if cell["cell_type"] == "markdown":
-            kept["source"] = local_links("".join(cell["source"]), NOTEBOOKS, "../../../")
+            kept["source"] = local_links(source, NOTEBOOKS, "../../../")
         if cell["cell_type"] == "code":
             tags = [tag for tag in cell["metadata"].get("tags", ()) if tag.startswith(("hide-", "remove-"))]
             if not tagged or set(HIDDEN) & set(cell["metadata"].get("tags", ())):
                 tags.append("hide-input")
             kept["metadata"] = {"tags": sorted(set(tags)), "mystnb": {"image": {"alt": run.notebook}}}
-            kept |= {"execution_count": None, "outputs": list(filter(None, map(said, cell["outputs"])))}
+            outputs = [o for o in map(said, cell["outputs"]) if o and not captions & set(texts(o))]
+            if any(call in source for call in OWN):
+                outputs = [o for o in outputs if "text/html" not in o.get("data", {})]
+            kept |= {"execution_count": None, "outputs": outputs}
         cells.append(kept)
-    extra = [
-        {"id": name, "cell_type": "markdown", "metadata": {}, "source": text}
-        for name, text in (("about", about), ("ledger", ledger))
-    ]
+        if i == 0:
+            cells.append(added.pop("about"))
+        if "run.ledger()" in source and "ledger" in added:
+            cells.append(added.pop("ledger"))
     language = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
-    cells = [*cells[:1], extra[0], *cells[1:], extra[1]]
-    return {"cells": cells, "metadata": language, "nbformat": 4, "nbformat_minor": 5}
+    return {"cells": [*cells, *added.values()], "metadata": language, "nbformat": 4, "nbformat_minor": 5}
+
+
+def texts(output: dict) -> list[str]:
+    """An output as HTML and as Markdown, where it is such."""
+    return ["".join(output.get("data", {}).get(kind, "")) for kind in ("text/html", "text/markdown")]
 
 
 def said(output: dict) -> dict | None:
@@ -263,12 +279,12 @@ def local_links(text: str, folder: Path, root: str) -> str:
     return LINK.sub(there, text)
 
 
-def gallery(runs: list[Run]) -> str:
-    """Every figure with its reading, by run."""
+def gallery(runs: list[Run], drawn: dict[str, dict[str, bytes]]) -> str:
+    """Every figure with its reading, by run; `drawn` holds their files by run and name."""
     parts = []
     for run in runs:
-        parts.append(f"## {run.number} · {escaped(run.title)}")
-        for name, png in pictures(run).items():
+        parts.append(f"## {escaped(f'{run.number} · {run.title}')}")
+        for name, png in drawn[run.place].items():
             place = f"{run.place}/{name}"
             shown = site_pages.picture(run, name, png, "")
             parts.append(raw(f'<h3 id="{escape(place)}">{escape(run.figures[name]["title"])}</h3>{shown}'))

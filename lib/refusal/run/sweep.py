@@ -209,15 +209,14 @@ def _report(one: Sweep, records: list[dict[str, Record]]) -> None:
         verdict = {"verdict": r.verdict if r else "failed", "run": folder.as_posix()}
         rows.append(one.apart(k) | {"claim": id} | found | verdict)
     table = pd.DataFrame(rows).astype({"value": float, "low": float, "high": float, "n": "Int64"})
-    place = Path(one.tier) / "sweeps" / one.name
-    file = RESULTS / place / "table.csv"
+    place = Path(one.tier) / "sweeps"
+    file = RESULTS / place / f"{one.name}.csv"
     write_text(file, table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
     shown = table.drop(columns="run").to_string(index=False, na_rep="–", float_format="{:.3g}".format)
     print(f"\n{shown}\n\ntable: {file.relative_to(ROOT)}", flush=True)
     data = points(one, records)
     if data.empty:
         return print("figure: none, for no run has a value")
-    stem = FIGURES / place / "claims"
-    drawn = picture(labels(one, records, data), data.to_csv(index=False))
-    write_bytes(stem.with_suffix(".png"), drawn)
-    print(f"figure: {stem.relative_to(ROOT)}.png", flush=True)
+    drawn = FIGURES / place / f"{one.name}.png"
+    write_bytes(drawn, picture(labels(one, records, data), data.to_csv(index=False)))
+    print(f"figure: {drawn.relative_to(ROOT)}", flush=True)
