@@ -72,6 +72,7 @@ test-numbers: $(READY)
 
 lint: $(READY)
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --quiet --check lib tests || { echo "error: some files are not formatted; $(PY) -m ruff format lib tests does it" >&2; exit 1; }
 	@$(PY) -m ty check lib
 	@$(PY) -m nbstripout --verify notebooks/*.ipynb || { echo "error: these notebooks hold outputs, which are not committed" >&2; \
 	  echo "  take them out: $(PY) -m nbstripout notebooks/*.ipynb" >&2; exit 1; }

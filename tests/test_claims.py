@@ -113,19 +113,26 @@ def test_a_missing_control_says_that_more_items_do_not_help():
     "value, ci95, controls, said, needed",
     [
         (0.6, [0.4, 0.8], GOOD, "about 100 items would decide, 25 were used", 100),
-        (0.5, [0.3, 0.7], GOOD, "the value lies on its bar, so no number of items decides", None),
+        (0.5, [0.3, 0.7], GOOD, "a value lies on its bar, so no number of items decides", None),
         (
             0.9,
             [0.8, 1.0],
             GOOD | {"broken": 0.5, "broken_ci95": [0.4, 0.6]},
-            "more items of broken would help",
+            "a value lies on its bar, so no number of items decides",
             None,
+        ),
+        (
+            0.9,
+            [0.8, 1.0],
+            GOOD | {"broken": 0.45, "broken_ci95": [0.25, 0.65]},
+            "about 400 items would decide, 25 were used, with as many times the items of broken",
+            400,
         ),
         (
             0.6,
             [0.4, 0.8],
-            GOOD | {"broken": 0.5, "broken_ci95": [0.4, 0.6]},
-            "about 100 items would decide, 25 were used; more items of broken would help",
+            GOOD | {"broken": 0.45, "broken_ci95": [0.4, 0.51]},
+            "about 100 items would decide, 25 were used, with as many times the items of broken",
             100,
         ),
     ],
@@ -139,13 +146,15 @@ def test_an_unclear_reason_says_what_would_decide(value, ci95, controls, said, n
 def test_a_bar_that_is_a_control_and_a_pattern_are_named_by_control():
     _, reason, n = decide(rule_of({"above": "random_high"}), measured(0.4, [0.15, 0.65], 25))
     assert n == 40 and reason.endswith(
-        "about 40 items would decide, 25 were used; more items of random_high would help"
+        "about 40 items would decide, 25 were used, with as many times the items of random_high"
     )
     groups = {"group_a": 0.1, "group_a_ci95": [-0.1, 0.3], "group_b": 0.4, "group_b_ci95": [0.3, 0.5]}
     groups |= {"group_c": 0.2, "group_c_ci95": [-0.1, 0.5]}
     rule = rule_of({"all": [{"above": 0.5}, {"all": [{"above": 0, "of": "group_*"}]}]})
     _, reason, n = decide(rule, measured(0.8, [0.7, 0.9], controls=groups))
-    assert n is None and reason.endswith("; more items of group_a, group_c would help")
+    assert n == 200 and reason.endswith(  # a needs four times as many, c two and a quarter times
+        "about 200 items would decide, 50 were used, with as many times the items of group_a, group_c"
+    )
 
 
 def test_the_reason_says_what_was_compared():

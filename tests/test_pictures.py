@@ -137,6 +137,8 @@ def test_a_run_that_cannot_be_read_is_named_and_the_others_are_drawn(
     (here / "results/embedded/m/21_one/figures.json").write_text(content)
     status, said = make(monkeypatch, capsys)
     assert status == 1 and says in said and "Traceback" not in said and len(drawn(here)) == 4
+    status, said = make(monkeypatch, capsys, FIG="embedded/m/21/first")
+    assert status == 2 and says in said and "names no figure that is here" in said
     assert make(monkeypatch, capsys, FIG="other--m/21/first")[0] == 0
 
 

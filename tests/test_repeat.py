@@ -164,7 +164,8 @@ def test_a_model_whose_place_is_not_recorded(about, ran, tmp_path, monkeypatch):
     "content, message",
     [
         (None, "there is no such file\n  every run leaves one in results/"),
-        ("not json", "is no run.json: it lacks notebook, parameters"),
+        ("not json", "cannot be read: it is no JSON"),
+        ("", "cannot be read: it is no JSON"),
         ("[1]", "is no run.json: it lacks notebook"),
         ('{"notebook": "x"}', "is no run.json: it lacks parameters, model"),
     ],

@@ -370,35 +370,30 @@ def _what_would_decide(rule: Rule, measured: Measured) -> str:
     number.
     """
     unclear, n = _unclear(rule, measured), needed_n(rule, measured)
-    mine = [part for part in unclear if part.of is None]
-    bars = dict.fromkeys(part.bar for part in mine if isinstance(part.bar, str))
     # a bar that is a control was measured as well, and moves with its own items
+    bars = dict.fromkeys(part.bar for part in unclear if isinstance(part.bar, str))
     others = [*bars, *dict.fromkeys(part.of for part in unclear if part.of)]
-    said = []
-    if mine:
-        said.append(
-            f"about {n} items would decide, {measured.n} were used"
-            if n
-            else "the value lies on its bar, so no number of items decides"
-        )
-    if others:
-        said.append(f"more items of {', '.join(others)} would help")
-    return "; ".join(said)
+    if n is None:
+        return "a value lies on its bar, so no number of items decides"
+    also = f", with as many times the items of {', '.join(others)}" if others else ""
+    return f"about {n} items would decide, {measured.n} were used{also}"
 
 
 def needed_n(rule: Rule, measured: Measured) -> int | None:
-    """About how many items would put the value's interval on one side of every bar, if value and bars stay:
-    widths shrink with √n. None where only controls are unclear, or the value lies on its bar.
+    """About how many items would put every interval on one side of its bar, if values and bars stay and the
+    items of controls grow as those of the value do: widths shrink with √n. None where a value lies on its
+    bar.
     """
     needed = []
     for part in _unclear(rule, measured):
-        if part.of is None:
-            value, ci95, level = measured.value, measured.ci95, part.level(measured)
+        level = part.level(measured)
+        for _, value, ci95 in measured.named(part.of):
             assert value is not None and ci95 is not None and level is not None  # or it would be missing
             gap = value - level
             if gap == 0:
                 return None
-            needed.append(math.ceil(measured.n * (abs(value - ci95[0 if gap > 0 else 1]) / abs(gap)) ** 2))
+            widths = abs(value - ci95[0 if gap > 0 else 1]) / abs(gap)
+            needed.append(math.ceil(round(measured.n * widths**2, 6)))
     return max(needed, default=None)
 
 

@@ -56,8 +56,13 @@ class Run:
 
     @property
     def page(self) -> str:
-        """The name of the run's page: its place, without what Sphinx reads as something else."""
-        return "runs/" + re.sub(r"[^\w./@=,+-]", lambda odd: f"~{ord(odd[0]):x}", self.place)
+        return page_of(self.folder)
+
+
+def page_of(folder: Path) -> str:
+    """The name of a run's page: its place, without what Sphinx reads as something else."""
+    place = "/".join(folder.parts[-3:])
+    return "runs/" + re.sub(r"[^\w./@=,+-]", lambda odd: f"~{ord(odd[0]):x}", place)
 
 
 def read_runs(results: Path) -> list[Run]:

@@ -101,9 +101,15 @@ def reproduce(only: str | None = None) -> None:
             mine.setdefault(subjects[path][0], given["MODEL"])
         plan.append((path, params.resolve(path, mine)))
     from refusal.base.files import ROOT
+    from refusal.base.took import about_minutes
+    from refusal.report.runs import page_of
     from refusal.run import runner
 
     if len(plan) > 1:
+        minutes = {path.stem: about_minutes(runner.place(path, values)) for path, values in plan}
+        if known := [m for m in minutes.values() if m]:
+            of = "" if len(known) == len(plan) else f" for {len(known)} of {len(plan)} notebooks"
+            print(f"about {sum(known)} minutes{of} from nothing, as they took before")
         needed = runner.missing(
             [name for path, values in plan for part in params.models_of(path, values) for name in part]
         )
@@ -114,8 +120,9 @@ def reproduce(only: str | None = None) -> None:
     if only is None:
         claims(tier=plan[0][1]["TIER"])
     print("\nresults:", *(f"  {runner.place(*one).relative_to(ROOT)}" for one in plan), sep="\n")
-    if (ROOT / "site").is_dir():
-        print("make site shows them as pages")
+    if plan[0][1]["TIER"] != "smoke":
+        print("make site shows them as pages:")
+        print(*(f"  site/{page_of(runner.place(*one))}.html" for one in plan), sep="\n")
 
 
 def claims(tier: str | None = None, model: str | None = None, verdict: str | None = None) -> None:
@@ -253,7 +260,10 @@ def figures() -> None:
     pictures.check(style, format)
     found, problems = pictures.saved(pictures.runs())
     if "FIG" in asked:
-        found, problems = pictures.chosen(found, asked["FIG"]), []
+        try:
+            found, problems = pictures.chosen(found, asked["FIG"]), []
+        except ParameterError as error:  # it may be one of a run that cannot be read
+            raise ParameterError(error.what, "; ".join([error.hint, *problems])) from None
     drawn = pictures.draw(found, style, format)
     for figure in found if "FIG" in asked else drawn:
         print(figure.file(style, format).relative_to(FIGURES.parent))

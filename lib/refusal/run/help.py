@@ -28,12 +28,8 @@ Results
   make figures      what changed of the figures, from saved results; FIG=02/cosines STYLE=slide FORMAT=pdf
   make site         notebooks, figures and ledger as pages in site/, read without server or network
   make lab          JupyterLab on the notebooks
-Development
-  make new          a new finding: NN=11 PAPER=2501.01234 NAME=short_name
-  make test         the whole test suite; make test-numbers: as on a processor of the other kind
-  make lint         ruff, types, no outputs in notebooks; make bench: costs, as ratios
-  make readme       the README's first screen and results/README.md, from the committed ledger
   make clean        remove results, the site, what was computed; make distclean: environment, downloads too
+  to develop      make new, make test, make test-numbers, make lint, make bench, make readme: CONTRIBUTING.md
 Parameters, for every target that runs notebooks"""
 
 
@@ -91,11 +87,11 @@ def _overview(options: Mapping[str, tuple[str, str]]) -> None:
     print(TARGETS.format(numbers=", ".join(notebooks())))
     for name, about in make_variables().items():
         print(f"  {name:<13} {about}")
-    print("and for one target alone; make help-claims, say, tells what they are")
     of: dict[str, list[str]] = {}
     for name, (target, _) in options.items():
         of.setdefault(target, []).append(name)
-    print("  " + "; ".join(f"make {target}: {', '.join(names)}" for target, names in of.items()))
+    said = "; ".join(f"{target} {', '.join(names)}" for target, names in of.items())
+    print(f"For one target (more: make help-claims): {said}")
 
 
 def _notebook(number: str) -> None:

@@ -39,15 +39,16 @@ def _read(path: str) -> tuple[Path, dict]:
         raise ParameterError(
             f"RUN={path}: there is no {'run.json in it' if place.is_dir() else 'such file'}", hint
         )
+    hint = "give the file that a run left beside its metrics.json"
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
-        lacking = [key for key in NEEDED if key not in about] if isinstance(about, dict) else [*NEEDED]
     except ValueError:
-        lacking = [*NEEDED]
+        raise ParameterError(f"RUN={path} cannot be read: it is no JSON", hint) from None
+    lacking = [key for key in NEEDED if key not in about] if isinstance(about, dict) else [*NEEDED]
     if lacking:
         raise ParameterError(
             f"RUN={path} is no run.json: it lacks {', '.join(lacking)}",
-            "give the file that a run left beside its metrics.json",
+            hint,
         )
     return file, about
 
