@@ -94,7 +94,7 @@ def test_a_correlation_has_its_interval_and_none_is_said_of_few():
     "moved, gap, said",
     [
         (at(0.01, 0.005), at(0.1, 0.02), "less than half"),
-        (at(-0.08, 0.01), at(0.1, 0.02), "more than half as far as"),
+        (at(-0.08, 0.01), at(0.1, 0.02), "more than half of the gap"),
         (at(0.05, 0.01), at(0.1, 0.02), "is not decided"),
         (at(0.0, 0.2), at(0.1, 0.02), "is not decided"),
         (at(0.01, 0.005), at(0.0, 0.02), "no gap to compare"),
@@ -204,7 +204,7 @@ def test_what_an_ablation_costs_is_said_by_sign(value, loss):
     said = words.harmless_ablation(judged("02.single.harmless-ablation", value, 0.01, **random))
     assert (
         f"{loss} the loss on 40 paragraphs" in said
-        and "20 random directions, on 8 of them, is -0.1 to 0.2" in said
+        and "20 random directions, on the first 8 paragraphs, is -0.1 to 0.2" in said
     )
     assert "random" not in words.harmless_ablation(judged("02.single.harmless-ablation", value, 0.01))
     assert "was not measured" in words.harmless_ablation(judged("02.single.harmless-ablation", None, n=0))
@@ -265,6 +265,11 @@ def test_areas_are_said_with_and_without_pseudo_harmful_prompts():
     assert "AUROC 0.95, TF-IDF on the bare text 0.99" in title and "0.85 [0.75, 0.95]" in sentences[1]
     assert "that the guard is better is not replicated: the reason" in sentences[0]
     assert of_guard.guard_auroc((at(0.95), at(0.99)), (NOTHING, NOTHING), "TF-IDF", gap)[1][1] is None
+
+
+def test_an_axis_of_areas_holds_every_interval():
+    assert of_guard.limits([at(0.9), NOTHING]) == [0.4, 1.02]
+    assert of_guard.limits([at(0.9), at(0.3)]) == [pytest.approx(0.18), 1.02]
 
 
 def test_jailbreaks_lie_on_a_side_by_their_whole_interval():

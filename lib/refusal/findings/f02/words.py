@@ -126,16 +126,16 @@ def full_stop(moved: Estimate, gap: Estimate) -> str | None:
             "are not told apart here, so there is no gap to compare it with."
         )
     least, most = sorted(np.abs(moved.ci95))
-    least = 0.0 if way(moved, "", "", "across") else least
-    half = gap.value / 2
-    far = "less than half as far as" if most < half else "more than half as far as" if least > half else None
-    apart = f"refused harmful and accepted harmless prompts lie ({gap.value:.3f})"
-    by = f"by {interval(moved)}"
-    if far is None:
-        return f"A full stop moves Δ harm {by}: whether that is less than half as far apart as {apart} is "
-        "not decided."
-    only = ": compare only prompts of one form" if least > half else ""
-    return f"A full stop moves Δ harm {far} {apart}, {by}{only}."
+    least, half = 0.0 if way(moved, "", "", "across") else least, gap.value / 2
+    by = f"A full stop moves Δ harm by {interval(moved)}"
+    apart = f"half of the gap between refused harmful and accepted harmless prompts ({gap.value:.3f})"
+    if least > half:
+        return f"{by}, more than {apart}: compare only prompts of one form."
+    return (
+        f"{by}, less than {apart}."
+        if most < half
+        else f"{by}; whether that is less than {apart} is not decided."
+    )
 
 
 def positions(r: Record) -> Said:
@@ -286,9 +286,8 @@ def single_direction(off: Record, on: Record) -> Said:
         f"ends at {percent(high)}",
     )
     if void := next((r for r in (off, on) if r.verdict == "uninformative"), None):
-        title = f"No direction meets the conditions; with the best ablated {left} of harmful prompts are "
-        "refused, "
-        return f"{title}added {made} of harmless ones", [
+        best = f"with the best ablated {left} of harmful prompts are refused, added {made} of harmless ones"
+        return f"No direction meets the conditions; {best}", [
             f"Nothing is said of a single direction: {void.reason}.",
             f"Of the best one all the same: {numbers[0]}. {begun(numbers[1])}.",
         ]
@@ -306,7 +305,8 @@ def harmless_ablation(r: Record) -> str:
     changes = way(r, "raises", "lowers", "is not shown to change")
     low, high, k, n = (r.number(f"random_direction{end}") for end in ("_low", "_high", "s", "_n"))
     beside = (
-        f"; the band of {k} random directions, on {n / k:.0f} of them, is {digits(low)} to {digits(high)}"
+        f"; the band of {k} random directions, on the first {n / k:.0f} paragraphs, is {digits(low)} to "
+        f"{digits(high)}"
         if k and n
         else ""
     )

@@ -4,7 +4,7 @@ Each function is named after a figure and gives (title, sentences), for `Recorde
 `Recorder.reading`; a sentence is None where there is nothing to say.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from refusal.base.estimate import Estimate
 from refusal.findings.f02b.categories import BENCHMARKS
@@ -67,6 +67,11 @@ def guard_auroc(areas: Pair, hard: Pair, reader: str, gap: Record) -> Said:
         if hard[0].value is not None
         else None,
     ]
+
+
+def limits(areas: Iterable[Estimate]) -> list[float]:
+    """Where an axis of areas begins and ends: at .4, or lower where an interval reaches below."""
+    return [min([0.4, *(area.ci95[0] - 0.02 for area in areas if area.ci95)]), 1.02]
 
 
 def jailbreak_scatter(plain: Mapping[str, Estimate], methods: Mapping[str, Estimate]) -> Said:
@@ -144,8 +149,8 @@ def _difference(r: Record) -> str:
     low, high = r.ci95 or (0.0, 0.0)
     than = "higher than" if low > 0 else "lower than" if high < 0 else "not told from"
     return (
-        f"the mean cosine between refusal directions is {than} that between harmfulness directions, by "
-        f"{interval(r)}, where random groups give up to {two(r.number('random_group_high'))}"
+        f"the mean cosine between refusal directions is {than} that between harmfulness directions: the "
+        f"difference is {interval(r)}, where random groups give up to {two(r.number('random_group_high'))}"
     )
 
 
