@@ -277,7 +277,7 @@ def test_jailbreaks_lie_on_a_side_by_their_whole_interval():
     methods = {"template": at(0.2), "persuasion": at(0.05), "past tense": at(0.4, 0, n=1), "none": NOTHING}
     title, sentences = of_guard.jailbreak_scatter(plain, methods)
     assert title.endswith("whole interval above the middle: template")
-    assert "persuasion 0.05 [-0.05, 0.15] (n 40), past tense 0.40 (n 1), none, none succeeded" in sentences[1]
+    assert "persuasion 0.05 [-0.05, 0.15] (n 40), past tense 0.4 (n 1), none, none succeeded" in sentences[1]
     assert of_guard.jailbreak_scatter(plain, {"persuasion": at(-0.4)})[0].endswith("middle: none")
     for upside_down in (
         {"harmful": at(-0.5), "harmless": at(0.5)},
@@ -312,7 +312,7 @@ def test_an_attack_that_did_not_work_and_areas_that_are_missing():
 )
 def test_categories_are_said_by_sign_and_where_there_are_none(value, than):
     found = {
-        source: judged(f"02b.categories.{source}", value, n=80, random_group_high=0.2, random_groups=100)
+        source: judged(f"02b.categories.{source}", value, n=80, random_group_high=0.19, random_groups=100)
         for source in categories.BENCHMARKS
     }
     title, sentences = of_guard.categories(found)
@@ -321,7 +321,7 @@ def test_categories_are_said_by_sign_and_where_there_are_none(value, than):
         assert all(f"{than} that between harmfulness directions" in said for said in sentences[:2])
         assert ("HB yes" in title) == (value == 0.3) and ("HB no," in title) == (value < 0.1)
     else:
-        assert sentences[-1] is None and "HB: underpowered" in sentences[0] and "not decided" in title
+        assert sentences[-1] is None and "HB: underpowered" in sentences[0] and "undecided" in title
 
 
 def test_a_category_counts_by_its_whole_interval():
@@ -382,7 +382,8 @@ LONG = {  # titles at their longest
 @pytest.mark.parametrize("name", LONG)
 def test_a_title_leaves_a_slide_to_its_plot(name):
     style, title = STYLES["slide"], LONG[name][0]
-    assert wide(title, TITLE * style.scale, "bold") < 1.9 * style.width, title
+    lines = 0.95 if name == "categories" else 1.9  # the names of its columns need the room
+    assert wide(title, TITLE * style.scale, "bold") < lines * style.width, title
 
 
 NUMBER = re.compile(r"^[-+]?[\d.]+%?$")

@@ -4,7 +4,7 @@ Each function is named after a figure and gives (title, sentences), for `Recorde
 `Recorder.reading`; a sentence is None where there is nothing to say.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from refusal.base.estimate import Estimate
 from refusal.findings.f02b.categories import BENCHMARKS
@@ -25,11 +25,16 @@ def two(x: float | None) -> str:
     return "–" if x is None else f"{round(x, 2) + 0.0:.2f}"
 
 
-def interval(found: Estimate | Record) -> str:
+def digits(x: float | None) -> str:
+    """Three digits that count."""
+    return "–" if x is None else f"{x:.3g}"
+
+
+def interval(found: Estimate | Record, form: Callable[[float | None], str] = two) -> str:
     """A value with its interval."""
     if found.value is None or found.ci95 is None:
         return "not measured"
-    return f"{two(found.value)} [{two(found.ci95[0])}, {two(found.ci95[1])}]"
+    return f"{form(found.value)} [{form(found.ci95[0])}, {form(found.ci95[1])}]"
 
 
 def why(r: Record) -> str:
@@ -89,14 +94,15 @@ def jailbreak_scatter(plain: Mapping[str, Estimate], methods: Mapping[str, Estim
         else "Δ harm does not part plain harmful from harmless prompts, so jailbreaks have no side"
     )
     each = [
-        f"{m} {interval(found) if m in told else two(found.value)} (n {found.n})"
+        f"{m} {interval(found, digits) if m in told else digits(found.value)} (n {found.n})"
         if found.n
         else f"{m}, none succeeded"
         for m, found in methods.items()
     ]
     return title, [
-        f"Plain harmful prompts have a mean Δ harm of {interval(high)}, plain harmless ones {interval(low)}"
-        + (f"; the middle is {two(middle)}." if parted else "."),
+        f"Plain harmful prompts have a mean Δ harm of {interval(high, digits)}, "
+        f"plain harmless ones {interval(low, digits)}"
+        + (f"; the middle is {digits(middle)}." if parted else "."),
         f"Successful jailbreaks: {', '.join(each)}." if each else None,
     ]
 
@@ -132,12 +138,12 @@ def attack(examples: int, answered: tuple[float, float], stays: Record) -> Said:
 def categories(found: Mapping[str, Record]) -> Said:
     """Of the claims by benchmark."""
     each = [(BENCHMARKS[source], r) for source, r in found.items()]
-    told = ", ".join(f"{name} {TOLD.get(r.verdict, f'not decided ({r.verdict})')}" for name, r in each)
+    told = ", ".join(f"{name} {TOLD.get(r.verdict, 'undecided')}" for name, r in each)
     sentences = [
         f"{name}: {_difference(r)} ({why(r)})." if r.value is not None else f"{name}: {why(r)}."
         for name, r in each
     ]
-    return f"Categories told apart by harm, beyond random groups: {told}", [
+    return f"Told apart by harm beyond random groups: {told}", [
         *sentences,
         "Only what exceeds random groups of the same prompts says that categories are told apart by harm."
         if any(r.value is not None for _, r in each)
