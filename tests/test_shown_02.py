@@ -189,7 +189,7 @@ def test_what_the_closing_tokens_do_is_said_by_sign(value, falls):
         "02.closing-tokens.drop", value, broken_without=0.25, broken_without_ci95=[0.2, 0.3], **controls
     )
     said = words.closing_tokens(r)
-    assert f"refusal {falls} (by {value:g} [" in said and "25% of all answers to cut prompts" in said
+    assert f"refusal {falls} (the drop is {value:g} [" in said and "25% of all answers to cut prompts" in said
     assert "70%" in said and "40%" in said and "60%" in said
     assert "cannot be said: only 0 items" in words.closing_tokens(judged("02.closing-tokens.drop", None, n=0))
 
@@ -325,9 +325,9 @@ def test_categories_are_said_by_sign_and_where_there_are_none(value, than):
 
 
 def test_a_category_counts_by_its_whole_interval():
-    own = {"HB one": at(0.6), "HB two": at(0.55), "SR three": NOTHING}
+    own = {"HB one": at(0.6), "HB two": at(0.54), "SR three": NOTHING}
     title, sentences = of_guard.category_steering(own, 0.45, at(0.25), 10)
-    assert title.startswith("1 of 3 category directions, by their whole interval")
+    assert title.endswith("by their whole interval: 1 of 3 (layer 10)")
     assert sentences[0].startswith("At one norm, HB one makes harmless")
     assert "no category direction makes" in of_guard.category_steering(own, 0.5, at(0.25), 10)[1][0]
 

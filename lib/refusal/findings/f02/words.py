@@ -67,9 +67,9 @@ def closing_tokens(r: Record) -> str:
     falls = way(r, "falls", "rises", "is not shown to change")
     return (
         f"Of {r.n} prompts that are answered in readable words both ways {percent(before)} are refused with "
-        f"the closing tokens, {percent(after)} without them and {percent(filled)} with line breaks in their "
-        f"place: refusal {falls} (by {interval(r)}; {why(r)}). {percent(by)} of all answers to cut prompts "
-        "are broken."
+        f"the closing tokens, {percent(after)} without them and {percent(filled)} with neutral tokens in "
+        f"their place: refusal {falls} (the drop is {interval(r)}; {why(r)}). {percent(by)} of all answers "
+        "to cut prompts are broken."
     )
 
 
@@ -311,6 +311,6 @@ def harmless_ablation(r: Record) -> str:
         else ""
     )
     return (
-        f"Ablating the direction {changes} the loss on {r.n} paragraphs of ordinary text, by {interval(r)} "
-        f"nats per token{beside}. That it costs next to nothing is {why(r)}."
+        f"Ablating the direction {changes} the loss on {r.n} paragraphs of ordinary text: the change is "
+        f"{interval(r)} nats per token{beside}. That it costs next to nothing is {why(r)}."
     )

@@ -166,8 +166,8 @@ def category_steering(own: Mapping[str, Estimate], bar: float, plain: Estimate, 
     """
     above = [name for name, found in own.items() if found.ci95 and found.ci95[0] > bar]
     return (
-        f"{len(above)} of {len(own)} category directions, by their whole interval, make harmless prompts "
-        f"refused beyond random ones (layer {layer})"
+        "Category directions that make harmless prompts refused beyond random ones, by their whole interval: "
+        f"{len(above)} of {len(own)} (layer {layer})"
     ), [
         f"At one norm, {', '.join(above) or 'no category direction'} {'makes' if len(above) < 2 else 'make'} "
         "harmless prompts refused with the whole interval above the band of random directions, which ends "
