@@ -6,7 +6,7 @@ the other. So what the claim compares is also worked out for groups that are dra
 prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import shorten
 
 import numpy as np
@@ -53,6 +53,11 @@ def alike(acts: States, calm, groups: Groups) -> np.ndarray:
     t_post."""
     below = np.tril_indices(len(groups), -1)
     return np.array([cosines(acts, calm, groups, k)[below].mean() for k in (0, 1)])
+
+
+def at_one_norm(vectors: Mapping[str, Float[Tensor, "d"]], like: Float[Tensor, "d"]) -> dict[str, Tensor]:
+    """The vectors, each with the norm of `like`: what they do is compared at one size."""
+    return {name: v * (like.norm() / v.norm()) for name, v in vectors.items()}
 
 
 def resampled(groups: Groups, rng: np.random.Generator) -> list[np.ndarray]:
