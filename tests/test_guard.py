@@ -390,21 +390,72 @@ def test_the_interval_of_a_shift_holds_it_and_is_that_of_the_signed_one(moved):
 
 
 def test_cosines_of_categories_by_hand():
+    """Products of means of different prompts, one prompt at a time: what a mean has in common with itself is
+    left out, that of the harmless prompts too.
+    """
     g = torch.Generator().manual_seed(1)
-    acts, calm = torch.randn(10, 4, 2, 8, generator=g), torch.randn(4, 2, 8, generator=g)
-    groups = [np.arange(4), np.arange(4, 10)]
-    v = [acts[i].mean(0) - calm for i in groups]
-    expected = [
-        float(torch.nn.functional.cosine_similarity(v[0][1:, k], v[1][1:, k], dim=-1).mean()) for k in (0, 1)
-    ]
-    np.testing.assert_allclose(categories.alike(acts, calm, groups), expected, atol=1e-6)
+    acts, calm = torch.randn(11, 4, 2, 8, generator=g) + 1, torch.randn(5, 4, 2, 8, generator=g)
+    groups = [np.arange(5), np.arange(5, 11)]
+    expected = []
+    for k in (0, 1):
+        x, base = acts[:, 1:, k].double(), calm[:, 1:, k].double()
+        apart = lambda a, b: torch.stack([a[i] * b[j] for i in range(len(a)) for j in range(len(b))]).sum(-1)
+        alone = lambda a: torch.stack(
+            [(a[i] * a[j]).sum(-1) for i in range(len(a)) for j in range(len(a)) if i != j]
+        )
+        of = [x[group] for group in groups]
+        between = apart(of[0], of[1]).mean(0) - sum(apart(part, base).mean(0) for part in of)
+        between = between + alone(base).mean(0)
+        own = [alone(part).mean(0) - 2 * apart(part, base).mean(0) + alone(base).mean(0) for part in of]
+        scale = sum((part.mean(0) - base.mean(0)).square().sum(-1) for part in of) / 2
+        lengths = [(length / scale).sum() for length in own]
+        expected.append(float((between / scale).sum() / (lengths[0] * lengths[1]).sqrt()))
+    np.testing.assert_allclose(categories.alike(acts, calm, groups), expected, atol=1e-5)
     _, controls = categories.differ_in_harm(acts, calm, groups, 25)
-    assert (controls["harm"], controls["refusal"]) == pytest.approx(expected, abs=1e-6) and controls[
-        "random_groups"
-    ] == 25
+    assert (controls["harm"], controls["refusal"]) == pytest.approx(expected, abs=1e-5)
+    assert 20 <= controls["random_groups"] <= 25
     new = categories.regrouped(groups, np.random.default_rng(0))
-    assert [len(x) for x in new] == [4, 6] and sorted(np.concatenate(new)) == list(range(10))
+    assert [len(x) for x in new] == [5, 6] and sorted(np.concatenate(new)) == list(range(11))
     assert categories.differ_in_harm(acts, calm, groups[:1], 25)[0].value is None
+
+
+def categories_of(apart: tuple[float, float], n: int, noise: float, seed: int):
+    """(states, harmless states, groups) of four categories with known directions, and those directions: they
+    share one, and have one of their own `apart` times as long, at each of two positions.
+    """
+    fixed, rng = torch.Generator().manual_seed(1), torch.Generator().manual_seed(seed)
+    unit = lambda *shape: torch.nn.functional.normalize(torch.randn(*shape, generator=fixed), dim=-1)
+    shared, own = unit(3, 2, 64), unit(4, 3, 2, 64)
+    true = shared + torch.tensor(apart)[:, None] * own
+    noisy = lambda x: x + noise * torch.randn(*x.shape, generator=rng)
+    groups = np.split(np.arange(4 * n), 4)
+    return noisy(true.repeat_interleave(n, 0)), noisy(torch.zeros(40, 3, 2, 64)), groups, true
+
+
+@pytest.mark.parametrize("n", [8, 16, 32])
+def test_categories_are_compared_without_the_noise_of_their_means(n):
+    """What holds of the directions themselves is found from few prompts, and its interval holds it; groups
+    drawn at random differ by nothing.
+    """
+    found, off, random = [], [], []
+    for seed in range(25):
+        acts, calm, groups, true = categories_of((0.8, 0.2), n, 0.3, seed)
+        v = torch.nn.functional.normalize(true[:, 1:], dim=-1)
+        between = torch.einsum("alkd,blkd->kab", v, v) / 2
+        harm, refusal = ((between[k].sum() - 4) / 12 for k in (0, 1))
+        measured, controls = categories.differ_in_harm(acts, calm, groups, 10, seed)
+        (low, high), gap = measured.ci95, float(refusal - harm)
+        found.append(low <= gap <= high)
+        off.append(measured.value - gap)
+        random.append(controls["random_group_mean"])
+    assert np.mean(found) >= 0.88  # 22 of 25: of an interval of 95 % one time in thirty
+    assert abs(np.mean(off)) < 0.03 and abs(np.mean(random)) < 0.03
+
+
+def test_categories_that_are_noise_alone_are_not_compared():
+    acts, calm, groups, _ = categories_of((0.0, 0.0), 8, 1.0, 0)
+    measured, controls = categories.differ_in_harm(acts - acts.mean(0), calm, groups, 25)
+    assert measured.value is None and controls["random_groups"] == 0
 
 
 def test_small_categories_are_left_out_and_benchmarks_kept_apart():

@@ -115,7 +115,7 @@ def states(
     shared = draw(layers, 2, width)
     for members in groups:
         acts[members] += shared + torch.tensor(apart)[:, None] * draw(layers, 2, width)
-    return acts, torch.zeros(layers, 2, width)
+    return acts, torch.zeros(8, layers, 2, width)
 
 
 @pytest.mark.parametrize("source", list(categories.BENCHMARKS))

@@ -1,9 +1,11 @@
 """Directions of single harm categories (arXiv 2507.11878, Fig. 9): are kinds of harm told apart at t_inst,
 while refusal is one at t_post?
 
-All directions share their harmless mean, which alone makes them alike, and more so at one position than at
-the other. So what the claim compares is also worked out for groups that are drawn at random from the same
-prompts.
+The mean of a few prompts is a direction and noise, and noise makes directions unlike, more so at one position
+than at the other; the harmless mean, which all share, makes them alike. What both add to the products of
+directions is known from the spread of the prompts, and is taken off. So groups that are drawn at random from
+the same prompts have a cosine near 1 whatever their size, and what the claim compares is worked out for such
+groups too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from scipy.stats import t
 from torch import Tensor
 
 from refusal.base.estimate import NOTHING, Estimate
@@ -24,6 +27,7 @@ DRAWS = 100  # bootstrap draws of an interval, of which the standard deviation i
 
 Groups = Sequence[np.ndarray]  # each the numbers of its prompts
 States = Float[Tensor, "prompt layer 2 d"]  # of every layer at t_inst and t_post
+Calm = Float[Tensor, "harmless layer 2 d"]  # those of harmless prompts
 
 
 def members(pool: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -38,19 +42,34 @@ def members(pool: pd.DataFrame) -> dict[str, np.ndarray]:
     return {name: np.flatnonzero(names == name) for name in sorted(sizes[sizes >= SMALLEST].index)}
 
 
-def cosines(acts: States, calm: Float[Tensor, "layer 2 d"], groups: Groups, k: int) -> np.ndarray:
-    """Cosines between the directions of groups at position `k`, 0 t_inst or 1 t_post, averaged over layers:
-    [group, group].
+def cosines(acts: States, calm: Calm, groups: Groups, k: int) -> np.ndarray:
+    """Cosines between the directions of groups at position `k`, 0 t_inst or 1 t_post, over all layers, each
+    scaled to the same mean length, freed of the noise of means: [group, group].
+
+    The products are unbiased, so a cosine may lie beyond 1. NaN where a group's direction is no longer than
+    noise is.
     """
     # [group, layer, d_model]; h[0] is the token alone
-    v = torch.stack([acts[g, 1:, k].mean(0) - calm[1:, k] for g in groups])
-    v = v / v.norm(dim=-1, keepdim=True)
-    return torch.einsum("ald,bld->ab", v, v).numpy() / v.shape[1]
+    parts, base = [acts[g, 1:, k] for g in groups], calm[:, 1:, k]
+    v = torch.stack([part.mean(0) for part in parts]) - base.mean(0)
+    noise = torch.stack([_noise_of_mean(part) for part in parts])  # [group, layer]
+    products = torch.einsum("ald,bld->lab", v, v) - _noise_of_mean(base)[:, None, None]
+    products -= torch.diag_embed(noise.T)
+    products = (products / v.square().sum(-1).mean(0)[:, None, None]).sum(0).double().numpy()
+    own = np.diag(products)
+    lengths = np.sqrt(np.where(own > 0, own, np.nan))
+    return products / np.outer(lengths, lengths)
 
 
-def alike(acts: States, calm, groups: Groups) -> np.ndarray:
-    """How alike the directions of groups are: the mean cosine over pairs of groups, at t_inst and at
-    t_post."""
+def _noise_of_mean(x: Float[Tensor, "prompt layer d"]) -> Float[Tensor, "layer"]:
+    """The expected squared length of the error of a mean over prompts."""
+    return x.var(0).sum(-1) / len(x)
+
+
+def alike(acts: States, calm: Calm, groups: Groups) -> np.ndarray:
+    """How alike the directions of groups are: the mean cosine over pairs of groups, at t_inst and at t_post;
+    NaN where a direction is no longer than noise is.
+    """
     below = np.tril_indices(len(groups), -1)
     return np.array([cosines(acts, calm, groups, k)[below].mean() for k in (0, 1)])
 
@@ -70,20 +89,32 @@ def regrouped(groups: Groups, rng: np.random.Generator) -> list[np.ndarray]:
     return np.split(rng.permutation(np.concatenate(groups)), np.cumsum([len(g) for g in groups])[:-1])
 
 
-def differ_in_harm(acts: States, calm, groups: Groups, n_random: int, seed: int = 0) -> tuple[Estimate, dict]:
+def differ_in_harm(
+    acts: States, calm: Calm, groups: Groups, n_random: int, seed: int = 0
+) -> tuple[Estimate, dict]:
     """Value and controls: mean cosine of refusal directions minus that of harmfulness directions, against
     `n_random` random groupings.
 
-    The interval is ± 1.96 standard deviations over bootstrap draws of prompts: the draws themselves are
-    biased, as fewer different prompts make noisier directions. Fewer than two groups give value None.
+    The interval is Student's for the smallest group, with the standard deviation of bootstrap draws of
+    prompts, harmless ones as well: the draws themselves are biased, as fewer different prompts make noisier
+    directions. Value None where there are fewer than two
+    groups, or where a direction is no longer than noise is, in all prompts or in more than one draw of
+    twenty.
     """
+    nothing = NOTHING, {"categories": len(groups), "random_groups": 0}
     if len(groups) < 2:
-        return NOTHING, {"categories": len(groups), "random_groups": 0}
+        return nothing
     rng = np.random.default_rng(seed)
-    around = lambda value, draws: [value - 1.96 * float(np.std(draws)), value + 1.96 * float(np.std(draws))]
+    # the mean of prompts drawn anew varies less than that of new ones, and how much is known from few
+    smallest = min(map(len, groups))
+    wider = float(t.ppf(0.975, smallest - 1)) * (smallest / (smallest - 1)) ** 0.5
+    around = lambda value, draws: [value - wider * float(np.std(draws)), value + wider * float(np.std(draws))]
     found, n = alike(acts, calm, groups), sum(map(len, groups))
-    drawn = np.array([alike(acts, calm, resampled(groups, rng)) for _ in range(DRAWS)])
-    random = np.array([alike(acts, calm, regrouped(groups, rng)) for _ in range(n_random)])
+    anew = lambda: calm[rng.integers(len(calm), size=len(calm))]
+    drawn = _known([alike(acts, anew(), resampled(groups, rng)) for _ in range(DRAWS)])
+    random = _known([alike(acts, calm, regrouped(groups, rng)) for _ in range(n_random)])
+    if np.isnan(found).any() or len(drawn) < 0.95 * DRAWS:
+        return nothing
     gap = float(found[1] - found[0])
     value = Estimate(gap, around(gap, drawn[:, 1] - drawn[:, 0]), n)
     controls: dict = {"harm": float(found[0]), "refusal": float(found[1]), "categories": len(groups)}
@@ -91,14 +122,20 @@ def differ_in_harm(acts: States, calm, groups: Groups, n_random: int, seed: int 
     return value, controls | stats.score_band([[g] for g in random[:, 1] - random[:, 0]], gap, "random_group")
 
 
-def table(acts: States, calm, groups: dict[str, np.ndarray], seed: int = 0) -> pd.DataFrame:
+def _known(draws: list[np.ndarray]) -> np.ndarray:
+    """Those of draws [draw, position] in which every direction is longer than noise."""
+    found = np.array(draws).reshape(len(draws), 2)
+    return found[~np.isnan(found).any(1)]
+
+
+def table(acts: States, calm: Calm, groups: dict[str, np.ndarray], seed: int = 0) -> pd.DataFrame:
     """Rows of a ``grid`` figure: the cosine of each pair of categories at both positions, ± 1.96 standard
-    deviations over prompts drawn anew.
+    deviations over prompts drawn anew; nothing where a direction is no longer than noise is.
     """
     rng, rows, names = np.random.default_rng(seed), [], list(groups)
     draws = [resampled([*groups.values()], rng) for _ in range(DRAWS)]
     for k, panel in enumerate(("v_harm at t_inst", "v_refuse at t_post")):
-        error = 1.96 * np.std([cosines(acts, calm, g, k) for g in draws], axis=0)
+        error = 1.96 * np.nanstd([cosines(acts, calm, g, k) for g in draws], axis=0)
         for (i, j), value in np.ndenumerate(cosines(acts, calm, [*groups.values()], k)):
             rows.append(
                 {
