@@ -105,7 +105,9 @@ def passes(name: str, at: Mapping[str, int | None]) -> str:
     return f"{passes}, and never in {never}" if never else passes
 
 
-def limits(rows: Iterable[Mapping], low: float, high: float, room: float = 0.02) -> list[float]:
+def limits(
+    rows: Iterable[Mapping], low: float | int, high: float | int, room: float | int = 0.02
+) -> list[float]:
     """The ends of an axis that holds `low`, `high` and all of the rows' values and intervals."""
     found = [row[k] for row in rows for k in ("value", "low", "high") if row[k] is not None]
     seen = [x for x in found if np.isfinite(x)]
@@ -164,6 +166,8 @@ def signature(how: str, gap: Estimate, alone: Estimate, verdict: str | None) -> 
     gives, as a sentence; the verdict where there is a claim.
     """
     judged = f": {verdict}" if verdict else ""
+    if gap.value is None:
+        return f"Extracted {how}, the first cosine minus that of refusal is not measurable{judged}."
     return (
         f"Extracted {how}, the first cosine minus that of refusal is {interval(gap)}, and "
         f"{interval(alone)} where post is given twice{judged}."
@@ -244,7 +248,7 @@ def overlap(r: Record, change: float | None) -> list[str]:
     """
     said = [
         f"The overlap of the two models' entropy neurons is {measured(r)}, {r.verdict}; 97.5 % of pairs of "
-        "random sets from the quarter with the largest weights share no more than "
+        "random sets from the quarter with the largest weights overlap by no more than "
         f"{digits(number(r, 'chance_high'))}."
     ]
     if change is not None and change < SMALL_CHANGE and (r.value or 0) > 0.5:
@@ -281,10 +285,10 @@ def gap_title(found: Mapping[str, Record], unchanged: str | None) -> str:
 def gap_words(found: Mapping[str, Record], unchanged: str | None) -> str:
     """The same as a sentence, beside random sets of neurons; a share below 0 is a gap that grew."""
     if unchanged:
-        return f"There is nothing to explain: {unchanged}."
+        return f"There is nothing to explain ({unchanged})."
     moved = [number(r, "random_neurons_largest") for r in found.values()]
     random = " and ".join(f"{100 * abs(x):.1f} %" for x in moved if x is not None)
-    grew = ", where below 0 is a gap that grew" * any((r.value or 0) < 0 for r in found.values())
+    grew = ", where below 0 would be a gap that grew" * any((r.value or 0) < 0 for r in found.values())
     beside = f"; random sets of as many neurons move it by up to {random}" if random else ""
     verdicts = ", ".join(dict.fromkeys(r.verdict for r in found.values()))
     return (
