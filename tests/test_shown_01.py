@@ -280,7 +280,7 @@ def test_only_claims_that_compare_are_asked_of_one_model_given_twice():
     other = judged("01.signature.matched", 0.6, (0.5, 0.7), same_model=0.0)
     said = figures.one_model([apart, other], "2 %")
     assert "Of 2" in said and ", 0 are claims of sameness" in said and "no difference" not in said
-    assert "training need not be behind it: 01.signature.paper." in said
+    assert "training need not be behind them: 01.signature.paper." in said
     assert "It would not meet these: 01.signature.matched." in said
 
 

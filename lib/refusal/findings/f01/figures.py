@@ -316,7 +316,7 @@ def one_model(records: Iterable[Record], moved: str) -> str:
     if apart:
         said.append(
             "One model given twice would meet these claims of a difference as well, so that training need "
-            f"not be behind it: {', '.join(apart)}."
+            f"not be behind them: {', '.join(apart)}."
         )
     said += [f"It would not meet these: {', '.join(not_twice)}."] if not_twice else []
     said += [f"Of one model given twice these cannot be asked: {', '.join(not_asked)}."] if not_asked else []
