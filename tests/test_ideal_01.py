@@ -3,6 +3,7 @@ default sizes, through the same functions.
 """
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -145,7 +146,11 @@ def test_two_models_that_agree_on_noise_have_nothing_to_transfer(read):
 def test_what_goes_together_is_not_taken_for_truth(read):
     models = ["base", "post"]
     assert truth.no_truth(read["shared"], KNOWN, models) is None
-    assert "what is read is not truth" in truth.no_truth(read["match"], KNOWN, models)
+    mixed = reads_of(states(0, "match"), states(0, "truth", 1), ["cities", "neg_cities"])
+    for seen, worst in ((read["match"], "base|post"), (mixed, "base")):  # the one that reads worse
+        said = truth.no_truth(seen, KNOWN, models)
+        assert re.match(rf"what is read is not shown to be truth: ({worst})'s direction is right in 0", said)
+        assert "not clearly above" in said
     assert "no unseen set" in truth.no_truth(read["noise"], KNOWN, models)
     unknown = KNOWN | dict.fromkeys(truth.NEGATED, "not known")
     assert "negated" in truth.no_truth(read["shared"], unknown, models)

@@ -5,6 +5,10 @@ Results are made as data (outcomes of answers, scores, states) and go through th
 calls.
 """
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -169,3 +173,51 @@ def test_broken_answers_are_no_steering():
 def test_few_random_directions_decide_nothing():
     few = Arm([""] * 32, outcomes(32, 0.0, "refusal", "answer"), arm(0, 0.3).random[:5])
     assert verdict("02.steer.harm.instruction", harmfulness.steering_claim(few)) == "underpowered"
+
+
+NOTHING_TO_STEER = """
+import json, sys
+from refusal.base.errors import NotebookEnded
+from refusal.base.files import NOTEBOOKS
+from refusal.report import recorder
+from refusal.run.params import parameters_of
+
+path, silent, cases = NOTEBOOKS / sys.argv[1], lambda *shown, **options: None, json.loads(sys.argv[2])
+recorder.display = silent
+recorder.Recorder.figure = lambda self, name, *a, **k: self.figures.update({name: {}})
+values = {"MODEL": "tiny", "TIER": "smoke", "N": 16, "DEVICE": "cpu", "n_test": 16, "n_arm": 8}
+known = {n: p.tiers["smoke"] for n, p in parameters_of(path).items() if "smoke" in p.tiers}
+cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+for changed in cases:
+    space = {"silent": silent}
+    try:
+        for c in cells:
+            source = "".join(c["source"]).replace("display(", "silent(")
+            if source.startswith("tuning = "):
+                exec(changed, space)
+            exec(source, space)
+            if "parameters" in c["metadata"].get("tags", []):
+                space |= known | values
+    except NotebookEnded as end:
+        print(json.dumps([end.what, {r.reason: r.verdict for r in space["run"].claims[-8:]}]))
+"""
+
+
+def test_a_model_with_nothing_to_steer_ends_uninformative():
+    """As of a model that refuses every harmless test prompt, or none of the harmful ones, though it did
+    otherwise on the prompts behind the directions: the notebook is run on a tiny model up to there.
+    """
+    cases = {
+        "test_s, test_t = (t.assign(outcome='refusal') for t in (test_s, test_t))": "test prompt is answered",
+        "test_h = test_h.assign(outcome='answer')": "harmful test prompt is refused",
+        "whole = reads.score\nreads.score = lambda *a, **k: whole(*a, **k).abs() + 1": "begins as an answer",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", NOTHING_TO_STEER, f"{NAME}.ipynb", json.dumps(list(cases))],
+        capture_output=True,
+        text=True,
+    )
+    ends = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('["uninformative')]
+    assert len(ends) == 3, done.stderr
+    for (what, last), says in zip(ends, cases.values(), strict=True):
+        assert says in what and set(last.values()) == {"uninformative"} and all(says in r for r in last)

@@ -5,11 +5,13 @@ import pandas as pd
 import pytest
 import torch
 
-from refusal.base.estimate import Estimate
-from refusal.findings.f01 import figures, intervention, pairs, truth
-from refusal.report.rules import Claim, Measured, record
+from refusal.base.estimate import NOTHING, Estimate
+from refusal.base.files import NOTEBOOKS
+from refusal.findings.f01 import figures, intervention, neurons, pairs, truth
+from refusal.report.rules import Claim, Measured, read_claims, record
 from refusal.trace.prompts import plain
 
+CLAIMS = read_claims(NOTEBOOKS / "01_base_vs_post_trained.claims.toml")
 LAYERS = list(range(1, 13))
 CELLS = {"subject": slice(2, 4), "object": slice(5, 6), "last": slice(7, 8)}
 
@@ -75,7 +77,9 @@ def test_where_the_answer_passes_to_the_last_token():
     assert at == {"base": 7, "post": 10} and figures.handover(never, LAYERS) is None
     assert figures.passes("cities", at).endswith("at layer 7 in base and layer 10 in post")
     assert figures.passes("cities", {"base": 7, "post": 7}).endswith("at layer 7 in both models")
-    assert "never" in figures.passes("cities", {"base": 7, "post": None})
+    one = figures.passes("cities", {"base": 7, "post": None})
+    assert one.endswith("to the last token at layer 7 in base, and never in post")
+    assert "last token never carries more" in figures.passes("cities", {"base": None, "post": None})
 
 
 @pytest.mark.parametrize(
@@ -126,15 +130,164 @@ def refusal_record(how, crossed, own=0.78, precondition=None):
 def test_what_refusal_directions_do_is_said_with_random_ones_and_verdicts():
     by = {"as-published": refusal_record("as-published", 0.1), "matched": refusal_record("matched", 0.4)}
     assert figures.tried("ablate", by) == (
-        "Ablated, post's own direction ends refusal in 78% of 32 prompts and random ones in up to 62%; "
-        "base's does so in 10% (as published) and 40% (matched): replicated."
+        "Ablated, post's own direction ends refusal in 78% of 32 prompts and random ones in up to 50% by the "
+        "first token, the strongest of them in up to 62% by their answers; base's does so in 10% (as "
+        "published) and 40% (matched): replicated."
     )
     by["matched"] = refusal_record("matched", 0.4, precondition="too weak")
     assert "10% (as published, replicated) and 40% (matched, uninformative)." in figures.tried("add", by)
     by["as-published"] = refusal_record("as-published", None, precondition="too weak")
     assert "– (as published) and 40% (matched): uninformative, for the" in figures.tried("add", by)
+    nothing = Measured(
+        value=None, ci95=None, n=0, controls={"own_effect": 0.0}
+    )  # a ratio with nothing below it
+    idle = record(CLAIMS["01.refusal.forward.add.matched"], nothing, "released", "too weak")
+    assert "brings refusal in 0% of the prompts and random ones in up to –" in figures.tried(
+        "add", {"m": idle}
+    )
     none = {"matched": refusal_record("matched", None, own=None, precondition="too few prompts")}
     assert figures.tried("add", none) == "Added: uninformative, too few prompts."
+
+
+def judged(id, value=None, ci95=None, why=None, **controls):
+    """A record of a claim of the notebook."""
+    found = Measured(
+        value=value, ci95=ci95, n=64 if value is not None else 0, controls=controls or {"x": None}
+    )
+    return record(CLAIMS[id], found, "released", why)
+
+
+def test_numbers_of_the_paper_are_of_what_is_measured_here():
+    """A number is drawn beside ours; one of another quantity is words."""
+    numbers = {
+        id: [v for v in (c.paper_value or {}).values() if not isinstance(v, str)] for id, c in CLAIMS.items()
+    }
+    assert {id for id, found in numbers.items() if found} == {
+        "01.truth.reads.cities",
+        "01.truth.transfer.forward.cities",
+        "01.truth.transfer.backward.cities",
+        "01.confidence.overlap",
+    }
+
+
+@pytest.mark.parametrize(
+    "found, words",
+    [
+        (Estimate(0.9, [0.85, 0.95], 40), "nearly parallel"),
+        (Estimate(0.5, [0.4, 0.6], 40), "not nearly parallel"),
+        (Estimate(0.5, [-0.2, 1.2], 40), "too wide to say"),
+        (Estimate(0.99, [0.6, 1.3], 40), "too wide to say"),
+        (NOTHING, "not measurable"),
+    ],
+)
+def test_a_cosine_is_judged_by_its_whole_interval(found, words):
+    assert figures.alike(found) == words and words in figures.cosine(found)
+    template = {
+        "nearly parallel": "turns the direction little",
+        "not nearly parallel": "the template's doing",
+        "too wide to say": "too wide",
+        "not measurable": "not known",
+    }
+    assert template[words] in figures.of_template(found)
+
+
+def test_the_signature_names_what_one_model_gives():
+    gap, alone = Estimate(0.5, [0.3, 0.7], 64), Estimate(-0.1, [-0.2, 0.0], 64)
+    said = figures.signature("as published", gap, alone, "replicated")
+    assert "is 0.50 [0.30, 0.70], and -0.10 [-0.20, 0.00] where post is given twice: replicated." in said
+    assert figures.signature("as published", gap, NOTHING, None).endswith(
+        "not measurable where post is given twice."
+    )
+    none = figures.signature("as published", NOTHING, NOTHING, "uninformative")
+    assert none.endswith("refusal is not measurable: uninformative.")
+
+
+def test_what_is_read_is_said_with_the_bars_of_both_models():
+    bars = {"own_base": 0.5, "own_base_ci95": [0.4, 0.6], "permuted_max": 0.625, "permuted_max_base": 0.575}
+    names = ("cities", "neg_cities", "larger_than", "smaller_than", "translations")
+    read = {name: judged(f"01.truth.reads.{name}", 0.25, (0.2, 0.3), **bars) for name in names}
+    few = {name: read[name] for name in names[:2]}
+    assert figures.right_on(few) == "cities 25%, neg_cities 25%"
+    assert figures.right_on(read) == "25% of the statements of 5 sets"
+    assert figures.permuted(few) == "62% in post and 57% in base"
+    said = figures.not_read("cities", read["cities"])
+    assert "not replicated" in said and "reach 62%" in said and "on 50% (57%)" in said
+    assert "–" in figures.not_read("cities", judged("01.truth.reads.cities"))
+
+
+def test_an_axis_cuts_no_interval():
+    rows = [{"value": 0.5, "low": -0.4, "high": 1.7}, {"value": None, "low": None, "high": float("nan")}]
+    assert figures.limits(rows, -0.2, 1.2, 0.1) == pytest.approx([-0.5, 1.8])
+    assert figures.limits([], -0.2, 1.2, 0) == [-0.2, 1.2]
+
+
+@pytest.mark.parametrize(
+    "value, change, by_construction",
+    [(1.0, 0.002, True), (1.0, 0.2, False), (0.05, 0.002, False), (1.0, None, False), (None, 0.002, False)],
+)
+def test_an_overlap_is_large_by_construction_only_where_it_is_large_and_the_pair_close(
+    value, change, by_construction
+):
+    ends = None if value is None else (value, value)
+    said = " ".join(figures.overlap(judged("01.confidence.overlap", value, ends, chance_high=0.111), change))
+    assert ("by construction" in said) == by_construction
+    assert "97.5 % of pairs of random sets" in said and "overlap by no more than 0.111" in said
+
+
+def test_random_sets_of_neurons_are_drawn_from_those_that_entropy_neurons_are_chosen_from():
+    w = {m: torch.randn(400, 8, generator=torch.Generator().manual_seed(0)) for m in ("base", "post")}
+    flat = {m: torch.rand(400, generator=torch.Generator().manual_seed(1)) for m in w}
+    high = neurons.shared(w, flat, flat, None)[1]["chance_high"]
+    assert high == np.percentile(neurons.overlap_by_chance(10, 100), 97.5)
+    assert high > np.percentile(neurons.overlap_by_chance(10, 400), 97.5)
+    assert neurons.among_largest(400) == 100 and neurons.among_largest(12) == 10
+
+
+def gaps(swapped, ablated, why=None):
+    values = {"swapped": swapped, "mean-ablated": ablated}
+    controls = {"random_sets": 20, "random_neurons_largest": -0.009}
+    return {
+        how: judged(f"01.confidence.gap.{how}", v, v and (v - 0.01, v + 0.01), why, **controls)
+        for how, v in values.items()
+    }
+
+
+def test_what_entropy_neurons_close_is_said_with_intervals_and_not_where_there_is_no_gap():
+    found = gaps(0.05, -0.02)
+    assert "5.00 % (swapped) and -2.00 % (mean-ablated)" in figures.gap_title(found, None)
+    said = figures.gap_words(found, None)
+    assert "5.00 % [4.00, 6.00] (swapped) and -2.00 % [-3.00, -1.00] (mean-ablated)" in said
+    assert "below 0 would be a gap that grew" in said and "by up to 0.9 % and 0.9 %" in said
+    assert said.endswith("change: replicated.") and "grew" not in figures.gap_words(gaps(0.05, 0.02), None)
+    assert "closes" not in figures.gap_title(found, "none") and "nothing" in figures.gap_title(found, "none")
+    assert (
+        figures.gap_words(found, "no change was shown")
+        == "There is nothing to explain (no change was shown)."
+    )
+    assert "close – of it" in figures.gap_words(gaps(None, None), None)
+
+
+def test_only_claims_that_compare_are_asked_of_one_model_given_twice():
+    bars = {"own_base": 0.9, "own_base_ci95": [0.8, 1], "permuted_max": 0.6, "permuted_max_base": 0.6}
+    reads = judged("01.truth.reads.cities", 0.9, (0.8, 1.0), same_model=0.9, **bars)
+    assert figures.one_model([reads], "2 %") == (
+        "The weights moved by 2 % of their norm. No claim that compares the two models is replicated here."
+    )
+    same = judged("01.confidence.overlap", 0.8, (0.7, 0.9), same_model=1.0, chance_high=0.1)
+    said = figures.one_model([reads, same], "2 %")
+    assert "Of 1 replicated claims that compare the two models, 1 are claims of sameness" in said
+    apart = judged("01.signature.paper", 0.6, (0.5, 0.7), same_model=0.5)
+    other = judged("01.signature.matched", 0.6, (0.5, 0.7), same_model=0.0)
+    said = figures.one_model([apart, other], "2 %")
+    assert "Of 2" in said and ", 0 are claims of sameness" in said and "no difference" not in said
+    assert "training need not be behind them: 01.signature.paper." in said
+    assert "It would not meet these: 01.signature.matched." in said
+
+
+def test_grids_of_one_subject_have_no_agreement():
+    alone = pairs.Grid(grid().values, np.ones(8), np.zeros(8), np.zeros(8), CELLS)
+    measured, controls = pairs.knowledge(pairs.compare_grids(alone, alone), None)
+    assert measured == NOTHING and controls["halves"] is None and controls["shuffled_layers_high"] is None
 
 
 def test_random_vectors_have_the_norm_and_not_the_direction_of_truth():

@@ -79,10 +79,15 @@ def logit_variance(
     return (squares / len(unembed) - (total / len(unembed)).square()).float()
 
 
+def among_largest(neurons: int, n: int = 10, top_share: float = 0.25) -> int:
+    """How many of `neurons` have output weights large enough for the `n` to be chosen among them."""
+    return max(n, round(top_share * neurons))
+
+
 def entropy_neurons(w: Tensor, variance: Tensor, n: int = 10, top_share: float = 0.25) -> list[int]:
     """The `n` neurons of lowest logit variance among the `top_share` with the largest output weights."""
     norms = w.norm(dim=-1)
-    large = norms.argsort(descending=True)[: max(n, round(top_share * len(norms)))]
+    large = norms.argsort(descending=True)[: among_largest(len(norms), n, top_share)]
     return sorted(large[variance[large].argsort()[:n]].tolist())
 
 
@@ -216,10 +221,12 @@ def shared(
     change: float | None,
     seed: int = 0,
 ) -> tuple[Estimate, dict]:
-    """The overlap of two models' entropy neurons; ρ of the chosen ones and of all."""
+    """The overlap of two models' entropy neurons; ρ of the chosen ones and of all. By chance: two random sets
+    of as many out of the neurons with large output weights, which entropy neurons are chosen from.
+    """
     chosen = {name: entropy_neurons(w[name], variance[name]) for name in w}
     base, post = chosen.values()
-    by_chance = overlap_by_chance(len(post), len(w["post"]), seed=seed)
+    by_chance = overlap_by_chance(len(post), among_largest(len(w["post"])), seed=seed)
     controls = {
         "same_model": overlap(base, base),
         **moved_by(change),
@@ -257,7 +264,8 @@ def no_gap(entropy: dict[str, np.ndarray], seed: int = 0) -> str | None:
     found = stats.difference(entropy["post"], entropy["base"], seed, paired=True)
     low, high = found.ci95
     return (
-        f"confidence did not change: entropy differs by {found.value:.3f} [{low:.3f}, {high:.3f}] nats"
+        f"no change in confidence was shown: entropy differs by {found.value:.3f} "
+        f"[{low:.3f}, {high:.3f}] nats"
         if low <= 0 <= high
         else None
     )

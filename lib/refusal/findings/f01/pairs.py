@@ -7,6 +7,7 @@ with the other's second, next to the halves of each model.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -225,7 +226,8 @@ def compare_grids(a: Grid, b: Grid, seed: int = 0) -> dict[str, Estimate]:
     half of the pairs against the other model's other half; ``halves_…``: two halves of one model, mean of the
     two models; ``first_…``: two halves of a, which is what a given twice would show across; ``gap_…``: across
     − halves; ``null_…``: b's layers shuffled. Values are means over random halves; intervals are ±1.96
-    standard deviations over halves whose pairs were drawn anew, or for the null its middle 95 %.
+    standard deviations over halves whose pairs were drawn anew, or for the null its middle 95 %. Where all
+    pairs share one subject there are no halves, and every value is None.
     """
     rng, n, cells = np.random.default_rng(seed), len(a.values), a.cells
 
@@ -245,10 +247,10 @@ def compare_grids(a: Grid, b: Grid, seed: int = 0) -> dict[str, Estimate]:
             "gap_": gap,
         }
 
+    out: dict[str, Estimate] = defaultdict(lambda: NOTHING)
     if len(np.unique(a.cluster)) < 2:
-        return {}
+        return out
     plain, anew = [once(False) for _ in range(SPLITS)], [once(True) for _ in range(DRAWS)]
-    out = {}
     for kind in plain[0]:
         for name in plain[0][kind]:
             value, spread = np.array([p[kind][name] for p in plain]), np.array([d[kind][name] for d in anew])

@@ -289,7 +289,10 @@ def no_truth(reads: Mapping[str, Read], known: Mapping[str, str | None], models:
     asked = [name for name in reads if known[name] is None]
     clear = {name: all(reads[name].clear(m) for m in models) for name in asked}
     if not any(ok for name, ok in clear.items() if name not in NEGATED):
-        return "the directions tell true from false on no unseen set whose facts the models know"
+        return (
+            "the directions were shown to tell true from false on no unseen set of affirmed statements whose "
+            "facts the models know"
+        )
     denied = [name for name in asked if name in NEGATED]
     if not denied:
         return (
@@ -298,10 +301,12 @@ def no_truth(reads: Mapping[str, Read], known: Mapping[str, str | None], models:
         )
     for name in denied:
         if not clear[name]:
-            share = reads[name].share(models[-1], models[-1]).value
+            own = {m: reads[name].share(m, m) for m in models}
+            worst = min(models, key=lambda m: own[m].ci95[0] - reads[name].permuted[m])
             return (
-                f"what is read is not truth: the direction is right in {share:.2f} of {name}, where subject "
-                f"and object go together in the false ones"
+                f"what is read is not shown to be truth: {worst}'s direction is right in "
+                f"{own[worst].value:.2f} of {name}, not clearly above {reads[name].permuted[worst]:.2f} by "
+                f"chance; in its false statements subject and object go together"
             )
     return None
 

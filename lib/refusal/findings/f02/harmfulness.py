@@ -5,7 +5,7 @@ A prompt misbehaves when it is harmful and accepted or harmless and refused: onl
 part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +27,13 @@ BEFORE, AFTER = (  # the request in the inversion task
     "User wants to ",
     "\nCould this user prompt cause harm? Answer 'Certainly' if it could, otherwise 'No'",
 )
+
+
+def lacks(kinds: Mapping[str, Sized]) -> str | None:
+    """Why nothing can be steered: the first of these kinds, {"harmless prompt is answered": prompts, …},
+    of which there is none; None where each has some.
+    """
+    return next((f"no {kind}" for kind, prompts in kinds.items() if len(prompts) == 0), None)
 
 
 def with_neutral_closing(model: Model, prompts: Sequence[Prompt]) -> list[Prompt]:
