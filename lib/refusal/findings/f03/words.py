@@ -190,7 +190,7 @@ def cliff(scores: Mapping[str, Scored], published: Record, seen: Record) -> Said
     mine = scores[NATURAL].falls
     by, calm = mine["all positions", "harmful"], mine["all positions", "benign"]
     title = f"At the end of its thinking the reasoner's score of harmful prompts {moved(seen)}"
-    return f"{title} ({seen.verdict})", [
+    return f"{title}: {seen.verdict}", [
         "By the prober that has seen thinking, the score goes from the mean of the thinking to the last "
         f"token {path(by)} on harmful prompts, and {path(calm)} on benign ones.",
         f"By the prober of last tokens, which the paper's claim is about, it goes "
@@ -251,23 +251,23 @@ def layers(found: Mapping[str, dict[str, Layers]]) -> Said:
     """Of the subjects of a part."""
     title, sentences = [], []
     for who, by in found.items():
-        own, calm = by["harmful"], by["harmless"]
-        most, name = own.most, CALLED[who]
-        at, (low, high) = own.own.value[most], own.own.ci95[most]
-        span = f"{two(at)} [{two(low)}, {two(high)}]"
+        own, calm, name = by["harmful"], by["harmless"], CALLED[who]
+        at, shown = own.most_shown
+        low, high = own.own.ci95[at]
+        fall = f"{two(own.own.value[at])} [{two(low)}, {two(high)}]"
         title.append(
-            f"at layer {most} of {name} (by {span})" if low > 0 else f"at no layer of {name} for certain"
+            f"at layer {at} of {name} (by {fall})" if shown else f"at no layer of {name} for certain"
         )
         first = (
-            f"In {name} the score of harmful prompts falls most at layer {most}, by {span}"
-            if low > 0
-            else f"In {name} the score of harmful prompts is not shown to fall at any layer: where it falls most or "
-            f"rises least, at layer {most}, the fall is {span}"
+            f"In {name} the score of harmful prompts falls most at layer {at}, by {fall}"
+            if shown
+            else f"In {name} the score of harmful prompts is not shown to fall at any layer: the largest "
+            f"fall is {fall}, at layer {at}"
         )
         sentences.append(
-            f"{first}, that of benign ones there {two(calm.own.value[most])}; at the last layer the two are "
+            f"{first}, that of benign ones there {two(calm.own.value[at])}; at the last layer the two are "
             f"{two(own.own.value[-1])} and {two(calm.own.value[-1])}. The last layer's prober, read at "
-            f"layer {most}, says {two(own.last[most])}."
+            f"layer {at}, says {two(own.last[at])}."
         )
     return f"The score of harmful prompts falls most {joined(title)}", sentences
 
@@ -480,12 +480,13 @@ FINDS = {  # what is so of a planted model where a claim about it holds, and whe
     ),
     "03.instrument.heads.score": (
         "where one head was written by hand, the score rises without the heads that are found",
-        "where one head was written by hand, the score does not rise without the heads that are found, or not "
-        "beyond random sets",
+        "where one head was written by hand, the score does not rise beyond random sets without the heads "
+        "that are found",
     ),
     "03.instrument.heads.refusal": (
-        "refusals come back there",
-        "refusals do not come back there beyond the controls",
+        "where one head was written by hand, refusals come back without the heads that are found",
+        "where one head was written by hand, refusals do not come back beyond the controls without the heads "
+        "that are found",
     ),
     "03.instrument.heads.twin": (
         "in a twin without that head the score rises by less than half as much",
