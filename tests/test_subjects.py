@@ -202,17 +202,20 @@ def test_a_fall_is_called_one_as_far_as_its_interval_goes(value, ci95, said):
     assert words.moved(Estimate(value, ci95, 20)) == said
 
 
-def test_a_layer_is_named_only_where_the_score_is_shown_to_fall():
+def test_a_layer_is_named_only_where_the_score_falls():
     calm = Layers(Estimate([0.0, 0.0], [[-0.1, 0.1]] * 2, 20), np.zeros(2))
     of = lambda *falls: Layers(
         Estimate([f for f, _ in falls], [[f - w, f + w] for f, w in falls], 20), np.array([0.2, 0.3])
     )
     told = lambda mine: words.layers({CLIFF: {"harmful": mine, "harmless": calm}})
-    title, said = told(of((0.3, 0.1), (0.5, 0.6)))  # the largest may be nothing
-    assert title.endswith("falls most at layer 0 of the planted reasoner (by 0.30 [0.20, 0.40])")
+    assert told(of((0.3, 0.1), (0.2, 0.1)))[0].endswith(
+        "falls most at layer 0 of the planted reasoner (by 0.30 [0.20, 0.40])"
+    )
+    title, said = told(of((0.3, 0.1), (0.5, 0.6)))
+    assert title.endswith("layer 1 of the planted reasoner (by 0.50 [-0.10, 1.10], not for certain)")
     title, said = told(of((-0.3, 0.1), (-0.1, 0.05)))
-    assert title.endswith("at no layer of the planted reasoner for certain")
-    assert "not shown to fall at any layer: the largest fall is -0.10 [-0.15, -0.05], at layer 1" in said[0]
+    assert title.endswith("at no layer of the planted reasoner")
+    assert "falls at no layer: the fall is largest at layer 1, -0.10 [-0.15, -0.05]," in said[0]
 
 
 def test_what_is_selected_is_counted_over_the_seeds_that_are_trained_with():

@@ -146,15 +146,6 @@ class Layers:
         """The layer at which it falls most by its own prober."""
         return int(np.argmax(self.own.value))
 
-    @property
-    def most_shown(self) -> tuple[int, bool]:
-        """The layer at which it falls most of those whose interval lies above zero, and True; where none does
-        `most`, and False.
-        """
-        shown = np.array([low > 0 for low, _ in self.own.ci95])
-        falls = np.where(shown, self.own.value, -np.inf)
-        return (int(falls.argmax()), True) if shown.any() else (self.most, False)
-
 
 def by_layer(s: Subject, scores: Scored, seed: int) -> dict[str, Layers]:
     """By label, of the prober that has seen thinking."""

@@ -252,17 +252,15 @@ def layers(found: Mapping[str, dict[str, Layers]]) -> Said:
     title, sentences = [], []
     for who, by in found.items():
         own, calm, name = by["harmful"], by["harmless"], CALLED[who]
-        at, shown = own.most_shown
-        low, high = own.own.ci95[at]
-        fall = f"{two(own.own.value[at])} [{two(low)}, {two(high)}]"
-        title.append(
-            f"at layer {at} of {name} (by {fall})" if shown else f"at no layer of {name} for certain"
-        )
+        at, (low, high) = own.most, own.own.ci95[own.most]
+        value = own.own.value[at]
+        fall = f"{two(value)} [{two(low)}, {two(high)}]" + (", not for certain" if low <= 0 < value else "")
+        title.append(f"at layer {at} of {name} (by {fall})" if value > 0 else f"at no layer of {name}")
         first = (
             f"In {name} the score of harmful prompts falls most at layer {at}, by {fall}"
-            if shown
-            else f"In {name} the score of harmful prompts is not shown to fall at any layer: the largest "
-            f"fall is {fall}, at layer {at}"
+            if value > 0
+            else f"In {name} the score of harmful prompts falls at no layer: the fall is largest at layer "
+            f"{at}, {fall}"
         )
         sentences.append(
             f"{first}, that of benign ones there {two(calm.own.value[at])}; at the last layer the two are "
