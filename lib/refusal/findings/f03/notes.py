@@ -72,6 +72,12 @@ def behind(found: Mapping[str, Subject]) -> str:
     )
 
 
+def attributed(found: Mapping[str, Subject]) -> str:
+    """Over how many rollouts the heads' attribution is averaged."""
+    n = _each(len(s.behind) for s in found.values())
+    return f"attribution: mean over {n} harmful rollouts behind the prober"
+
+
 AREAS = (
     "95 % intervals over prompts, DeLong's or Newcombe's, the wider at each end; of shuffled labels mean and "
     f"range of {REFITS}; what has fewer than {FEW} refused or answered prompts is left out"
