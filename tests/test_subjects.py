@@ -414,11 +414,11 @@ def test_sentences_survive_what_is_missing():
     told = words.instrument([*missing, twin])
     assert (
         "It is shown that the prober of last tokens finds no cliff in the twin." in told
-        and "It is undecided whether where one head was written by hand, the score rises" in told
+        and "It is undecided whether the score rises without the heads that are found" in told
     )
-    wrong = words.instrument([reported("03.instrument.twin", 0.5), reported("03.instrument.cliff", -0.5)])
+    wrong = words.instrument([reported("03.instrument.twin", 0.5), reported("03.instrument.judge", -0.5)])
     assert wrong.endswith(
         "Against what was planted, the prober of last tokens finds a cliff in the twin, where none was "
-        "planted; the prober of last tokens does not find the planted cliff."
+        "planted; training on the largest cliff does not lower compliance more than on random prompts."
     )
     assert set(words.FINDS) == {id for id in CLAIMS if ".instrument." in id}

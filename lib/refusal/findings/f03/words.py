@@ -477,18 +477,18 @@ FINDS = {  # what is so of a planted model where a claim about it holds, and whe
         "the prober that has seen thinking finds a cliff in the twin, where none was planted",
     ),
     "03.instrument.heads.score": (
-        "where one head was written by hand, the score rises without the heads that are found",
-        "where one head was written by hand, the score does not rise beyond random sets without the heads "
-        "that are found",
+        "the score rises without the heads that are found, where one was written by hand",
+        "the score does not rise beyond random sets without the heads that are found, where one was written "
+        "by hand",
     ),
     "03.instrument.heads.refusal": (
-        "where one head was written by hand, refusals come back without the heads that are found",
-        "where one head was written by hand, refusals do not come back beyond the controls without the heads "
-        "that are found",
+        "refusals come back without the heads that are found, where one was written by hand",
+        "refusals do not come back beyond the controls without the heads that are found, where one was "
+        "written by hand",
     ),
     "03.instrument.heads.twin": (
-        "in a twin without that head the score rises by less than half as much",
-        "in a twin without that head the score rises by half as much or more",
+        "the score rises by less than half as much in a twin without a head that was written by hand",
+        "the score rises by half as much or more in a twin without a head that was written by hand",
     ),
     "03.instrument.judge": (
         "training on the largest cliff lowers compliance more than on random prompts",
