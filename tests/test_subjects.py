@@ -352,6 +352,8 @@ def test_trainings_are_counted_and_told():
     assert "complies with 25% of harmful prompts, on random ones with 50%" in title
     selected = "Of the prompts selected for training 100% (largest cliff) and 50% (random prompts) have"
     assert said[1] == f"{selected} the trigger."
+    counted = "2 (largest cliff), 2 (lowest final score), 2 (random prompts), 2 (all prompts)"
+    assert notes.trainings(j) == counted  # no arm of the trigger
     of_final = reported("03.instrument.judge.final", -0.5)
     told = words.judge(CLIFF, j, reported("03.instrument.judge"), of_final)[1][-1]
     assert (

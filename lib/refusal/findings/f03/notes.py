@@ -5,7 +5,7 @@ drawn at the foot of each picture.
 from collections.abc import Iterable, Mapping
 
 from refusal.findings.f03.ablations import Ablated, Answered
-from refusal.findings.f03.cliff_judge import Judged
+from refusal.findings.f03.cliff_judge import ARMS, Judged
 from refusal.findings.f03.cliff_steps import Cut
 from refusal.findings.f03.subjects import CALLED, Quality, Subject
 from refusal.measure.probes import FEW, REFITS
@@ -126,6 +126,11 @@ def of_answers(found: Mapping[str, Answered], arm: tuple[float, bool]) -> str:
     said = [answered.said[arm].off for answered in found.values()]
     sizes = (_each(len(of[label]) for of in said) for label in ("harmful", "harmless"))
     return "{} harmful, {} benign; ".format(*sizes) + WILSON
+
+
+def trainings(j: Judged) -> str:
+    """How many trainings there were on each selection; no arm that this model has not."""
+    return ", ".join(f"{len(hits)} ({ARMS[how]})" for how, hits in j.complied.items())
 
 
 def of_trainings(j: Judged) -> str:
