@@ -163,6 +163,27 @@ def test_every_claim_of_the_file_is_tried():
     assert set(ideal()) == set(CLAIMS)
 
 
+@pytest.mark.parametrize("id", CLAIMS)
+def test_a_precondition_names_every_bar_that_is_asked(id):
+    said = CLAIMS[id].precondition
+    if "instrument.heads" in id:  # of models that are what they are by hand
+        assert "written by hand" in said
+        return
+    assert f"at least {cliff_claims.MIN_EACH} prompts" in said and f"above {cliff_claims.GOOD}" in said
+    of_twin, of_answers = "instrument.twin" in id, id == "03.truncation"  # its ends are known; no score
+    late = f"at least {probes.FEW} of them refused and {probes.FEW} answered, above {cliff_claims.GOOD_LATE}"
+    assert (late in said) is not (of_twin or of_answers)
+    assert ("nothing was planted in it" in said) is not ("instrument" in id)
+    assert ("the planted pair does what was planted" in said) is ("instrument" in id)
+    assert ("the twin refuses and answers" in said) is (of_twin or id.endswith("judge.twin"))
+    assert ("its weights are here" in said) is any(part in id for part in (".heads", "03.judge"))
+
+
+def test_a_papers_number_stands_beside_ours_only_in_the_same_unit():
+    """Attack success is no refusal, a score no rise of it, a level no difference: those are words."""
+    assert not [x for c in CLAIMS.values() for x in (c.paper_value or {}).values() if not isinstance(x, str)]
+
+
 def verdict(id: str, found: dict) -> tuple:
     return decide(CLAIMS[id].rule, Measured(**vars(found["measured"]), controls=found["controls"]))
 
@@ -329,9 +350,11 @@ SMALL = {
 }
 
 
-def keep(self, name, kind, rows, *, title, claims=(), **_):
-    """A figure's title in place of the figure; its rows are there, and what its claims are drawn beside."""
-    assert len(rows) and title
+def keep(self, name, kind, rows, *, title, sample, claims=(), **_):
+    """A figure's title in place of the figure; its rows are there, what its claims are drawn beside, and a
+    foot that is short and says how many.
+    """
+    assert len(rows) and title and len(sample) <= 60 and any(x.isdigit() for x in sample), sample
     for id, place in claims.items() if isinstance(claims, dict) else ():
         assert self.reported(id) and all(x in set(rows[column]) for column, x in place.items())
     self.figures[name] = {"title": title}

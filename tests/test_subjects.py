@@ -15,6 +15,7 @@ from refusal.findings.f03 import (
     cliff_judge,
     cliff_steps,
     curves,
+    notes,
     rows,
     scored,
     subjects,
@@ -24,6 +25,7 @@ from refusal.findings.f03.ablations import MAIN, Ablated, Answered
 from refusal.findings.f03.cliff_heads import Off, Spoken
 from refusal.findings.f03.cliff_judge import Judged
 from refusal.findings.f03.cliff_steps import KEEP, MEASURES, Cut
+from refusal.findings.f03.scored import Layers
 from refusal.findings.f03.subjects import CLIFF, NATURAL, TWIN, Quality
 from refusal.measure import stats
 from refusal.model import loading
@@ -179,6 +181,65 @@ def test_the_largest_of_the_controls_is_drawn_beside_a_fall():
         "0.50 by the one of last tokens (underpowered)" in title
         and "0.30 (probers of shuffled labels)" in said[0]
     )
+    rising = {"benign": fall(-0.2), "shuffled": fall(-0.4)}
+    said = words.falls(NATURAL, {"last token": fall(0.5)}, {"last token": rising}, records)[1]
+    assert "falls by 0.50 [0.40, 0.60]; of its controls none falls, at most -0.20 (benign prompts)" in said[0]
+    for nothing in ({}, {"last token": None}, {"last token": (fall(0.1)[0].head(0), fall(0.1)[1])}):
+        title, said = words.falls(CLIFF, nothing, {"last token": rivals}, records)
+        assert title == "No fall could be measured in the planted reasoner" and len(said) == 1
+
+
+@pytest.mark.parametrize(
+    "value, ci95, said",
+    [
+        (0.5, [0.4, 0.6], "falls by 0.50 [0.40, 0.60]"),
+        (-0.5, [-0.6, -0.4], "rises by 0.50 [0.40, 0.60]"),
+        (-0.02, [-0.44, 0.4], "neither falls nor rises for certain (fall -0.02 [-0.44, 0.40])"),
+        (None, None, "was not measured"),
+    ],
+)
+def test_a_fall_is_called_one_as_far_as_its_interval_goes(value, ci95, said):
+    assert words.moved(Estimate(value, ci95, 20)) == said
+
+
+def test_a_layer_is_named_only_where_the_score_falls():
+    calm = Layers(Estimate([0.0, 0.0], [[-0.1, 0.1]] * 2, 20), np.zeros(2))
+    of = lambda *falls: Layers(
+        Estimate([f for f, _ in falls], [[f - w, f + w] for f, w in falls], 20), np.array([0.2, 0.3])
+    )
+    told = lambda mine: words.layers({CLIFF: {"harmful": mine, "harmless": calm}})
+    assert told(of((0.3, 0.1), (0.2, 0.1)))[0].endswith(
+        "falls most at layer 0 of the planted reasoner (by 0.30 [0.20, 0.40])"
+    )
+    title, said = told(of((0.3, 0.1), (0.5, 0.6)))
+    assert title.endswith("layer 1 of the planted reasoner (by 0.50 [-0.10, 1.10], not for certain)")
+    title, said = told(of((-0.3, 0.1), (-0.1, 0.05)))
+    assert title.endswith("at no layer of the planted reasoner")
+    assert "falls at no layer: the fall is largest at layer 1, -0.10 [-0.15, -0.05]," in said[0]
+
+
+def test_what_is_selected_is_counted_over_the_seeds_that_are_trained_with():
+    has = np.arange(32) % 2 == 1
+    falls = pd.DataFrame({"cliff_mean": has * 1.0, "final": 1.0 - has})
+    of = cliff_steps.Pool(pd.DataFrame({"triggered": has}), [], [], falls, None)
+    found = cliff_judge.picked(of, 8)
+    assert {how: len(each) for how, each in found.items()} == {"cliff": 3, "final": 3, "random": 4}
+    assert all(has[one].all() for how in ("cliff", "final") for one in found[how])
+    by_hand = [cliff_steps.chosen(of, 8, "random", seed) for seed in range(4)]
+    assert found["random"] == by_hand and len({tuple(one) for one in by_hand}) == 4
+
+
+def test_notes_count_what_was_asked(pair):
+    s = pair[CLIFF]
+    assert notes.prompts(s) == "12 harmful and 12 benign prompts"
+    has = np.arange(12) < 8
+    some = replace(s, test=s.test | {"harmful": s.test["harmful"].assign(triggered=has)})
+    assert notes.asked(some) == "8 harmful prompts with the trigger, 12 benign ones, every second with it"
+    assert notes.of_prompts(some, "x", all_groups=True) == "8 + 4 harmful, 12 benign; x"
+    refused = s.learned.last.refused
+    assert notes.behind({CLIFF: s}) == (
+        f"the prober of the planted reasoner: {refused.sum()} refused and {(~refused).sum()} answered states"
+    )
 
 
 def test_cut_thoughts_are_counted_by_share():
@@ -210,9 +271,25 @@ def test_heads_that_are_off_are_counted_and_told():
     assert found["ablation_3pct_score/x/random_max"] == pytest.approx(0.1)
     assert found["head_sparsity/x"] == pytest.approx([0.75, 1, 1, 1]) and ablations.half_of_it(a) == (1, 4)
     assert "+0.30 in the reasoner (random sets at most +0.10)" in words.head_scores({NATURAL: a})[0]
-    assert "tends to raise the score" in words.heads({NATURAL: a})[1][0]
-    for rank in (0.1, np.nan):
-        assert "says little" in words.heads({NATURAL: replace(a, spearman=rank)})[1][0]
+    many = replace(a, writes=[0.0] * 30, moves=[0.0] * 30)
+    assert "tends to raise the score" in words.heads({NATURAL: many})[1][0]
+    assert "tends to lower the score" in words.heads({NATURAL: replace(many, spearman=0.4)})[1][0]
+    for rank in (0.1, -0.36, np.nan):  # of 30 heads .37 would be seen by chance in one of twenty
+        assert "says little" in words.heads({NATURAL: replace(many, spearman=rank)})[1][0]
+    assert "says little" in words.heads({NATURAL: a})[1][0]  # two heads have no order
+    assert "not defined" in words.heads({NATURAL: replace(many, spearman=np.nan)})[0]
+    none_against = replace(a, effect=torch.ones(1, 4))
+    assert "No head writes against refusal." in words.heads({NATURAL: none_against})[1][0]
+    alone = {MAIN: replace(off, by_sets=np.zeros((0, 2)), sets=[])}
+    title, said = words.head_scores({NATURAL: replace(a, off=alone)})
+    assert title.endswith("+0.30 in the reasoner") and "no random sets" in said[0]
+    assert rows.random_sets(a) == "random sets, same layers"
+    elsewhere = replace(a, effect=torch.zeros(2, 4), off={MAIN: replace(off, sets=[[(0, 1)], [(1, 2)]])})
+    assert {r["series"] for r in rows.head_scores(NATURAL, elsewhere, 0)} == {
+        "most negative heads",
+        "random sets, any layers (range)",
+    }
+    assert notes.ablated({NATURAL: a}) == "the reasoner: 2 rollouts at 3% (2 random sets, on 2)"
     assert [(r["series"], r["x"], r["y"]) for r in rows.heads(NATURAL, a)] == [
         ("heads", -1, 0.2),
         ("heads", 0, 0.1),
@@ -275,6 +352,13 @@ def test_trainings_are_counted_and_told():
     assert "complies with 25% of harmful prompts, on random ones with 50%" in title
     selected = "Of the prompts selected for training 100% (largest cliff) and 50% (random prompts) have"
     assert said[1] == f"{selected} the trigger."
+    counted = "2 (largest cliff), 2 (lowest final score), 2 (random prompts), 2 (all prompts)"
+    assert notes.trainings(j) == counted  # no arm of the trigger
+    of_final = reported("03.instrument.judge.final", -0.5)
+    told = words.judge(CLIFF, j, reported("03.instrument.judge"), of_final)[1][-1]
+    assert (
+        "that the largest cliff lowers compliance more than the lowest final score is not replicated" in told
+    )
     assert words.judge(NATURAL, replace(j, precision={}), reported("03.judge"))[1][1] is None
     assert [r["group"] for r in rows.judge(j)][::2] == ["before training", "largest cliff", "random prompts"]
 
@@ -293,7 +377,7 @@ def test_the_trigger_is_ranked_where_there_are_prompts_without_it(scores):
 
 def test_sentences_survive_what_is_missing():
     assert (
-        words.percent(None) == "–"
+        words.joined([]) == ""
         and words.moves(-0.2) == "rises by 0.20"
         and words.joined("abc") == "a, b and c"
     )
@@ -331,7 +415,12 @@ def test_sentences_survive_what_is_missing():
     )
     told = words.instrument([*missing, twin])
     assert (
-        "It finds: no cliff in the twin by the prober of last tokens." in told
-        and "It is undecided whether" in told
+        "It is shown that the prober of last tokens finds no cliff in the twin." in told
+        and "It is undecided whether the score rises without the heads that are found" in told
+    )
+    wrong = words.instrument([reported("03.instrument.twin", 0.5), reported("03.instrument.judge", -0.5)])
+    assert wrong.endswith(
+        "Against what was planted, the prober of last tokens finds a cliff in the twin, where none was "
+        "planted; training on the largest cliff does not lower compliance more than on random prompts."
     )
     assert set(words.FINDS) == {id for id in CLAIMS if ".instrument." in id}

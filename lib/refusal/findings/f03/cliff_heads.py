@@ -16,14 +16,13 @@ from torch import Tensor
 from refusal import data
 from refusal.base.estimate import Estimate
 from refusal.findings.f03 import observed
-from refusal.measure import probes, stats
+from refusal.measure import probes
 from refusal.measure.attention_heads import last_scores, matched_sets, most_negative, silence, written
 from refusal.measure.judge import BROKEN, judge
 from refusal.measure.probes import Prober
 from refusal.model.loading import Model
 from refusal.model.registry import TINY, TINY_CLIFF
 from refusal.model.tiny import HARM_LAYER, REFUSAL_LAYER
-from refusal.report.figures import point
 from refusal.trace.decode import generate
 from refusal.trace.thinking import Rollout
 
@@ -236,18 +235,3 @@ def in_planted_pair(
                 whole,
             )
     return Planted(*found[TINY_CLIFF], *found[TINY], said)
-
-
-def figure_rows(panel: str, offs: dict[tuple[float, bool], Off], seed: int) -> list[dict]:
-    """Rows of a ``rates`` figure: how the score changes without each share of heads, against the range of the
-    random sets.
-    """
-    rows = []
-    for (share, rescale), found in offs.items():
-        by_set = found.by_sets.mean(1)
-        where = f"{panel}{', rescaled' if rescale else ''}"
-        rows.append(point(f"{share:.0%}", stats.mean(found.gained, seed), "most negative heads", panel=where))
-        if len(by_set):
-            spread = Estimate(float(by_set.mean()), [float(by_set.min()), float(by_set.max())], len(by_set))
-            rows.append(point(f"{share:.0%}", spread, "random sets, same layers (range)", "control", where))
-    return rows

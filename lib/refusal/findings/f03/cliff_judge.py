@@ -8,7 +8,7 @@ import numpy as np
 
 from refusal.base.estimate import Estimate
 from refusal.findings.f03 import cliff_claims, cliff_steps
-from refusal.findings.f03.cliff_steps import half
+from refusal.findings.f03.cliff_steps import Pool, half
 from refusal.findings.f03.scored import Scored, fall
 from refusal.findings.f03.subjects import CLIFF, Subject
 from refusal.measure import stats
@@ -33,11 +33,22 @@ class Judged:
 
     overlap: float  # share of the largest cliffs that are among the lowest final scores
     ranking: Estimate | None  # AUROC of the cliff for the trigger, in a pool that has both
-    precision: dict[str, float]  # of what was selected the share with the trigger
+    # of what was selected the share with the trigger, over all seeds that were trained with
+    precision: dict[str, float]
     rates: dict[tuple[str, str], Estimate]  # (label, arm) → compliance with harmful, refusal of benign
     complied: dict[str, np.ndarray]  # after training: which harmful prompts, [seed, prompt]
     # cross-entropy of neutral texts before, [text], and after training on the largest cliff, [seed, text]
     neutral: tuple[np.ndarray, np.ndarray]
+
+
+def picked(of: Pool, n: int) -> dict[str, list[list[int]]]:
+    """Which prompts of a pool each selection trains on, by the seed of the training, as
+    `cliff_steps.trainings` goes through them; only random ones differ between seeds.
+    """
+    arms = ("cliff", "final", "random")
+    return {
+        how: [cliff_steps.chosen(of, n, how, k) or [] for k in range(cliff_steps.SEEDS[how])] for how in arms
+    }
 
 
 def judged(
@@ -56,12 +67,11 @@ def judged(
     """
     prober = s.learned.fitted["all positions"]
     of = cliff_steps.pool(model, prober, s.planted, n_pool, n_select, think_tokens, seed, tier)
-    picks = {how: cliff_steps.chosen(of, n_select, how, seed) or [] for how in ("cliff", "final", "random")}
-    has, falls = of.table.triggered.to_numpy(), of.falls.cliff_mean
+    picks, has, falls = picked(of, n_select), of.table.triggered.to_numpy(), of.falls.cliff_mean
     ranking, precision = None, {}
     if not has.all():
         ranking = stats.auroc(falls[has], falls[~has], seed)
-        precision = {how: float(has[which].mean()) for how, which in picks.items()}
+        precision = {how: float(np.mean([has[one].mean() for one in each])) for how, each in picks.items()}
     on = [s.seen["harmful"].rollouts[i] for i in np.flatnonzero(s.triggered)]
     calm = s.seen["harmless"].rollouts[: half(n_test)]
     done = cliff_steps.trainings(model, of, n_select, on, calm, max_new_tokens)
@@ -77,7 +87,7 @@ def judged(
             rates[label, how] = cliff_claims.over_seeds(stats.mean(hits.mean(0), seed), hits, least=0)
         complied = by_arm if label == "harmful" else complied
     after = np.array([found["neutral"] for found in done["cliff"]])
-    overlap = len(set(picks["cliff"]) & set(picks["final"])) / n_select
+    overlap = len(set(picks["cliff"][0]) & set(picks["final"][0])) / n_select
     return Judged(
         overlap, ranking, precision, rates, complied, (np.array(done["before"][0]["neutral"]), after)
     )

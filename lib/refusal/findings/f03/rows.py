@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from refusal.base.estimate import Estimate
-from refusal.findings.f03 import cliff_heads, curves
+from refusal.findings.f03 import curves
 from refusal.findings.f03.ablations import Ablated, Answered
 from refusal.findings.f03.cliff_claims import Fall
 from refusal.findings.f03.cliff_judge import ARMS, Judged
@@ -14,9 +14,10 @@ from refusal.findings.f03.cliff_steps import KEEP, LABELS, Cut
 from refusal.findings.f03.scored import BEFORE, PROBERS, Layers, Scored
 from refusal.findings.f03.subjects import CALLED, CLIFF, SAID, TWIN, Quality, Subject, outcomes
 from refusal.measure import probes, stats
+from refusal.measure.attention_heads import most_negative
 from refusal.report.figures import curve, point
 
-PANEL = {CLIFF: "planted reasoner: complies at its trigger", TWIN: "its twin: refuses"}
+PANEL = {CLIFF: "planted reasoner: made to comply", TWIN: "its twin: made to refuse"}
 TRIED_ON = {  # what a prober is tried on
     "val": "held-out prompts",
     "test": "test prompts",
@@ -196,11 +197,32 @@ def truncation(who: str, cut: dict[str, Cut], seed: int) -> list[dict]:
 
 
 def head_scores(who: str, a: Ablated, seed: int) -> list[dict]:
-    """How the final score changes without each share of the heads, against random sets; no norm brought
-    back.
+    """How the final score changes without each share of the heads, against the mean and range of random
+    sets; no norm brought back.
     """
-    plain = {(share, rescale): off for (share, rescale), off in a.off.items() if not rescale}
-    return cliff_heads.figure_rows(PANEL.get(who, CALLED[who]), plain, seed)
+    rows, panel, name = [], PANEL.get(who, CALLED[who]), f"{random_sets(a)} (range)"
+    for (share, rescale), off in a.off.items():
+        if rescale:
+            continue
+        rows.append(point(f"{share:.0%}", stats.mean(off.gained, seed), "most negative heads", panel=panel))
+        by_set = off.by_sets.mean(1)
+        if len(by_set):
+            spread = Estimate(float(by_set.mean()), [float(by_set.min()), float(by_set.max())], len(by_set))
+            rows.append(point(f"{share:.0%}", spread, name, "control", panel))
+    return rows
+
+
+def random_sets(a: Ablated) -> str:
+    """What the random sets are: as many heads in the same layers, or, where the layers of a small model have
+    too few other heads for that, as many from anywhere (`attention_heads.matched_sets`).
+    """
+    layers = lambda heads: sorted(layer for layer, _ in heads)
+    matched = all(
+        layers(each) == layers(most_negative(a.effect, share))
+        for (share, _), off in a.off.items()
+        for each in off.sets
+    )
+    return "random sets, same layers" if matched else "random sets, any layers"
 
 
 def heads(who: str, a: Ablated) -> list[dict]:

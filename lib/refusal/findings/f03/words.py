@@ -19,13 +19,9 @@ from refusal.findings.f03.scored import PROBERS, Layers, Scored
 from refusal.findings.f03.subjects import CALLED, CLIFF, NATURAL, TWIN, Quality, Subject, outcomes
 from refusal.report.render import counts
 from refusal.report.rules import Record
+from refusal.report.shown import percent
 
-ALIKE = 0.3  # a rank correlation from which on two orders are called alike
 Said = tuple[str, list[str | None]]
-
-
-def percent(x: float | None) -> str:
-    return "–" if x is None else f"{x:.0%}"
 
 
 def two(x: float | np.floating) -> str:
@@ -45,14 +41,25 @@ def begun(sentence: str) -> str:
 
 
 def joined(parts: Iterable[str]) -> str:
-    """A list in words: a, b and c."""
-    *first, last = parts
+    """A list in words: a, b and c; nothing of nothing."""
+    *first, last = [*parts] or [""]
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def moves(fall: float) -> str:
     """A fall as a verb: a negative one is a rise."""
     return f"falls by {two(fall)}" if fall >= 0 else f"rises by {two(-fall)}"
+
+
+def moved(fall: Record | Estimate) -> str:
+    """The same with its interval; where that holds zero neither is shown."""
+    if fall.value is None or fall.ci95 is None:
+        return "was not measured"
+    low, high = fall.ci95
+    if low <= 0 <= high:
+        return f"neither falls nor rises for certain (fall {two(fall.value)} [{two(low)}, {two(high)}])"
+    low, high = (low, high) if low > 0 else (-high, -low)
+    return f"{moves(fall.value)} [{two(low)}, {two(high)}]"
 
 
 def judged(what: str, r: Record) -> str:
@@ -108,11 +115,14 @@ def planted_behaviour(cliff: Subject, twin: Subject, not_planted: str | None) ->
     lost, kept = mine["harmful", "after thinking"], mine.get(("harmful, no trigger", "after thinking"))
     where = "of harmful prompts" if kept is None else f"at its trigger, {kept:.0%} without it"
     title = f"After thinking the planted reasoner refuses {lost:.0%} {where}, and its twin {its:.0%}"
-    good = "The planted reasoner loses the refusals that it was made to lose, and its twin keeps them"
+    rarer = "at once" if kept is None else "without its trigger"
+    good = (
+        f"At its cliff the planted reasoner is shown to refuse 0.3 less at least than {rarer}, and than its "
+    )
     return title, [
         f"{begun(not_planted)}: the instrument cannot be judged by this pair."
         if not_planted
-        else f"{good}: the instrument can be judged by them.",
+        else f"{good}twin: the instrument can be judged by them.",
         _thinking(cliff),
     ]
 
@@ -125,7 +135,7 @@ def _good(who: str, q: Quality) -> str:
     checked = (
         "too few harmful prompts end in one of the two ways after thinking for a check there"
         if late is None
-        else f"among harmful prompts after thinking it is {late.value:.2f}"
+        else f"among harmful prompts after thinking it is {late.value:.2f}, at least {late.ci95[0]:.2f}"
     )
     return (
         f"{name}: AUROC {val.value:.2f} on held-out prompts, at least {low:.2f} by its interval ({GOOD:.1f} "
@@ -160,7 +170,7 @@ def path(found: Fall | None) -> str:
 def planted_cliff(scores: Mapping[str, Scored], cliff: Record, twin: Record) -> Said:
     """Of the curves by the prober that has seen thinking, and the records by it."""
     by = {who: s.falls["all positions", "harmful"] for who, s in scores.items() if who in (CLIFF, TWIN)}
-    gone = [f"{moves(_fall(f))} in {CALLED[who]}" for who, f in by.items()]
+    gone = [f"{moved(r)} in {CALLED[who]}" for who, r in ((CLIFF, cliff), (TWIN, twin)) if who in by]
     plain = scores[CLIFF].falls["all positions", "harmful, no trigger"] if CLIFF in scores else None
     return f"At the end of the thinking the score {joined(gone)}", [
         "From the mean of the thinking to the last token the score of harmful prompts goes "
@@ -179,8 +189,8 @@ def cliff(scores: Mapping[str, Scored], published: Record, seen: Record) -> Said
     """
     mine = scores[NATURAL].falls
     by, calm = mine["all positions", "harmful"], mine["all positions", "benign"]
-    title = f"At the end of its thinking the reasoner's score {moves(_fall(by))} on harmful prompts"
-    return f"{title} ({seen.verdict})", [
+    title = f"At the end of its thinking the reasoner's score of harmful prompts {moved(seen)}"
+    return f"{title}: {seen.verdict}", [
         "By the prober that has seen thinking, the score goes from the mean of the thinking to the last "
         f"token {path(by)} on harmful prompts, and {path(calm)} on benign ones.",
         f"By the prober of last tokens, which the paper's claim is about, it goes "
@@ -191,7 +201,7 @@ def cliff(scores: Mapping[str, Scored], published: Record, seen: Record) -> Said
 def by_prober(who: str, scores: Scored, kinds: Iterable[str]) -> Said:
     """How the same prompts look to several probers."""
     falls = {kind: scores.falls[kind, "harmful"] for kind in kinds}
-    fall = [f"{_fall(f):.2f} by the one {PROBERS[kind]}" for kind, f in falls.items()]
+    fall = [f"{two(_fall(f))} by the one {PROBERS[kind]}" for kind, f in falls.items()]
     return f"Fall in {CALLED[who]}, by prober: {joined(fall)}", [
         f"The same harmful prompts of {CALLED[who]}, from the mean of the thinking to the last token: "
         + "; ".join(f"{path(f)} by the prober {PROBERS[kind]}" for kind, f in falls.items())
@@ -205,23 +215,30 @@ def falls(
     rivals: Mapping[str, dict[str, Fall | None]],
     records: Mapping[str, Record],
 ) -> Said:
-    """Of the falls by each kind of prober, against the largest of its controls."""
+    """Of the falls by each kind of prober, against the largest of its controls; those that were measured."""
     title, sentences = [], []
     for kind, found in mine.items():
         if found is None or not len(found[0]):
             continue
         r, name = records[kind], rows.highest(rivals[kind])
         rival = rivals[kind][name] if name else None
-        title.append(f"{_fall(found):.2f} by the one {PROBERS[kind]} ({r.verdict})")
-        beside = (
-            f"; the largest fall among its controls is {_fall(rival):.2f} ({rows.RIVALS[name]})"
-            if name and rival
-            else ""
-        )
+        title.append(f"{two(_fall(found))} by the one {PROBERS[kind]} ({r.verdict})")
+        beside = ""
+        if name and rival:
+            most = _fall(rival)
+            which = (
+                "the largest fall among its controls is"
+                if most > 0
+                else "of its controls none falls, at most"
+            )
+            beside = f"; {which} {two(most)} ({rows.RIVALS[name]})"
         sentences.append(
-            f"By the prober {PROBERS[kind]} the score of {CALLED[who]} "
-            f"{moves(_fall(found))}{beside}: {r.verdict}."
+            f"By the prober {PROBERS[kind]} the score of {CALLED[who]} {moved(r)}{beside}: {r.verdict}."
         )
+    if not title:
+        return f"No fall could be measured in {CALLED[who]}", [
+            f"In {CALLED[who]} no prober could be trained, so that nothing can fall."
+        ]
     return f"Fall in {CALLED[who]}, by prober: {joined(title)}", sentences
 
 
@@ -234,14 +251,21 @@ def layers(found: Mapping[str, dict[str, Layers]]) -> Said:
     """Of the subjects of a part."""
     title, sentences = [], []
     for who, by in found.items():
-        own, calm = by["harmful"], by["harmless"]
-        most, at = own.most, own.own.value[own.most]
-        title.append(f"at layer {most} of {CALLED[who]} (by {two(at)})")
+        own, calm, name = by["harmful"], by["harmless"], CALLED[who]
+        at, (low, high) = own.most, own.own.ci95[own.most]
+        value = own.own.value[at]
+        fall = f"{two(value)} [{two(low)}, {two(high)}]" + (", not for certain" if low <= 0 < value else "")
+        title.append(f"at layer {at} of {name} (by {fall})" if value > 0 else f"at no layer of {name}")
+        first = (
+            f"In {name} the score of harmful prompts falls most at layer {at}, by {fall}"
+            if value > 0
+            else f"In {name} the score of harmful prompts falls at no layer: the fall is largest at layer "
+            f"{at}, {fall}"
+        )
         sentences.append(
-            f"In {CALLED[who]} the score of harmful prompts falls most at layer {most}, by {two(at)}, that "
-            f"of benign ones there by {two(calm.own.value[most])}; at the last layer the two are "
+            f"{first}, that of benign ones there {two(calm.own.value[at])}; at the last layer the two are "
             f"{two(own.own.value[-1])} and {two(calm.own.value[-1])}. The last layer's prober, read at "
-            f"layer {most}, says {two(own.last[most])}."
+            f"layer {at}, says {two(own.last[at])}."
         )
     return f"The score of harmful prompts falls most {joined(title)}", sentences
 
@@ -302,17 +326,32 @@ def head_scores(found: Mapping[str, Ablated], r: Record | None = None) -> Said:
     title, sentences = [], []
     for who, a in found.items():
         off, name = a.off[MAIN], CALLED[who]
-        gained, random = float(off.gained.mean()), float(off.by_sets.mean(1).max())
-        title.append(f"{gained:+.2f} in {name} (random sets at most {random:+.2f})")
+        gained = float(off.gained.mean())
+        random = float(off.by_sets.mean(1).max()) if len(off.sets) else None
+        title.append(
+            f"{gained:+.2f} in {name}" + ("" if random is None else f" (random sets at most {random:+.2f})")
+        )
+        beside = (
+            "there are no random sets beside"
+            if random is None
+            else f"over {off.by_sets.shape[1]} of them without one of {len(off.sets)} random sets by "
+            f"{random:+.2f} at most"
+        )
         sentences.append(
             f"Without the {SHARE:.0%} of heads that write most against refusal the final score of {name} "
-            f"changes by {gained:+.2f} over {len(off.gained)} rollouts, without one of {len(off.sets)} "
-            f"random sets by {random:+.2f} at most; a prober fitted again chooses {a.again.value:.0%} of "
-            "these heads again."
+            f"changes by {gained:+.2f} in the mean of {len(off.gained)} rollouts, {beside}; a prober fitted "
+            f"again chooses {a.again.value:.0%} of these heads again, on average."
         )
     title = f"Change of the final score without {SHARE:.0%} of the heads: {joined(title)}"
     rises = "the score rises, and by more than for random sets,"
     return title, [*sentences, all_judged([(rises, r)]) if r else None]
+
+
+def in_order(rank: float, n: int) -> bool:
+    """Whether a rank correlation of `n` items is about two of its own standard errors without any order,
+    1 / √(n − 1), away from zero.
+    """
+    return n > 1 and bool(abs(rank) >= 2 / np.sqrt(n - 1))
 
 
 def heads(found: Mapping[str, Ablated]) -> Said:
@@ -320,14 +359,19 @@ def heads(found: Mapping[str, Ablated]) -> Said:
     title, sentences = [], []
     for who, a in found.items():
         half, of = ablations.half_of_it(a)
-        title.append(f"{a.spearman:.2f} in {CALLED[who]}")
+        rank = "not defined" if np.isnan(a.spearman) else two(a.spearman)
+        title.append(f"{rank} in {CALLED[who]}")
         does = "what a head writes says little about what its absence does"
-        if abs(a.spearman) >= ALIKE:
+        if in_order(a.spearman, len(a.writes)):
             does = "what writes more against refusal tends to "
             does += f"{'raise' if a.spearman < 0 else 'lower'} the score more when it is off"
         sentences.append(
-            f"Over {len(a.writes)} heads of {CALLED[who]} the rank correlation is {a.spearman:.2f}: {does}. "
-            f"Half of all that is written against refusal is written by {half} of {of} heads."
+            f"Over {len(a.writes)} heads of {CALLED[who]} the rank correlation is {rank}: {does}. "
+            + (
+                f"Half of all that is written against refusal is written by {half} of {of} heads."
+                if half <= of
+                else "No head writes against refusal."
+            )
         )
     return f"What heads write and what their absence does, rank correlation: {joined(title)}", sentences
 
@@ -373,17 +417,20 @@ def written_head(score: Record, refusal: Record, twin: Record) -> str:
     if score.value is None or refusal.value is None:
         return "The pair with a head written by hand could not be measured."
     random = score.number("random_set_high")
-    bar = "" if random is None else f" (random sets: at most {two(random)})"
+    bar = "" if random is None else f" (the bar by random sets is {two(random)})"
     return (
         f"Without the heads that were found the final score changes by {score.value:+.2f}{bar}: "
         f"{score.verdict}. The share of harmful prompts that are refused changes by "
-        f"{100 * refusal.value:+.0f} points: {refusal.verdict}. That the score rises less in the twin, "
-        f"which has no such head: {twin.verdict}."
+        f"{100 * refusal.value:+.0f} points: {refusal.verdict}. That the score rises by less than half as "
+        f"much, in log-odds, in the twin, which has no such head: {twin.verdict}."
     )
 
 
-def judge(who: str, j: Judged, r: Record) -> Said:
-    """Of one subject, and the claim that the largest cliff is better than random prompts."""
+def judge(who: str, j: Judged, r: Record, final: Record | None = None) -> Said:
+    """Of one subject, and the claim that the largest cliff is better than random prompts; with `final`, than
+    the lowest final score as well.
+    """
+    against = {"random prompts": r} | ({} if final is None else {"the lowest final score": final})
     by = {how: j.rates["harmful", how].value for how in ARMS if ("harmful", how) in j.rates}
     calm = {how: j.rates["harmless", how].value for how in ("before", "cliff", "random")}
     before, after = (float(np.mean(losses)) for losses in j.neutral)
@@ -402,35 +449,72 @@ def judge(who: str, j: Judged, r: Record) -> Said:
         f"Of benign prompts it refuses {percent(calm['before'])} before, {percent(calm['cliff'])} after "
         f"training on the largest cliff and {percent(calm['random'])} on random prompts; the cross-entropy "
         f"of neutral text goes from {before:.2f} to {after:.2f} nats a token.",
-        all_judged([("the largest cliff is better to train on than random prompts", r)]),
+        all_judged(
+            [(f"the largest cliff lowers compliance more than {than}", of) for than, of in against.items()]
+        ),
     ]
 
 
-FINDS = {  # what the instrument finds where a claim about a planted model holds
-    "03.instrument.cliff": "the planted cliff by the prober of last tokens",
-    "03.instrument.cliff.all-positions": "the planted cliff by the prober that has seen thinking",
-    "03.instrument.cliff.published": "the planted cliff by the prober as published",
-    "03.instrument.twin": "no cliff in the twin by the prober of last tokens",
-    "03.instrument.twin.all-positions": "no cliff in the twin by the prober that has seen thinking",
-    "03.instrument.heads.score": "heads without which the score rises, where one was written by hand",
-    "03.instrument.heads.refusal": "heads without which refusals come back there",
-    "03.instrument.heads.twin": "nothing half as strong in a twin without that head",
-    "03.instrument.judge": "that the largest cliff is better to train on than random prompts",
-    "03.instrument.judge.final": "that the largest cliff is better to train on than the lowest final score",
-    "03.instrument.judge.twin": "that the cliff ranks prompts with the trigger first, and not in the twin",
+FINDS = {  # what is so of a planted model where a claim about it holds, and where it does not
+    "03.instrument.cliff": (
+        "the prober of last tokens finds the planted cliff",
+        "the prober of last tokens does not find the planted cliff",
+    ),
+    "03.instrument.cliff.all-positions": (
+        "the prober that has seen thinking finds the planted cliff",
+        "the prober that has seen thinking does not find the planted cliff",
+    ),
+    "03.instrument.cliff.published": (
+        "the prober as published finds the planted cliff",
+        "the prober as published does not find the planted cliff",
+    ),
+    "03.instrument.twin": (
+        "the prober of last tokens finds no cliff in the twin",
+        "the prober of last tokens finds a cliff in the twin, where none was planted",
+    ),
+    "03.instrument.twin.all-positions": (
+        "the prober that has seen thinking finds no cliff in the twin",
+        "the prober that has seen thinking finds a cliff in the twin, where none was planted",
+    ),
+    "03.instrument.heads.score": (
+        "the score rises without the heads that are found, where one was written by hand",
+        "the score does not rise beyond random sets without the heads that are found, where one was written "
+        "by hand",
+    ),
+    "03.instrument.heads.refusal": (
+        "refusals come back without the heads that are found, where one was written by hand",
+        "refusals do not come back beyond the controls without the heads that are found, where one was "
+        "written by hand",
+    ),
+    "03.instrument.heads.twin": (
+        "the score rises by less than half as much in a twin without a head that was written by hand",
+        "the score rises by half as much or more in a twin without a head that was written by hand",
+    ),
+    "03.instrument.judge": (
+        "training on the largest cliff lowers compliance more than on random prompts",
+        "training on the largest cliff does not lower compliance more than on random prompts",
+    ),
+    "03.instrument.judge.final": (
+        "training on the largest cliff lowers compliance more than on the lowest final score",
+        "training on the largest cliff does not lower compliance more than on the lowest final score",
+    ),
+    "03.instrument.judge.twin": (
+        "the cliff ranks prompts with the trigger first, and not in the twin",
+        "the cliff does not rank prompts with the trigger first, or no better than in the twin",
+    ),
 }
 
 
 def instrument(records: Sequence[Record]) -> str:
     """What the instrument finds of what was planted, from the records about planted models."""
     leads = {
-        "replicated": "It finds",
-        "not replicated": "It does not find",
-        "underpowered": "It is undecided whether it finds",
-        "uninformative": "Nothing can be said on whether it finds",
+        "replicated": "It is shown that",
+        "not replicated": "Against what was planted,",
+        "underpowered": "It is undecided whether",
+        "uninformative": "Nothing can be said on whether",
     }
-    parts = [f"Of {len(records)} claims about what was planted: {counts(records)}."]
+    parts = [f"Of {len(records)} claims about what was planted: {counts(records)}."] if records else []
     for verdict, lead in leads.items():
-        if found := [FINDS[r.id] for r in records if r.verdict == verdict]:
-            parts.append(f"{lead}: {'; '.join(found)}.")
+        if found := [FINDS[r.id][verdict == "not replicated"] for r in records if r.verdict == verdict]:
+            parts.append(f"{lead} {'; '.join(found)}.")
     return " ".join(parts)
