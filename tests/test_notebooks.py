@@ -203,6 +203,8 @@ def form(nb) -> list[str]:
     after = nb.cells[end + 1 :]
     if not any(c.source.startswith("## Try this") for c in after) or after[-1].cell_type != "code":
         wrong.append("nothing to try stands at the end")
+    if not any("steering(" in c.source for c in after if c.cell_type == "code"):
+        wrong.append("no panel stands at the end")
     if any(f"run.{what}(" in c.source for c in after for what in ("claim", "metric", "figure")):
         wrong.append("something is reported after run.finish()")
     return wrong
@@ -379,6 +381,7 @@ def test_another_form_is_found(made):
         assert form(replaced(made, part, "pass #")), part
         assert form(added(made, part)), part
     assert form(replaced(made, "## Try this", "## The end"))
+    assert form(replaced(made, "steering(", "print("))
     assert form(added(made, 'run.metric("m", 1)'))
     broken = copy.deepcopy(made)
     at = next(i for i, cell in enumerate(broken.cells) if "run.plan()" in cell.source)
