@@ -171,6 +171,16 @@ def unread_figures(nb) -> list[str]:
     ]
 
 
+def figures_without_sample(nb) -> list[str]:
+    """A picture says by itself how many items it is of and which intervals it shows, for talks show it alone."""
+    return [
+        f"the figure {ast.unparse(node.args[0])} does not say its sample"
+        for node in nodes(nb)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "run.figure"
+        if "sample" not in {k.arg for k in node.keywords}
+    ]
+
+
 def folded(cell) -> bool:
     return bool({"hide-input", "parameters"} & set(cell.metadata.get("tags", [])))
 
@@ -249,6 +259,10 @@ def test_no_hand_made_intervals(nb):
 
 def test_length_of_cells(stem, nb):
     assert not long_cells(nb, *LINES)
+
+
+def test_each_figure_says_its_sample(stem, nb):
+    assert not figures_without_sample(nb)
 
 
 def test_a_reading_follows_each_figure(stem, nb):
@@ -366,6 +380,8 @@ def test_a_figure_without_words_is_found(made):
     assert unread_figures(added(added(made, figure), reading.replace("f", "g")))
     assert not unread_figures(added(made, f"{figure}\n{reading}"))
     assert not unread_figures(added(added(made, figure), reading))
+    assert figures_without_sample(added(made, figure))
+    assert not figures_without_sample(added(made, 'run.figure("f", "rates", rows, sample="8 prompts")'))
 
 
 def test_code_without_prose_is_found(made):
