@@ -172,7 +172,7 @@ def unread_figures(nb) -> list[str]:
 
 
 def figures_without_sample(nb) -> list[str]:
-    """A picture says by itself how many items it is of and which intervals it shows, for talks show it alone."""
+    """A picture says by itself of how many items it is and which intervals it shows: talks show it alone."""
     return [
         f"the figure {ast.unparse(node.args[0])} does not say its sample"
         for node in nodes(nb)
