@@ -287,7 +287,7 @@ def test_a_committed_figure_is_mostly_plot_landscape_and_nothing_runs_over(draw,
     assert height < width and (style == "paper" or (width, height) == (13.3, 7.5))
     panels = [ax for ax in fig.axes if ax.get_position().width > 0.05]  # not the scale of colours
     boxes = np.array([ax.get_position().extents for ax in panels])
-    assert (boxes[:, 2:].max(0) - boxes[:, :2].min(0)).prod() >= (0.55 if style == "paper" else 0.47)
+    assert (boxes[:, 2:].max(0) - boxes[:, :2].min(0)).prod() >= (0.55 if style == "paper" else 0.5)
     texts = [t for t in fig.findobj(Text) if t.get_visible() and t.get_text().strip()]
     assert min(t.get_fontsize() for t in texts) >= (12 if style == "slide" else 7)
     fig.draw_without_rendering()

@@ -13,6 +13,7 @@ import pytest
 
 from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, sha256
 from refusal.report.pages import BEGIN, END
+from refusal.report import pictures
 from refusal.report.rules import Claim, Measured, Record, decide, read_claims
 from refusal.run import cli, repeat
 
@@ -178,6 +179,15 @@ def test_the_manifest_is_current():
     for name, entry in manifest.items():
         assert sha256(ROOT / entry["data"]) == entry["data_sha256"], name
         assert (FIGURES / f"{name}.png").exists()
+
+
+def test_the_committed_pictures_are_those_that_the_code_draws():
+    """Or a fresh clone's first `make figures` would draw all of them again."""
+    figures, problems = pictures.saved(
+        sorted((ROOT / name).parent for name in tracked("results/embedded/**/figures.json"))
+    )
+    assert figures and not problems
+    assert not [f.key for f in figures if not pictures._stands(f, "paper", "png")]
 
 
 def test_no_answers_are_committed():
