@@ -12,8 +12,8 @@ import nbformat
 import pytest
 
 from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, sha256
-from refusal.report.pages import BEGIN, END
 from refusal.report import pictures
+from refusal.report.pages import BEGIN, END
 from refusal.report.rules import Claim, Measured, Record, decide, read_claims
 from refusal.run import cli, repeat
 
