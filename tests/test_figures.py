@@ -264,6 +264,14 @@ def test_bars_of_several_names_are_labelled_where_they_stand(draw):
         assert abs(middle - bar) < 0.1
 
 
+def test_a_long_label_of_the_first_groups_bar_stays_in_the_panel(draw):
+    bars = [{"at": 0.24, "label": "above wrapped harmless high", "group": "a"}, {"at": 0.5, "label": "b"}]
+    fig = draw(SPEC | {"bars": bars}, rates({name: 0.26 for name in "abcdef"}, width=0.2))
+    (ax,) = fig.axes
+    (label,) = (t for t in ax.texts if t.get_text() == bars[0]["label"])
+    assert ax.bbox.x0 <= label.get_window_extent().x0
+
+
 @pytest.mark.parametrize("where", [{"group": "c"}, {"panel": "z"}, {"panel": "x", "group": "only y"}])
 def test_a_bar_that_belongs_nowhere_is_an_error(draw, where):
     rows = rates({"a": 0.2}, panel="x") + rates({"only y": 0.3}, panel="y")

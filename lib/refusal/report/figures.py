@@ -11,7 +11,7 @@ high where known.
 
 import os
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 # the user's may not be installed here, and matplotlib refuses to be imported then
 os.environ["MPLBACKEND"] = "agg"
@@ -397,11 +397,11 @@ def _say_compared(ax, panel, plan):
         else:
             if key == "paper":
                 text.remove()
-            else:  # on what is drawn, but whole
-                for at, ha, va in spots:
+            else:  # on what is drawn, but whole: in the panel, or else on the page
+                for room, (at, ha, va) in product((ax.bbox, ax.figure.bbox), spots):
                     text.set(position=to_figure(at), ha=ha, va=va)
-                    box, page = text.get_window_extent(), ax.figure.bbox
-                    if page.contains(*box.min) and page.contains(*box.max):
+                    box = text.get_window_extent()
+                    if room.contains(*box.min) and room.contains(*box.max):
                         break
 
 
