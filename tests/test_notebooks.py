@@ -4,6 +4,7 @@ broken copy.
 
 import ast
 import copy
+import inspect
 import re
 import statistics
 import tomllib
@@ -12,6 +13,7 @@ import nbformat
 import pytest
 
 from refusal.base.files import NOTEBOOKS
+from refusal.model import loading
 from refusal.run import new
 
 NEW = "99_made_from_the_template"
@@ -119,6 +121,32 @@ def claims(nb, number: str, planned: str) -> list[str]:
     found = {text for source in code(nb) for text in reported(ast.parse(source))}
     wrong += [f"{id} is never reported" for id in ids if not any(re.fullmatch(p, id) for p in found)]
     return wrong + [f"{p} is no claim" for p in found if not any(re.fullmatch(p, id) for id in ids)]
+
+
+def unused_parameters(nb) -> list[str]:
+    """Each parameter is read in a later cell; those that `loading.load` takes stand there under its name for
+    them, in a call or in a dictionary of a call's options.
+    """
+    at = next(i for i, cell in enumerate(nb.cells) if "parameters" in cell.metadata.get("tags", []))
+    later = [
+        node
+        for cell in nb.cells[at + 1 :]
+        if cell.cell_type == "code"
+        for node in ast.walk(ast.parse(cell.source))
+    ]
+    read = {node.id for node in later if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    given = [(node.arg, node.value) for node in later if isinstance(node, ast.keyword)]
+    for node in (node for node in later if isinstance(node, ast.Dict)):
+        given += [(getattr(k, "value", None), v) for k, v in zip(node.keys, node.values, strict=True)]
+    reach = {(option, name.id) for option, v in given for name in ast.walk(v) if isinstance(name, ast.Name)}
+    options = [
+        p.name for p in inspect.signature(loading.load).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
+    return [f"{name} is not used" for name in parameters(nb) if name not in read] + [
+        f"{option}={option.upper()} does not reach load"
+        for option in options
+        if (option, option.upper()) not in reach
+    ]
 
 
 def private_names(nb) -> list[str]:
@@ -249,6 +277,10 @@ def test_claims(stem, nb):
     assert not claims(nb, number_of(stem), CLAIMS[stem])
 
 
+def test_every_parameter_is_used(nb):
+    assert not unused_parameters(nb)
+
+
 def test_no_private_names(nb):
     assert not private_names(nb)
 
@@ -350,6 +382,12 @@ def test_a_claim_that_is_not_reported_is_found(made):
     ):
         assert claims(added(made, source), "99", more), source
     assert claims(added(made, 'run.claim("99.refuses.more.often", *y)'), "99", CLAIMS[NEW])
+
+
+def test_a_parameter_that_nothing_takes_is_found(made):
+    assert unused_parameters(replaced(made, "date=DATE", 'date="2024-07-26"'))
+    assert unused_parameters(replaced(made, "dtype=DTYPE", "dtype=DEVICE"))
+    assert unused_parameters(replaced(made, "DATE: str", "more: int = 1\nDATE: str"))
 
 
 def test_a_private_name_is_found(made):

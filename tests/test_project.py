@@ -1,12 +1,14 @@
 """The repository holds together: pins, README, notebooks, committed results."""
 
 import ast
+import csv
 import itertools
 import json
 import re
 import subprocess
 import sys
 import tomllib
+from typing import get_args
 
 import nbformat
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, sha256
 from refusal.report import pictures
 from refusal.report.pages import BEGIN, END
-from refusal.report.rules import Claim, Measured, Record, decide, read_claims
+from refusal.report.rules import Claim, Measured, Record, Verdict, decide, read_claims
 from refusal.run import cli, repeat
 
 
@@ -119,8 +121,24 @@ def test_the_readme_is_one_screen_that_says_how_to_test():
 
 
 def test_no_result_is_typed_into_the_documents():
-    """A value with its interval, or a verdict on a claim, stands in pages that are made alone."""
-    typed = re.compile(r"\[-−]?\d+\.\d+, ?[-−]?\d+\.\d+\]|\bn \d+\b|AUROC (is |of )?0\.\d\d")
+    """A value with its interval, a size, or a verdict in the line of a claim's id, stands in pages that are
+    made alone.
+    """
+    verdicts = "|".join(sorted(get_args(Verdict), key=len, reverse=True))
+    an_id = r"`\d\d[a-z]?\.[\w.-]+`"
+    typed = re.compile(
+        rf"\[[-−]?\d+\.\d+, ?[-−]?\d+\.\d+\]|\bn \d+\b|AUROC (?:is |of )?0\.\d\d"
+        rf"|{an_id}.*\b(?:{verdicts})\b|\b(?:{verdicts})\b.*{an_id}"
+    )
+    for text in (
+        "0.31 [0.12, 0.48]",
+        "[−0.2,-0.1]",
+        "n 64",
+        "AUROC of 0.91",
+        "`02.steer.harm` is replicated",
+        "not replicated: `02.steer.harm`",
+    ):
+        assert typed.search(text), text
     for path in [*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]:
         if path.name != "rule-changes.md":  # a history, which keeps what was
             assert not typed.findall(path.read_text(encoding="utf-8")), path.name
@@ -190,10 +208,50 @@ def test_the_committed_pictures_are_those_that_the_code_draws():
     assert not [f.key for f in figures if not pictures._stands(f, "paper", "png")]
 
 
+def strings(found, name=""):
+    """Each string of a JSON file with the nearest name above it, and each name of its own."""
+    if isinstance(found, str):
+        yield name, found
+    for key, value in found.items() if isinstance(found, dict) else ():
+        yield "a name", key
+        yield from strings(value, key)
+    for value in found if isinstance(found, list) else ():
+        yield from strings(value, name)
+
+
+# the characters that sentences made of labels and numbers take; a label, and whatever else, has at most 80
+SENTENCES = {
+    "reading": 600,
+    "reason": 480,
+    "note": 320,
+    "precondition": 320,
+    "statement": 240,
+    "title": 240,
+    "undecided": 240,
+    "expected": 160,
+    "metric": 120,
+}
+
+
+def as_long_as_answers(found) -> list[tuple[str, str]]:
+    """What is longer than its place needs, or has more than one line."""
+    return [(name, s) for name, s in strings(found) if len(s) > SENTENCES.get(name, 80) or "\n" in s]
+
+
 def test_no_answers_are_committed():
     """Committed results hold numbers and labels, never generated text: no CSV column and no metric is an
-    answer.
+    answer, and no label, name or sentence has room for one.
     """
+    answer = "I cannot help with that. " * 4
+    assert as_long_as_answers([{"controls": {"said": answer}}]) and as_long_as_answers({answer: 1})
+    assert as_long_as_answers({"note": "one line\nand another"}) and not as_long_as_answers({"note": answer})
+    for name in tracked("results/**/figures.json", "results/**/claims.json", "results/**/metrics.json"):
+        assert not as_long_as_answers(json.loads((ROOT / name).read_text())), name
+    for name in tracked("results/**/*.csv"):
+        rows = list(csv.DictReader((ROOT / name).read_text().splitlines()))
+        assert not as_long_as_answers(rows), name
+        labels = [{r[k] for r in rows if not re.fullmatch(r"[-+.e\d]*", r[k])} for k in rows[0]]
+        assert max(map(len, labels)) <= 24, name  # and there are few of them: they are no texts of prompts
     for name in tracked("results/**/*.csv"):
         header = (ROOT / name).read_text().splitlines()[0].split(",")
         assert set(header) <= {
@@ -211,7 +269,8 @@ def test_no_answers_are_committed():
             "column",
         }, name
     for name in tracked("results/**/metrics.json"):
-        assert not any(isinstance(v, str) for v in json.loads((ROOT / name).read_text()).values())
+        found = strings(json.loads((ROOT / name).read_text()))
+        assert {place for place, _ in found} == {"a name"}, name
     assert not tracked("results/**/*.ipynb")
 
 
