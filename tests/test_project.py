@@ -221,10 +221,10 @@ def strings(found, name=""):
 
 # the characters that sentences made of labels and numbers take; a label, and whatever else, has at most 80
 SENTENCES = {
-    "reading": 600,
+    "reading": 960,
     "reason": 480,
-    "note": 320,
-    "precondition": 320,
+    "precondition": 640,
+    "note": 480,
     "statement": 240,
     "title": 240,
     "undecided": 240,
