@@ -1,5 +1,5 @@
-"""How often each interval of `refusal.measure.stats` holds the truth, by simulation or, for rates, by adding
-up all that can happen.
+"""How often each interval of `refusal.measure.stats`, and those that directions and findings make of draws of
+their own, holds the truth, by simulation or, for rates, by adding up all that can happen.
 
 ``python tests/covers.py`` prints every case with how often it covers and how wide it is; ``test_stats.py``
 asks each for at least 93 %.
@@ -8,10 +8,14 @@ asks each for at least 93 %.
 import sys
 
 import numpy as np
+import torch
 from scipy.stats import binom, multinomial, norm, t
 
 from refusal.base.estimate import Estimate
-from refusal.measure import stats
+from refusal.findings.f01 import neurons, pairs, transfer
+from refusal.findings.f01 import truth as statements
+from refusal.findings.f03 import cliff_claims
+from refusal.measure import directions, stats
 
 # 3000 repeats: a coverage of .95 is known to ±.008
 SIZES, RATES, REPEATS = (16, 32, 64), (0.02, 0.1, 0.5), 3000
@@ -253,6 +257,150 @@ def _student(values):
     return [values.mean() - half, values.mean() + half]
 
 
+def ratios_of_rates(repeats):
+    """Two answers to each prompt, of which one goes with the other not at all, halfway or nearly as far as it
+    can.
+    """
+    for n in SIZES:
+        for p, q in ((0.1, 0.5), (0.3, 0.5), (0.5, 0.5), (0.5, 0.9), (0.9, 0.9)):
+            for tie in (0, 0.5, 0.9):
+                both = (1 - tie) * p * q + tie * min(p, q)
+                cells = [both, p - both, q - both, 1 - p - q + both]
+                tables, times = np.unique(
+                    np.random.default_rng(n).multinomial(n, cells, repeats), axis=0, return_counts=True
+                )
+                one, other = np.array([True, True, False, False]), np.array([True, False, True, False])
+                found = [transfer.ratio(np.repeat(one, x), np.repeat(other, x)).ci95 for x in tables]
+                known = [ci95 is not None for ci95 in found]
+                yield (
+                    f"ratio of rates {p}, {q}, tie {tie}",
+                    n,
+                    holds(*np.array([c for c in found if c]).T, p / q, times[known]),
+                )
+
+
+def pairs_of_statements(repeats, sizes=SIZES, shares=(0, 0.5, 0.9)):
+    """Shares right of n statements in n / 2 pairs that share a part, and what another direction loses on
+    them.
+    """
+    for n in sizes:
+        group = np.arange(n) // 2
+        for share in shares:
+            for p, q in ((0.5, 0.8), (0.8, 0.8), (0.95, 0.9)):
+                rng, right, lost = np.random.default_rng(n), [], []
+                for k in range(repeats):
+                    common, item = np.sqrt(share) * rng.normal(size=n)[group], rng.normal(size=n)
+                    own = np.sqrt((1 - share) / 2) * (item + rng.normal(size=(2, n)))
+                    hits = common + own < norm.ppf([[p], [q]])
+                    right.append(statements.accuracy(hits[0], group, k).ci95)
+                    lost.append(statements.lost(hits[0], hits[1], group, k).ci95)
+                yield f"accuracy {p} in pairs, shared {share}", n, holds(*np.array(right).T, p)
+                yield f"accuracy lost {p} − {q} in pairs, shared {share}", n, holds(*np.array(lost).T, p - q)
+
+
+def fewer_hits(repeats, trainings=(3, 5), rates=((0.5, 0.5), (0.6, 0.3), (0.2, 0.05))):
+    """Prompts that differ in how likely each is a hit, and trainings that do or do not move all of them."""
+    hidden = np.random.default_rng(0).normal(size=(2, 400_000))
+    for n in SIZES:
+        for seeds in trainings:
+            for p, q in rates:
+                for moves in (0, 0.6):
+                    chance = lambda p, prompt, training: 1 / (1 + (1 / p - 1) * np.exp(-prompt - training))
+                    true = [chance(x, 0.6 * hidden[0], moves * hidden[1]).mean() for x in (p, q)]
+                    rng, found = np.random.default_rng(n), []
+                    for k in range(repeats):
+                        prompt = 0.6 * rng.normal(size=n)
+                        arms = [
+                            rng.random((seeds, n)) < chance(x, prompt, moves * rng.normal(size=(seeds, 1)))
+                            for x in (p, q)
+                        ]
+                        found.append(cliff_claims.fewer(*arms, k).ci95)
+                    yield (
+                        f"fewer hits {p}, {q}, of {seeds} trainings that move by {moves}",
+                        n,
+                        holds(*np.array(found).T, true[0] - true[1]),
+                    )
+
+
+def peak_ratios(repeats, ratios=(0.3, 1.0), noises=(0.3, 1.0), clusters=(1, 2), sizes=SIZES):
+    """Effects that vary from pair to pair, alone or two to a cluster."""
+    signal = np.zeros((6, 4))
+    signal[1:4, 1], signal[3:, 3] = (0.6, 0.9, 0.8), (0.7, 0.8, 0.9)
+    for n in sizes:
+        for ratio in ratios:
+            for noise in noises:
+                for size in clusters:
+                    rng, found, cluster = np.random.default_rng(n), [], np.arange(n) // size
+                    for k in range(repeats):
+                        varies = 1 + noise * (
+                            rng.normal(size=(n, 1, 1))[cluster] + rng.normal(size=(n, 6, 4))
+                        )
+                        values = (
+                            r * signal * varies + 0.1 * rng.normal(size=varies.shape) for r in (ratio, 1)
+                        )
+                        grids = (pairs.Grid(x, np.ones(n), np.zeros(n), cluster, {}) for x in values)
+                        found.append(pairs.peak_ratio(*grids, k).ci95)
+                    yield (
+                        f"peak ratio {ratio}, noise {noise}, clusters of {size}",
+                        n,
+                        holds(*np.array(found).T, ratio),
+                    )
+
+
+def noisy_pair(seed: int, n: int, cosine: float, shared: float, noise: float = 0.5, d: int = 64):
+    """States [2 n, 2, d] at two places whose true directions have `cosine` and whose noise is `shared` in
+    part; and which are positive.
+    """
+    rng = np.random.default_rng(seed)
+    first, other = np.linalg.qr(rng.normal(size=(d, 2)))[0].T
+    sign, common = np.repeat([0.75, -0.75], n)[:, None, None], rng.normal(size=(2 * n, 2, d))
+    own = shared * common + np.sqrt(1 - shared**2) * rng.normal(size=common.shape)
+    second = cosine * first + np.sqrt(1 - cosine**2) * other
+    return (
+        torch.tensor(sign * first + noise * common),
+        torch.tensor(sign * second + noise * own),
+        np.arange(2 * n) < n,
+    )
+
+
+def cosines(repeats, cases=((0.0, 0.9), (0.5, 0.0), (0.5, 0.9), (0.9, 0.0))):
+    """Of two directions, freed of noise: across halves of one set of prompts, and as notebook 01 makes them
+    of two models' statements. Where no cosine is given, it is no case.
+    """
+    for n in SIZES:
+        for planted, shared in cases:
+            across, corrected = [], []
+            for seed in range(repeats):
+                a, b, positive = noisy_pair(seed, n, planted, shared)
+                halves = directions.cosine_across_halves(
+                    a, b, positive, ~positive, seed, draws=60, mean_over_layers=True
+                )
+                across.append(halves["cosine"].ci95)
+                drawn = pairs.cosine_halves(
+                    a.float(), b.float(), positive, np.arange(2 * n), 1 * positive, seed
+                )
+                corrected.append(pairs.corrected(drawn, slice(None))["corrected"].ci95)
+            for name, found in (("across halves", across), ("corrected", corrected)):
+                if known := [c for c in found if c]:
+                    yield f"cosine {planted} {name}, shared {shared}", n, holds(*np.array(known).T, planted)
+
+
+def overlaps(repeats, sizes=(64, 256, 1024), likeness=(0.0, 0.8, 1.0)):
+    """Entropy neurons of two models whose weights are unlike, alike or the same, about the mean overlap."""
+    for n in sizes:
+        for alike in likeness:
+            ends, values = [], []
+            for seed in range(repeats):
+                base, new = torch.rand(2, 2, n, generator=torch.Generator().manual_seed(seed))
+                post = alike * base + (1 - alike) * new
+                w = {"base": 0.5 + base[0, :, None], "post": 0.5 + post[0, :, None]}
+                variance = {"base": base[1], "post": post[1]}
+                ends.append(neurons.overlap_interval(w, variance, seed, 200))
+                chosen = (neurons.entropy_neurons(w[name], variance[name]) for name in w)
+                values.append(neurons.overlap(*chosen))
+            yield f"overlap of neurons, alike {alike}", n, holds(*np.array(ends).T, np.mean(values))
+
+
 EXACT = (rates, unpaired_rates, paired_rates)
 SIMULATED = (
     means,
@@ -263,6 +411,12 @@ SIMULATED = (
     area_differences,
     kappas,
     widened,
+    ratios_of_rates,
+    pairs_of_statements,
+    fewer_hits,
+    peak_ratios,
+    cosines,
+    overlaps,
 )
 
 if __name__ == "__main__":

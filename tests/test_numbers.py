@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from covers import noisy_pair
 from refusal.base.estimate import Estimate
 from refusal.measure import directions
 from refusal.measure.judge import judge, judge_inversion, judge_inversion_as_published
@@ -108,22 +109,6 @@ def test_centred_states_hold_nothing_of_what_sets_their_groups_apart():
         abs(float(v @ along)) for v in directions.covariance_directions(x[:, 1], like, 20, 0)
     )
     assert held(states) > 0.99 and held(within) < 0.95
-
-
-def noisy_pair(seed: int, n: int, cosine: float, shared: float, noise: float = 0.5, d: int = 64):
-    """States [2 n, 2, d] at two places whose true directions have `cosine` and whose noise is `shared` in
-    part; and which are positive.
-    """
-    rng = np.random.default_rng(seed)
-    first, other = np.linalg.qr(rng.normal(size=(d, 2)))[0].T
-    sign, common = np.repeat([0.75, -0.75], n)[:, None, None], rng.normal(size=(2 * n, 2, d))
-    own = shared * common + np.sqrt(1 - shared**2) * rng.normal(size=common.shape)
-    second = cosine * first + np.sqrt(1 - cosine**2) * other
-    return (
-        torch.tensor(sign * first + noise * common),
-        torch.tensor(sign * second + noise * own),
-        np.arange(2 * n) < n,
-    )
 
 
 def test_reliability_is_the_cosine_of_two_sets_of_full_size():
