@@ -50,6 +50,26 @@ def percent(x: float | None) -> str:
     return "–" if x is None else f"{x:.0%}"
 
 
+def digits(x: float | None) -> str:
+    """Three digits that count, as plain text; None and what is no number as a dash."""
+    return "–" if x is None or x != x else f"{x:.3g}"
+
+
+def two(x: float | None) -> str:
+    """Two digits, and no zero with a sign; None as a dash."""
+    return "–" if x is None else f"{round(float(x), 2) + 0.0:.2f}"
+
+
+def begun(sentence: str) -> str:
+    """With a capital at its beginning; the rest as it is."""
+    return sentence[:1].upper() + sentence[1:]
+
+
+def why(r: Record) -> str:
+    """A verdict with its reason, where it is not that the claim holds."""
+    return r.verdict if r.verdict == "replicated" else f"{r.verdict}: {r.reason}"
+
+
 def measured(r: Record) -> str:
     """The value of a record with its interval and n, as words."""
     if r.value is None or r.ci95 is None:

@@ -11,19 +11,11 @@ import numpy as np
 
 from refusal.base.estimate import Estimate
 from refusal.report.rules import Record
+from refusal.report.shown import begun, digits, percent, why
 
 Said = tuple[str, list[str | None]]
 Added = tuple[str, str]  # the name of a direction without its v_, and the span that it is added to
 FOUND = {"replicated": "found", "not replicated": "not found"}
-
-
-def percent(x: float | None) -> str:
-    return "–" if x is None else f"{x:.0%}"
-
-
-def digits(x: float | np.floating | None) -> str:
-    """Three digits that count."""
-    return "–" if x is None or np.isnan(x) else f"{x:.3g}"
 
 
 def interval(found: Estimate | Record) -> str:
@@ -38,16 +30,6 @@ def share(found: Estimate | Record) -> str:
     if found.value is None or found.ci95 is None:
         return "an unmeasured share"
     return f"{found.value:.0%} [{found.ci95[0]:.0%}, {found.ci95[1]:.0%}]"
-
-
-def begun(sentence: str) -> str:
-    """With a capital at its beginning; the rest as it is."""
-    return sentence[:1].upper() + sentence[1:]
-
-
-def why(r: Record) -> str:
-    """A verdict with its reason, where it is not that the claim holds."""
-    return r.verdict if r.verdict == "replicated" else f"{r.verdict}: {r.reason}"
 
 
 def way(found: Estimate | Record, above: str, below: str, neither: str) -> str:

@@ -10,24 +10,11 @@ from refusal.base.estimate import Estimate
 from refusal.findings.f02b.categories import BENCHMARKS
 from refusal.report.figures import FEW
 from refusal.report.rules import Record
+from refusal.report.shown import digits, percent, two, why
 
 Said = tuple[str, list[str | None]]
 Pair = tuple[Estimate, Estimate]  # of the guard and of the best reader of text
 TOLD = {"replicated": "yes", "not replicated": "no"}
-
-
-def percent(x: float | None) -> str:
-    return "–" if x is None else f"{x:.0%}"
-
-
-def two(x: float | None) -> str:
-    """Two digits, and no zero with a sign."""
-    return "–" if x is None else f"{round(x, 2) + 0.0:.2f}"
-
-
-def digits(x: float | None) -> str:
-    """Three digits that count."""
-    return "–" if x is None else f"{x:.3g}"
 
 
 def interval(found: Estimate | Record, form: Callable[[float | None], str] = two) -> str:
@@ -35,11 +22,6 @@ def interval(found: Estimate | Record, form: Callable[[float | None], str] = two
     if found.value is None or found.ci95 is None:
         return "not measured"
     return f"{form(found.value)} [{form(found.ci95[0])}, {form(found.ci95[1])}]"
-
-
-def why(r: Record) -> str:
-    """A verdict with its reason, where it is not that the claim holds."""
-    return r.verdict if r.verdict == "replicated" else f"{r.verdict}: {r.reason}"
 
 
 def guard(

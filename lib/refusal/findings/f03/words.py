@@ -19,25 +19,15 @@ from refusal.findings.f03.scored import PROBERS, Layers, Scored
 from refusal.findings.f03.subjects import CALLED, CLIFF, NATURAL, TWIN, Quality, Subject, outcomes
 from refusal.report.render import counts
 from refusal.report.rules import Record
-from refusal.report.shown import percent
+from refusal.report.shown import begun, percent, two
 
 Said = tuple[str, list[str | None]]
-
-
-def two(x: float | np.floating) -> str:
-    """Two digits, and no zero with a sign."""
-    return f"{round(float(x), 2) + 0.0:.2f}"
 
 
 def between(low: float, high: float) -> str:
     """A range of shares, or one where it is one."""
     ends = dict.fromkeys((percent(low), percent(high)))
     return " to ".join(ends)
-
-
-def begun(sentence: str) -> str:
-    """With a capital at its beginning; the rest as it is."""
-    return sentence[:1].upper() + sentence[1:]
 
 
 def joined(parts: Iterable[str]) -> str:
