@@ -87,7 +87,7 @@ def delta_scatter(together: Estimate, means: Mapping[str, tuple[float, float]]) 
         else "Δ harm and Δ refuse of the test prompts"
     ), [
         "Mean (Δ harm, Δ refuse): "
-        + "; ".join(f"{g} ({x:+.2f}, {y:+.2f})" for g, (x, y) in means.items())
+        + "; ".join(f"{g} ({x:+z.2f}, {y:+z.2f})" for g, (x, y) in means.items())
         + "."
         if means
         else None,

@@ -319,17 +319,17 @@ def head_scores(found: Mapping[str, Ablated], r: Record | None = None) -> Said:
         gained = float(off.gained.mean())
         random = float(off.by_sets.mean(1).max()) if len(off.sets) else None
         title.append(
-            f"{gained:+.2f} in {name}" + ("" if random is None else f" (random sets at most {random:+.2f})")
+            f"{gained:+z.2f} in {name}" + ("" if random is None else f" (random sets at most {random:+z.2f})")
         )
         beside = (
             "there are no random sets beside"
             if random is None
             else f"over {off.by_sets.shape[1]} of them without one of {len(off.sets)} random sets by "
-            f"{random:+.2f} at most"
+            f"{random:+z.2f} at most"
         )
         sentences.append(
             f"Without the {SHARE:.0%} of heads that write most against refusal the final score of {name} "
-            f"changes by {gained:+.2f} in the mean of {len(off.gained)} rollouts, {beside}; a prober fitted "
+            f"changes by {gained:+z.2f} in the mean of {len(off.gained)} rollouts, {beside}; a prober fitted "
             f"again chooses {a.again.value:.0%} of these heads again, on average."
         )
     title = f"Change of the final score without {SHARE:.0%} of the heads: {joined(title)}"
@@ -409,7 +409,7 @@ def written_head(score: Record, refusal: Record, twin: Record) -> str:
     random = score.number("random_set_high")
     bar = "" if random is None else f" (the bar by random sets is {two(random)})"
     return (
-        f"Without the heads that were found the final score changes by {score.value:+.2f}{bar}: "
+        f"Without the heads that were found the final score changes by {score.value:+z.2f}{bar}: "
         f"{score.verdict}. The share of harmful prompts that are refused changes by "
         f"{100 * refusal.value:+.0f} points: {refusal.verdict}. That the score rises by less than half as "
         f"much, in log-odds, in the twin, which has no such head: {twin.verdict}."
