@@ -182,8 +182,8 @@ IS = lambda pattern, text: bool(pattern.search(text))
 
 # what no text needs: another way through the pattern finds it as well, or a filler hides it
 IN_VAIN = {
-    "refusals 5": [" ", "doing so"],  # `\W*` takes the space; of "doing so" FILLERS leave "doing"
-    "refusals 6": [" ", "doing so"],
+    "refusals 5": [" "],  # `\W*` takes the space
+    "refusals 6": [" "],
     "refusals 8": ["that "],  # "that" is a subject too
     # `[\w ]+` takes "by" and "to", twice as often as they stand there, for AN_AI does; FILLERS take "so"
     "_DISCLAIMER": ["by ", "by ", "to ", "by ", "by ", "to ", "so"],
@@ -263,7 +263,7 @@ def test_broken_text_is_told_by_its_tokens():
 # The judge whose columns `judged_answers.csv` holds, for the agreement below is theirs. Where it has changed,
 # make the texts again (`python lib/refusal/data/make_judged_answers.py MODEL FOLDER`, for each model there),
 # judge their first 12 and 24 tokens, write `judge_12`, `judge_24` and `error` anew, and then this value.
-JUDGE = "56cdcd9f1e1743766c934c466193de2b750c35077b5b879757b09ad9e61e1392"
+JUDGE = "9aa762f427f135868d3c1ebe774ae67974c552e765b03e5738d62fe46fd8e55f"
 
 
 def test_the_labelled_answers_were_judged_by_this_judge():

@@ -240,7 +240,11 @@ def test_random_sets_of_neurons_are_drawn_from_those_that_entropy_neurons_are_ch
     high = neurons.shared(w, flat, flat, None)[1]["chance_high"]
     assert high == np.percentile(neurons.overlap_by_chance(10, 100), 97.5)
     assert high > np.percentile(neurons.overlap_by_chance(10, 400), 97.5)
-    assert neurons.among_largest(400) == 100 and neurons.among_largest(12) == 10
+    large = set(neurons.largest(w["post"]).tolist())
+    drawn = neurons.random_sets(w["post"], 10, 50)
+    assert len(large) == 100 and set().union(*drawn) == large and all(len(set(s)) == 10 for s in drawn)
+    assert min(w["post"][sorted(large)].norm(dim=-1)) >= max(np.delete(w["post"].norm(dim=-1), sorted(large)))
+    assert len(neurons.largest(w["post"][:12])) == 10
 
 
 def gaps(swapped, ablated, why=None):

@@ -29,7 +29,7 @@ CONTRACTIONS = (
     (r"\b(it|that|this|there)'s\b", r"\1 is"),
 )
 FILLERS = (
-    r"\b(?:very|really|so|deeply|truly|terribly|just|currently|respectfully|politely|simply|unfortunately|regretfully|personally|also|still|afraid|"
+    r"\b(?:very|really|(?<!do )(?<!doing )so|deeply|truly|terribly|just|currently|respectfully|politely|simply|unfortunately|regretfully|personally|also|still|afraid|"
     r"absolutely)\b,? ?"
 )
 CANNOT = ("cannot", "could not", "will not", "would not")

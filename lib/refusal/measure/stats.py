@@ -195,11 +195,11 @@ def bootstrap(
             else [rng.integers(0, len(g), len(g)) for g in arrays]
         )
         draws.append(statistic(*(g[pick] for g, pick in zip(arrays, picks, strict=True))))
-    low, high = np.nanpercentile(draws, _percentiles(n, level), axis=0)
+    low, high = np.nanpercentile(draws, percentiles(n, level), axis=0)
     return Estimate(np.asarray(statistic(*arrays)).tolist(), np.stack([low, high], -1).tolist(), n)
 
 
-def _percentiles(n: int, level: float = 0.95) -> list[float]:
+def percentiles(n: int, level: float = 0.95) -> list[float]:
     """Where to cut the draws of `n` items: they spread by sqrt((n − 1) / n) too little, and Student's
     quantile is wider than the normal one.
     """
@@ -362,7 +362,7 @@ def kappa(a: Sequence | np.ndarray, b: Sequence | np.ndarray, seed: int = 0) -> 
     draws = (
         np.random.default_rng(seed).multinomial(n, table.ravel(), BOOTSTRAPS).reshape(-1, *table.shape) / n
     )
-    low, high = np.percentile(_kappas(draws)[0], _percentiles(n))
+    low, high = np.percentile(_kappas(draws)[0], percentiles(n))
     least, most = ((bound - chance) / (1 - chance) for bound in wilson(agree * n, n))
     return Estimate(float(value), [max(-1.0, float(min(low, least))), min(1.0, float(max(high, most)))], n)
 

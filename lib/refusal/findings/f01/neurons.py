@@ -79,15 +79,16 @@ def logit_variance(
     return (squares / len(unembed) - (total / len(unembed)).square()).float()
 
 
-def among_largest(neurons: int, n: int = 10, top_share: float = 0.25) -> int:
-    """How many of `neurons` have output weights large enough for the `n` to be chosen among them."""
-    return max(n, round(top_share * neurons))
+def largest(w: Float[Tensor, "neuron d_model"], n: int = 10, top_share: float = 0.25) -> Tensor:
+    """The `top_share` of neurons with the largest output weights, largest first, at least `n`: among these
+    entropy neurons are chosen and random sets drawn.
+    """
+    return w.norm(dim=-1).argsort(descending=True)[: max(n, round(top_share * len(w)))]
 
 
 def entropy_neurons(w: Tensor, variance: Tensor, n: int = 10, top_share: float = 0.25) -> list[int]:
     """The `n` neurons of lowest logit variance among the `top_share` with the largest output weights."""
-    norms = w.norm(dim=-1)
-    large = norms.argsort(descending=True)[: among_largest(len(norms), n, top_share)]
+    large = largest(w, n, top_share)
     return sorted(large[variance[large].argsort()[:n]].tolist())
 
 
@@ -151,7 +152,7 @@ def overlap_interval(
     w: dict[str, Tensor], variance: dict[str, Tensor], seed: int = 0, draws: int = 500
 ) -> list[float]:
     """95 % interval of the overlap of two models' entropy neurons, the MLP's neurons drawn anew (the same
-    ones in both models).
+    ones in both models); it holds Wilson's, since draws of neurons that never overlap have no width.
     """
     rng = np.random.default_rng(seed)
     a, b = w
@@ -159,7 +160,10 @@ def overlap_interval(
     for _ in range(draws):
         pick = torch.from_numpy(np.unique(rng.integers(0, len(w[a]), len(w[a]))))
         seen.append(overlap(*(entropy_neurons(w[m][pick], variance[m][pick]) for m in (a, b))))
-    return [float(x) for x in np.percentile(seen, [2.5, 97.5])]
+    base, post = (set(entropy_neurons(w[m], variance[m])) for m in (a, b))
+    wilson = stats.rate([neuron in base & post for neuron in base | post]).ci95
+    low, high = np.percentile(seen, [2.5, 97.5])
+    return [min(float(low), wilson[0]), max(float(high), wilson[1])]
 
 
 def gap_closed(
@@ -199,9 +203,11 @@ def _mean_ablated(model: Model, chosen: Sequence[int], texts: Sequence[str]) -> 
         return read_text(changed, texts, [Add(mean, model.n_layers, "every_token")])["entropy"].numpy()
 
 
-def random_sets(among: int, n: int, sets: int, seed: int = 0) -> list[list[int]]:
-    """`sets` random sets of `n` out of `among` neurons: the control for what entropy neurons do."""
-    rng = np.random.default_rng(seed)
+def random_sets(w: Float[Tensor, "neuron d_model"], n: int, sets: int, seed: int = 0) -> list[list[int]]:
+    """`sets` random sets of `n` out of the neurons with large output weights, the control for what entropy
+    neurons do: sets out of all neurons would write less and seem to matter less for that alone.
+    """
+    rng, among = np.random.default_rng(seed), largest(w, n).cpu().numpy()
     return [sorted(rng.choice(among, n, replace=False).tolist()) for _ in range(sets)]
 
 
@@ -226,7 +232,7 @@ def shared(
     """
     chosen = {name: entropy_neurons(w[name], variance[name]) for name in w}
     base, post = chosen.values()
-    by_chance = overlap_by_chance(len(post), among_largest(len(w["post"])), seed=seed)
+    by_chance = overlap_by_chance(len(post), len(largest(w["post"])), seed=seed)
     controls = {
         "same_model": overlap(base, base),
         **moved_by(change),

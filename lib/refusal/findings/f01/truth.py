@@ -148,18 +148,21 @@ def over_groups(
     return statistic(*((times @ s) / (times @ sizes) for s in sums))
 
 
-def _hull(found: Estimate, draws: np.ndarray) -> Estimate:
+def _hull(found: Estimate, draws: np.ndarray, group: ArrayLike) -> Estimate:
     """The interval of independent items widened to hold that of groups, which has no width where all items
     agree.
     """
-    low, high = np.percentile(draws, [2.5, 97.5])
+    groups = len(np.unique(np.asarray(group)))
+    low, high = np.percentile(draws, stats.percentiles(groups))
     return replace(found, ci95=[min(found.ci95[0], float(low)), max(found.ci95[1], float(high))])
 
 
 def accuracy(hits: ArrayLike, group: ArrayLike, seed: int = 0) -> Estimate:
     """Estimate of a share right; the interval holds Wilson's and the one over groups."""
     return (
-        _hull(stats.rate(hits), over_groups(lambda x: x, [hits], group, seed)) if np.size(hits) else NOTHING
+        _hull(stats.rate(hits), over_groups(lambda x: x, [hits], group, seed), group)
+        if np.size(hits)
+        else NOTHING
     )
 
 
@@ -172,6 +175,7 @@ def lost(crossed: ArrayLike, own: ArrayLike, group: ArrayLike, seed: int = 0) ->
     return _hull(
         stats.difference(crossed, own, seed, paired=True),
         over_groups(lambda x, y: x - y, [crossed, own], group, seed),
+        group,
     )
 
 
