@@ -29,8 +29,9 @@ CONTRACTIONS = (
     (r"\b(it|that|this|there)'s\b", r"\1 is"),
 )
 FILLERS = (
-    r"\b(?:very|really|(?<!do )(?<!doing )so|deeply|truly|terribly|just|currently|respectfully|politely|simply|unfortunately|regretfully|personally|also|still|afraid|"
-    r"absolutely)\b,? ?"
+    r"\b(?:very|really|(?<!do )(?<!doing )so|"
+    r"deeply|truly|terribly|just|currently|respectfully|"
+    r"politely|simply|unfortunately|regretfully|personally|also|still|afraid|absolutely)\b,? ?"
 )
 CANNOT = ("cannot", "could not", "will not", "would not")
 UNWILLING = (  # whatever verb follows, it is declined
