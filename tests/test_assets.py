@@ -14,13 +14,13 @@ import zipfile
 from pathlib import Path
 
 import gguf
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import transformers
 
 from conftest import randomised, tiny_module
+from ggufs import tiny_gguf
 from refusal.base import files
 from refusal.base.errors import ParameterError, UserError
 from refusal.model import convert, fetch, loading, sources
@@ -419,57 +419,6 @@ def test_a_multimodal_gemma_loads_as_its_text_decoder(tmp_path):
         reads.score(model, [prompt], lambda x: x)[0, 0], expected, rtol=1e-4, atol=1e-4
     )
     assert decode.generate(model, [prompt], decoding=3)[0]
-
-
-def tiny_gguf(path: Path, leave_out: str = "", extra: str = "", parts: int = 1) -> Path:
-    """A llama of one block as a GGUF file, with a byte-level tokenizer; without one tensor, or with one more,
-    or as the first of `parts`.
-    """
-    writer = gguf.GGUFWriter(path, "llama")
-    tokens = ["<unk>", "<s>", "</s>", *(chr(c) for c in range(97, 123)), "ab", "bc"]
-    writer.add_name("tiny")
-    for add, value in (
-        (writer.add_context_length, 64),
-        (writer.add_embedding_length, 32),
-        (writer.add_block_count, 1),
-        (writer.add_feed_forward_length, 64),
-        (writer.add_head_count, 4),
-        (writer.add_head_count_kv, 2),
-        (writer.add_layer_norm_rms_eps, 1e-5),
-        (writer.add_vocab_size, len(tokens)),
-        (writer.add_tokenizer_model, "gpt2"),
-        (writer.add_token_list, tokens),
-        (writer.add_token_merges, ["a b", "b c"]),
-        (writer.add_token_types, [3, 3, 3, *[1] * 28]),
-        (writer.add_bos_token_id, 1),
-        (writer.add_eos_token_id, 2),
-    ):
-        add(value)
-    if parts > 1:
-        writer.add_uint16("split.count", parts)
-    rng = np.random.default_rng(0)
-    sizes = {
-        "token_embd": (len(tokens), 32),
-        "output_norm": (32,),
-        "output": (len(tokens), 32),
-        "blk.0.attn_norm": (32,),
-        "blk.0.ffn_norm": (32,),
-        "blk.0.attn_q": (32, 32),
-        "blk.0.attn_k": (16, 32),
-        "blk.0.attn_v": (16, 32),
-        "blk.0.attn_output": (32, 32),
-        "blk.0.ffn_gate": (64, 32),
-        "blk.0.ffn_up": (64, 32),
-        "blk.0.ffn_down": (32, 64),
-    } | ({extra: (4,)} if extra else {})
-    for name, size in sizes.items():
-        if name != leave_out:
-            writer.add_tensor(f"{name}.weight", rng.normal(size=size).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def test_a_gguf_file_is_converted_once_and_what_other_code_left_is_not_trusted(cache, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import torch
 import transformers
 
 from conftest import tiny_module
+from ggufs import tiny_gguf
 from refusal.base import machine
 from refusal.base.errors import ParameterError, UserError
 from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, write_json
@@ -491,10 +492,13 @@ def test_unknown_parameters_raise_before_make(monkeypatch):
         cli.given_parameters()
 
 
-def saved(folder, template: bool = True, layers: int | None = None):
+def saved(folder, template: bool = True, layers: int | None = None, gguf: bool = False):
     """A tiny random model in a folder, which never refuses, on request without a chat template or of another
-    depth.
+    depth, or as a GGUF file of another family (without a template).
     """
+    if gguf:
+        folder.mkdir()
+        return tiny_gguf(folder / "tiny.gguf")
     tokenizer = copy.deepcopy(tiny_tokenizer())
     if not template:
         tokenizer.chat_template = None
@@ -513,9 +517,14 @@ def saved(folder, template: bool = True, layers: int | None = None):
     [
         ("02", {}, "refuses"),
         ("02", {"template": False}, "no chat template"),
+        ("02", {"gguf": True}, "no chat template"),
         ("02b", {}, "were refused"),
+        ("02b", {"gguf": True}, "no chat template"),
         ("02b", {"template": False}, "no chat template"),
         ("01", {"layers": 2}, "differ in n_layers"),
+        ("01", {"gguf": True}, "differ in"),
+        ("03", {"template": False}, "no chat template"),
+        ("03", {"gguf": True}, "no chat template"),
     ],
 )
 def test_a_model_that_cannot_inform_ends_in_a_reason_for_every_claim(tmp_path, number, which, reason):

@@ -3,7 +3,6 @@ network.
 """
 
 import base64
-import hashlib
 import html
 import json
 import re
@@ -15,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from refusal.base.errors import UserError
-from refusal.base.files import ROOT
-from refusal.report import site_pages
+from refusal.base.files import ROOT, notebook_hash
+from refusal.report import outputs, site_pages
 from refusal.report.rules import Claim, Measured, record
 from refusal.report.runs import read_runs
 from refusal.run import cli, site
@@ -85,7 +84,7 @@ def executed(**tags) -> dict:
     shown = [drawn, *below, drawn, output({HTML: "<p>stays</p>"})]
     noise = [
         {"output_type": "stream", "name": "stderr", "text": "progress-bar-text"},
-        output({site.WIDGET: {"model_id": "1"}, "text/plain": "HBox-text"}),
+        output({outputs.WIDGET: {"model_id": "1"}, "text/plain": "HBox-text"}),
         {
             "output_type": "error",
             "ename": "E",
@@ -102,7 +101,7 @@ def executed(**tags) -> dict:
             "outputs": [output({"text/html": f"<p>shown by {call}</p>"})],
         }
     )
-    return {
+    notebook: dict = {
         "cells": [
             {
                 "cell_type": "markdown",
@@ -124,18 +123,25 @@ def executed(**tags) -> dict:
         "nbformat": 4,
         "nbformat_minor": 5,
     }
+    for i, cell in enumerate(notebook["cells"]):
+        cell["id"] = f"c{i}"
+    return notebook
+
+
+def source_of(notebook: dict) -> dict:
+    """The notebook as it was before the run."""
+    cells = [c | ({"outputs": []} if c["cell_type"] == "code" else {}) for c in notebook["cells"]]
+    return notebook | {"cells": cells}
 
 
 def make_run(results: Path, model: str, name: str = "97_made_up", records=RECORDS, notebook=None) -> Path:
-    folder = results / "embedded" / model / name
+    folder, notebook = results / "embedded" / model / name, notebook or executed()
     (folder / "data").mkdir(parents=True)
     about = {"duration_s": 130.0, "device": "cpu", "outputs": {}}
-    if notebook:
-        text = json.dumps(notebook)
-        (folder / "executed.ipynb").write_text(text)
-        about["outputs"] = {
-            f"results/x/{name}/executed.ipynb": hashlib.sha256(text.encode()).hexdigest(),
-        }
+    (folder / "source.ipynb").write_text(json.dumps(source_of(notebook)))
+    about["notebook_sha256"] = notebook_hash(folder / "source.ipynb")
+    (folder / "source.ipynb").unlink()
+    (folder / "shown.json").write_text(json.dumps(outputs.shown(notebook, list(FIGURES))))
     (folder / "claims.json").write_text(json.dumps([json.loads(r.model_dump_json()) for r in records]))
     (folder / "figures.json").write_text(json.dumps(FIGURES))
     (folder / "run.json").write_text(json.dumps(about))
@@ -147,7 +153,7 @@ def make_run(results: Path, model: str, name: str = "97_made_up", records=RECORD
 def make_place(place: Path, patch) -> Path:
     """A project folder of three runs, and the site's module pointed at it; returns its results."""
     results = place / "results"
-    make_run(results, "model-a", notebook=executed())
+    make_run(results, "model-a")
     make_run(results, "model-a", "97_made_up@SEED=1", RECORDS[:1])
     make_run(results, ODD, records=[judged("97.first", 0.15, 0.1, 0.2, evidence="trained here")])
     for run in (results / "embedded").glob("*/*"):
@@ -156,10 +162,7 @@ def make_place(place: Path, patch) -> Path:
         for name in FIGURES:
             (into / f"{name}.png").write_bytes(png(40, 20))
     (place / "notebooks").mkdir()
-    notebook = executed()
-    for cell in notebook["cells"]:
-        cell |= {"outputs": []} if cell["cell_type"] == "code" else {}
-    (place / "notebooks" / "97_made_up.ipynb").write_text(json.dumps(notebook))
+    (place / "notebooks" / "97_made_up.ipynb").write_text(json.dumps(source_of(executed())))
     shutil.copytree(ROOT / "docs", place / "docs")
     (place / "docs" / "made-up.md").write_text(
         "# Made up\n\n[next](add-a-finding.md), [ledger](../results/README.md), [code](../Makefile), "
@@ -260,13 +263,14 @@ def test_the_front_page_counts_by_evidence(results):
     assert 'href="runs/embedded/model-a/97_made_up%40SEED%3D1.html"' in page
 
 
-def test_an_executed_notebook_becomes_a_page(results):
+def test_what_a_run_showed_becomes_a_page(results):
     text = sources(results)["runs/embedded/model-a/97_made_up.ipynb"]
     notebook = json.loads(text)
     for gone in ("progress-bar-text", "HBox-text", "traceback-text", "somebody", "image/png", "shown by"):
         assert gone not in text
-    assert "uninformative: why" in text
-    head, about, _, opening, drawn, own_ledger, ledger, _ = notebook["cells"]
+    assert "uninformative: why" in text and "has changed since" not in text
+    head, about, parameters, opening, drawn, own_ledger, ledger, _ = notebook["cells"]
+    assert parameters["metadata"]["tags"] == ["hide-input"]
     assert not opening["outputs"] and not own_ledger["outputs"]  # the page has its own box and ledger
     assert "[stand](../../../index.md)" in head["source"] and "the file (`Makefile`)" in head["source"]
     assert "2 minutes, on cpu" in about["source"]
@@ -282,24 +286,33 @@ def test_an_executed_notebook_becomes_a_page(results):
     assert "<form" not in ledger["source"] and "<button" not in ledger["source"]
 
 
-def test_code_is_folded_by_tags_and_everywhere_without_them():
-    run = type("Run", (), {"executed": executed(), "figures": FIGURES, "notebook": "97_made_up"})
-    folded = lambda: [
-        "hide-input" in cell["metadata"]["tags"]
-        for cell in site.executed(run, {}, "", "")["cells"]
-        if cell["cell_type"] == "code"
-    ]
-    assert folded() == [True] * 5
-    run.executed = executed(last=["hide-input"])
-    assert folded() == [True, False, False, False, True]
+def test_what_is_kept_of_an_executed_notebook_holds_no_picture_and_nothing_printed():
+    notebook = executed()
+    notebook["cells"][-1]["outputs"].append({"output_type": "stream", "name": "stdout", "text": "an answer"})
+    kept = outputs.shown(notebook, list(FIGURES))
+    note, reading = {HTML: "<small>n 40</small>"}, {"text/markdown": FIGURES["shown"]["reading"]}
+    assert kept == {
+        "c3": [{"figure": "shown"}, note, reading, {"figure": "plain"}, {HTML: "<p>stays</p>"}],
+        "c5": [{"error": "uninformative: why"}],
+    }
 
 
-def test_a_run_without_its_executed_notebook_has_text_figures_and_ledger(results):
-    names = sources(results)
-    page = names["runs/embedded/odd~3cb~3e~26~22model/97_made_up.md"]
-    assert page.startswith("# 97 · Does it") and page.count("<figure") == 2 and "N = 1" not in page
-    assert page.index("was not at hand") < page.index("<figure") < page.index("## Ledger of this run")
-    assert "not replicated" in row(page, "97.first")
+def test_code_is_folded_by_tags(results):
+    run = read_runs(results)[0]
+    path = results.parent / "notebooks" / "97_made_up.ipynb"
+    path.write_text(json.dumps(source_of(executed(last=["hide-input"]))))
+    page = site.run_page(run, {})
+    folded = ["hide-input" in c["metadata"]["tags"] for c in page["cells"] if c["cell_type"] == "code"]
+    assert folded == [True, False, False, False, True]
+    assert "has changed since this run" in page["cells"][1]["source"]  # a tag more
+
+
+def test_a_run_whose_notebook_is_gone_has_its_figures_and_ledger(results):
+    (results.parent / "notebooks" / "97_made_up.ipynb").unlink()
+    page = json.loads(sources(results)["runs/embedded/odd~3cb~3e~26~22model/97_made_up.ipynb"])
+    head, about, ledger = (cell["source"] for cell in page["cells"])
+    assert head == r"# 97\_made\_up" and ledger.count("<figure") == 2 and "make reproduce" in about
+    assert "not replicated" in row(ledger, "97.first")
 
 
 def test_the_gallery_has_every_figure_with_its_reading(results):
@@ -310,11 +323,10 @@ def test_the_gallery_has_every_figure_with_its_reading(results):
     assert (results.parent / "build/html/results/embedded/model-a/97_made_up/data/shown.csv").exists()
 
 
-def test_a_figure_that_was_never_drawn_is_taken_from_the_notebook_or_named(results, capsys):
+def test_a_figure_that_was_never_drawn_is_named(results, capsys):
     shutil.rmtree(results.parent / "figures" / "embedded")
-    page = sources(results)["figures.md"]
-    assert page.count("<img") == 2 and 'width="4" height="3"' in page
-    assert capsys.readouterr().err.count("`make figures` draws it") >= 4
+    assert "<img" not in sources(results)["figures.md"]
+    assert capsys.readouterr().err.count("`make figures` draws it") == 6
 
 
 def test_documents_are_pages_and_their_links_lead_somewhere(results):
@@ -352,6 +364,9 @@ def test_nothing_that_stands_is_written_again_and_what_is_gone_goes(results):
         ("figures.json", '["shown"]'),
         ("run.json", "null"),
         ("run.json", "\udcff"),
+        ("shown.json", None),
+        ("shown.json", "[]"),
+        ("shown.json", '{"c3": [1]}'),
     ],
 )
 def test_a_run_that_cannot_be_read_is_named_and_left_out(results, capsys, name, text):
@@ -362,18 +377,6 @@ def test_a_run_that_cannot_be_read_is_named_and_left_out(results, capsys, name, 
     assert [run.title for run in read_runs(results)] == [ODD, "model-a, SEED=1"]
     (line,) = capsys.readouterr().err.splitlines()
     assert str(folder) in line and line.startswith("left out: ") and ("missing" in line) == (text is None)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"cells": []}', json.dumps(executed(last=["changed"]))])
-def test_an_executed_notebook_of_no_use_is_named_and_the_run_stays(results, capsys, text):
-    folder = results / "embedded" / "model-a" / "97_made_up"
-    (folder / "executed.ipynb").write_text(text)
-    if "changed" not in text:  # as if it had been written so
-        (folder / "run.json").write_text("{}")
-    runs = {run.title: run for run in read_runs(results)}
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "executed.ipynb" in line and runs["model-a"].executed is None
-    assert "runs/embedded/model-a/97_made_up.md" in sources(results)
 
 
 def test_what_sweeps_leave_is_no_run(results, capsys):

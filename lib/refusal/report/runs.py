@@ -6,21 +6,21 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from refusal.base.files import sha256
+from refusal.report import outputs
 from refusal.report.rules import Record, read_records
 
 
 @dataclass(frozen=True)
 class Run:
-    """One results folder: its records, the labels of its figures by name, its ``run.json``, and the executed
-    notebook where that is here and of this run.
+    """One results folder: its records, the labels of its figures by name, its ``run.json``, and what the
+    notebook's cells showed (see `outputs.shown`).
     """
 
     folder: Path
     records: list[Record]
     figures: dict[str, dict]
     about: dict
-    executed: dict | None
+    shown: dict[str, list[dict[str, str]]]
 
     @property
     def tier(self) -> str:
@@ -69,8 +69,7 @@ def read_runs(results: Path) -> list[Run]:
     """Every run under `results` that is no smoke run, by notebook, the defaults first. What sweeps leave in
     their folders ``<tier>/sweeps`` is no run.
 
-    A run of which a file is missing or cannot be read is named on stderr and left out, and so is an executed
-    notebook of another run than its records.
+    A run of which a file is missing or cannot be read is named on stderr and left out.
     """
     found = []
     for folder in sorted(results.glob("*/*/*/")):
@@ -89,30 +88,13 @@ def read_runs(results: Path) -> list[Run]:
 
 def _read(folder: Path) -> Run:
     records = read_records(folder / "claims.json")
-    figures, about = (
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("figures", "run")
+    figures, about, cells = (
+        json.loads((folder / name).read_text(encoding="utf-8"))
+        for name in ("figures.json", "run.json", outputs.FILE)
     )
     for spec in figures.values():
         spec["title"], spec["note"]  # what no figure is without
-    return Run(folder, records, dict(figures), dict(about), _executed(folder, about))
-
-
-def _executed(folder: Path, about: dict) -> dict | None:
-    """The executed notebook; None where there is none, where it cannot be read, or where it is not the one
-    that ``run.json`` tells of.
-    """
-    path = folder / "executed.ipynb"
-    if not path.exists():
-        return None
-    known = {name.rpartition("/")[2]: digest for name, digest in about.get("outputs", {}).items()}
-    if sha256(path) != known.get(path.name, sha256(path)):
-        why = "is not the one that its run.json tells of"
-    else:
-        try:
-            notebook = json.loads(path.read_text(encoding="utf-8"))
-            notebook["cells"][0]["cell_type"]
-            return notebook
-        except (ValueError, TypeError, KeyError, IndexError):
-            why = "cannot be read"
-    print(f"left out: {path} {why}; run that again", file=sys.stderr)
-    return None
+    for cell in cells.values():
+        for output in cell:
+            dict(output)
+    return Run(folder, records, dict(figures), dict(about), dict(cells))

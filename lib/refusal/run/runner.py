@@ -45,7 +45,7 @@ from refusal.base.took import about_minutes
 from refusal.model.names import folder_name, shown_name
 from refusal.model.registry import MODELS, RECIPES
 from refusal.model.sources import is_converted, locate, recipe_folder
-from refusal.report import gallery
+from refusal.report import gallery, outputs
 from refusal.report.recorder import NAMES, OUT, RUNNER
 from refusal.run import params
 
@@ -401,16 +401,19 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
             raise UserError(
                 f"{notebook.stem} ended without writing {needed}", "its last cell must call run.finish()"
             )
-    for name in json.loads((staging / "figures.json").read_text(encoding="utf-8")):
+    figures = json.loads((staging / "figures.json").read_text(encoding="utf-8"))
+    for name in figures:
         for path in (staging / "data" / f"{name}.csv", staging / "figures" / f"{name}.png"):
             if not path.exists():
                 raise UserError(f"{notebook.stem} declared the figure {name} but did not write {path.name}")
+    executed = json.loads((staging / "executed.ipynb").read_text(encoding="utf-8"))
+    write_json(staging / outputs.FILE, outputs.shown(executed, list(figures)))
     usage = json.loads((staging / "usage.json").read_text(encoding="utf-8"))
     _check_used(notebook, usage.pop("library", None), usage.pop("models", {}), located)
     drawn = FIGURES / folder.relative_to(RESULTS)
     longest = _longest(folder / "run.json", duration, parameters)
     (folder / "run.json").unlink(missing_ok=True)
-    outputs = {}
+    written = {}
     moves = [(staging / "data", folder / "data"), (staging / "figures", drawn)]
     for source, target in moves:
         source.mkdir(exist_ok=True)  # a notebook that ended early may have drawn nothing
@@ -421,10 +424,10 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
                 path.unlink()
         for path in sorted(source.iterdir()):
             _move(path, target / path.name)
-            outputs[(target / path.name).relative_to(ROOT).as_posix()] = sha256(target / path.name)
-    for name in ("metrics.json", "figures.json", "claims.json", "executed.ipynb"):
+            written[(target / path.name).relative_to(ROOT).as_posix()] = sha256(target / path.name)
+    for name in ("metrics.json", "figures.json", "claims.json", outputs.FILE, "executed.ipynb"):
         _move(staging / name, folder / name)
-        outputs[(folder / name).relative_to(ROOT).as_posix()] = sha256(folder / name)
+        written[(folder / name).relative_to(ROOT).as_posix()] = sha256(folder / name)
     (folder / "failed.ipynb").unlink(missing_ok=True)
     write_json(
         folder / "run.json",
@@ -444,7 +447,7 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
             "duration_s": round(duration, 1),
             "longest_s": round(longest, 1),
             "fingerprint": mark,
-            "outputs": outputs,
+            "outputs": written,
         },
     )
 

@@ -5,7 +5,6 @@ Sphinx makes pages of them in ``site/``. Sources that did not change are not wri
 leaves their pages as they are.
 """
 
-import base64
 import hashlib
 import importlib.util
 import json
@@ -15,11 +14,20 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from refusal.base.errors import UserError
-from refusal.base.files import FIGURES, NOTEBOOKS, RESULTS, ROOT, disk_errors, lock, write_bytes, write_text
+from refusal.base.files import (
+    FIGURES,
+    NOTEBOOKS,
+    RESULTS,
+    ROOT,
+    disk_errors,
+    lock,
+    notebook_hash,
+    write_bytes,
+    write_text,
+)
 from refusal.report import site_pages
 from refusal.report.runs import Run, read_runs
 from refusal.report.site_pages import escape
@@ -27,9 +35,6 @@ from refusal.report.site_pages import escape
 TEXTS, DOCS, SITE = ROOT / "docs" / "_site", ROOT / "docs", ROOT / "site"
 ELSEWHERE = {"README.md": "index.md", "results/README.md": "ledger.md", "figures/README.md": "figures.md"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
-HIDDEN = ("parameters", "injected-parameters")  # cells that are folded, whatever the notebook says
-OWN = ("run.opening(", "run.ledger()")  # what shows a box or a ledger, of which the page has its own
-WIDGET = "application/vnd.jupyter.widget-view+json"  # shown, it would ask for a script from outside
 
 
 def build() -> None:
@@ -70,8 +75,8 @@ def write_sources(runs: list[Run], source: Path, out: Path) -> str:
             written[out / "figures" / run.place / f"{name}.png"] = png
             data = run.folder / "data" / f"{name}.csv"
             written[out / "results" / run.place / "data" / data.name] = data.read_bytes()
-        text, suffix = run_page(run, drawn[run.place])
-        written[source / f"{run.page}{suffix}"] = text.encode()
+        page = run_page(run, drawn[run.place])
+        written[source / f"{run.page}.ipynb"] = json.dumps(page, indent=1, ensure_ascii=False).encode()
     for path in sorted(DOCS.glob("*.md")):
         text = local_links(path.read_text(encoding="utf-8"), DOCS, "docs/")
         written[source / "docs" / path.name] = text.encode()
@@ -133,128 +138,95 @@ def title(run: Run) -> tuple[str, str]:
     it is gone.
     """
     path = NOTEBOOKS / f"{run.notebook}.ipynb"
-    notebook = run.executed or (json.loads(path.read_text(encoding="utf-8")) if path.exists() else None)
+    notebook = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     first = "".join(notebook["cells"][0]["source"]).splitlines() if notebook else []
     heading = LINK.sub(r"\2", first[0].removeprefix("# ")) if first else run.notebook
     return heading, heading.partition(" · ")[2] or heading
 
 
 def pictures(run: Run) -> dict[str, bytes]:
-    """The PNG file of every figure of a run: as drawn, or else as the executed notebook shows it. One that is
-    nowhere is named on stderr.
-    """
-    shown = [image for image, _ in images(run.executed)] if run.executed else []
+    """The PNG file of every figure of a run; one that is missing is named on stderr."""
     found = {}
-    for i, name in enumerate(run.figures):
+    for name in run.figures:
         path, data = FIGURES / run.place / f"{name}.png", run.folder / "data" / f"{name}.csv"
         if not data.exists():
             print(f"left out: {data} is missing; run that again, or remove its folder", file=sys.stderr)
         elif path.exists():
             found[name] = path.read_bytes()
-        elif len(shown) == len(run.figures):
-            found[name] = base64.b64decode(shown[i])
         else:
             print(f"left out: {path} is missing; `make figures` draws it", file=sys.stderr)
     return found
 
 
-def images(notebook: dict) -> Iterator[tuple[str, dict]]:
-    """The pictures among a notebook's outputs, in order: base64 text, and the output it is in."""
-    for cell in notebook["cells"]:
-        for output in cell.get("outputs", ()):
-            if "image/png" in output.get("data", {}):
-                yield output["data"]["image/png"], output
+def run_page(run: Run, drawn: dict[str, bytes]) -> dict:
+    """A run's page as a notebook: its notebook's text and folded code, with what each cell showed; a box
+    about the run after its title, and its part of the ledger in place of its own.
 
-
-def run_page(run: Run, drawn: dict[str, bytes]) -> tuple[str, str]:
-    """A run's page and its suffix: the executed notebook, or else the notebook's text with the figures after
-    the text that is before the cells that draw them; then its part of the ledger.
+    Pictures become figures with captions, in place of the notes and readings below them. Of a notebook that
+    is gone there is the box, the figures and the ledger.
     """
     root = "../../../"
     figure = {name: site_pages.picture(run, name, png, root) for name, png in drawn.items()}
     command = f"make reproduce RUN={shlex.quote(f'results/{run.place}/run.json')}"
-    about = raw(site_pages.about(run, command))
-    ledger = f"## Ledger of this run\n\n{raw(site_pages.ledger([run], root, controls=False))}"
+    path, added = NOTEBOOKS / f"{run.notebook}.ipynb", {"about": raw(site_pages.about(run, command))}
+    added["ledger"] = f"## Ledger of this run\n\n{raw(site_pages.ledger([run], root, controls=False))}"
     if any(r.evidence == "constructed" for r in run.records):
         constructed = raw(site_pages.ledger([run], root, constructed=True, controls=False))
-        ledger += f"\n\n## Constructed models: tests of the instrument\n\n{constructed}"
-    if run.executed:
-        return json.dumps(executed(run, figure, about, ledger), indent=1, ensure_ascii=False), ".ipynb"
-    path, left, parts = NOTEBOOKS / f"{run.notebook}.ipynb", dict(figure), [f"# {escaped(run.notebook)}"]
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else []
-    for cell in cells:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            parts.append(local_links(source, NOTEBOOKS, root))
-        else:
-            parts += [raw(left.pop(name)) for name in list(left) if f'"{name}"' in source]
-    if cells:
-        parts.pop(0)  # the notebook brings its own
-    parts.insert(
-        1,
-        f"{about}\n\nThe executed notebook of this run was not at hand when this page was made. Below "
-        "are the notebook's text and the run's figures, without code.",
-    )
-    return "\n\n".join([*parts, *map(raw, left.values()), ledger, ""]), ".md"
-
-
-def executed(run: Run, figure: dict[str, str], about: str, ledger: str) -> dict:
-    """The executed notebook as a page: pictures become figures with captions, in place of the notes and
-    readings below them, `about` stands in place of its opening box and `ledger` of its own ledger; progress
-    bars and widgets go, code is folded where its tags say so, or everywhere in a notebook without such tags.
-    """
-    notebook = json.loads(json.dumps(run.executed))
-    outputs, captions = list(images(notebook)), set()
-    for i, (_, output) in enumerate(outputs):
-        name = list(run.figures)[i] if len(outputs) == len(run.figures) else None
-        if name in figure:
-            output["data"] = {"text/html": figure[name], "text/plain": ""}
-            spec = run.figures[name]
-            captions |= {f"<small>{escape(spec['note'])}</small>", spec.get("reading") or None}
-    tagged = any("hide-input" in cell["metadata"].get("tags", ()) for cell in notebook["cells"])
-    added = {
-        name: {"id": name, "cell_type": "markdown", "metadata": {}, "source": text}
-        for name, text in (("about", about), ("ledger", ledger))
-    }
-    cells = []
-    for i, cell in enumerate(notebook["cells"]):
-        source = "".join(cell["source"])
-        kept = {"id": f"cell-{i}", "cell_type": cell["cell_type"], "metadata": {}, "source": cell["source"]}
-        if cell["cell_type"] == "markdown":
-            kept["source"] = local_links(source, NOTEBOOKS, "../../../")
-        if cell["cell_type"] == "code":
-            tags = [tag for tag in cell["metadata"].get("tags", ()) if tag.startswith(("hide-", "remove-"))]
-            if not tagged or set(HIDDEN) & set(cell["metadata"].get("tags", ())):
-                tags.append("hide-input")
-            kept["metadata"] = {"tags": sorted(set(tags)), "mystnb": {"image": {"alt": run.notebook}}}
-            outputs = [o for o in map(said, cell["outputs"]) if o and not captions & set(texts(o))]
-            if any(call in source for call in OWN):
-                outputs = [o for o in outputs if "text/html" not in o.get("data", {})]
-            kept |= {"execution_count": None, "outputs": outputs}
-        cells.append(kept)
-        if i == 0:
-            cells.append(added.pop("about"))
-        if "run.ledger()" in source and "ledger" in added:
-            cells.append(added.pop("ledger"))
+        added["ledger"] += f"\n\n## Constructed models: tests of the instrument\n\n{constructed}"
+    cells, notebook = [_text("gone", f"# {escaped(run.notebook)}")], None
+    if path.exists():
+        if run.about.get("notebook_sha256") != notebook_hash(path):
+            added["about"] += "\n\nThe notebook has changed since this run: some of its text may not fit."
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cells = [_cell(cell, run, figure) for cell in notebook["cells"]]
+    own = next((i for i, c in enumerate(cells) if "run.ledger()" in c["source"]), len(cells) - 1)
+    if figure:  # of cells that are gone
+        added["ledger"] = "\n\n".join([*map(raw, figure.values()), added["ledger"]])
+    cells.insert(own + 1, _text("ledger", added["ledger"]))
+    cells.insert(1, _text("about", added["about"]))
     language = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
-    return {"cells": [*cells, *added.values()], "metadata": language, "nbformat": 4, "nbformat_minor": 5}
+    return {"cells": cells, "metadata": language, "nbformat": 4, "nbformat_minor": 5}
 
 
-def texts(output: dict) -> list[str]:
-    """An output as HTML and as Markdown, where it is such."""
-    return ["".join(output.get("data", {}).get(kind, "")) for kind in ("text/html", "text/markdown")]
+def _text(name: str, source: str) -> dict:
+    """A cell of Markdown."""
+    return {"id": name, "cell_type": "markdown", "metadata": {}, "source": source}
 
 
-def said(output: dict) -> dict | None:
-    """An output as a page shows it: no stderr, no widgets, an error as its one message."""
-    if output["output_type"] == "error":
-        return {"output_type": "stream", "name": "stdout", "text": output["evalue"] + "\n"}
-    if output.get("name") == "stderr":
+def _cell(cell: dict, run: Run, figure: dict[str, str]) -> dict:
+    """A notebook's cell as the page has it; figures that it shows are taken out of `figure`."""
+    name, source = f"cell-{cell['id']}", "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        return _text(name, local_links(source, NOTEBOOKS, "../../../"))
+    tags = cell["metadata"].get("tags", ())
+    kept = {tag for tag in tags if tag.startswith(("hide-", "remove-"))}
+    kept |= {"hide-input"} if "parameters" in tags else set()
+    specs = run.figures.values()
+    captions = {f"<small>{escape(s['note'])}</small>" for s in specs} | {s.get("reading", "") for s in specs}
+    outputs = [_output(o, figure) for o in run.shown.get(cell["id"], ()) if not captions & {*o.values()}]
+    return {
+        "id": name,
+        "cell_type": "code",
+        "metadata": {"tags": sorted(kept)},
+        "source": source,
+        "execution_count": None,
+        "outputs": [output for output in outputs if output],
+    }
+
+
+def _output(kept: dict[str, str], figure: dict[str, str]) -> dict | None:
+    """An output of a cell, from what `outputs.shown` kept of it; a figure is taken out of `figure`, and None
+    where it is not there.
+    """
+    ((kind, text),) = kept.items()
+    if kind == "figure":
+        html = figure.pop(text, None)
+        kind, text = "text/html", html or ""
+    if not text:
         return None
-    if WIDGET in output.get("data", {}):
-        data = {kind: value for kind, value in output["data"].items() if kind == "text/html"}
-        return output | {"data": data} if data else None
-    return output
+    if kind == "error":
+        return {"output_type": "stream", "name": "stdout", "text": text + "\n"}
+    return {"output_type": "display_data", "metadata": {}, "data": {kind: text, "text/plain": ""}}
 
 
 def local_links(text: str, folder: Path, root: str) -> str:
