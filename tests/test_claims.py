@@ -1,6 +1,7 @@
 """The ledger's rules: each verdict, the precedence, what may not enter, and how rules are written down."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
@@ -310,7 +311,10 @@ def entry(model, value, id="02.a", half=0.1, **change):
 
 PAGE = {
     "02": pages.Finding(
-        "02_x", "does it?", {"02.a": "half of it ({value})", "02.gone": "no"}, lambda rs: f"{len(rs)} seen"
+        "02_x",
+        "does it?",
+        headlines={"02.a": "half of it ({value})", "02.gone": "no"},
+        paragraph=lambda rs: f"{len(rs)} seen",
     )
 }
 
@@ -351,7 +355,23 @@ def test_pages_without_runs_say_so():
     assert "| no run is committed | none run | none run |" in pages.first_screen([], PAGE, None)
 
 
-def test_the_first_screen_speaks_of_released_models_where_there_are_any():
+def test_the_first_screen_speaks_of_the_default_model_and_of_what_other_parameters_change():
+    ledger = [
+        entry("weak", 0.8),
+        entry("weak @ SEED=1", 0.8),
+        entry("weak @ alpha=2", 0.1),
+        entry("strong", 0.8),
+        entry("strong", 0.8, "02.b"),
+    ]
+    came = lambda default: pages.first_screen(
+        ledger, {n: replace(f, default=default) for n, f in PAGE.items()}, None
+    )
+    weak = "on `weak`; `SEED=1` changes 0 of 1 verdicts, `alpha=2` changes 1 of 1 verdicts |"
+    tier = ledger[0][0]
+    assert weak in came((tier, "weak")) and "on `strong` |" in came((tier, "none of these"))
+
+
+def test_the_first_screen_speaks_of_the_model_that_decides_most_without_the_default_one():
     ledger = [
         entry("trained", 0.1, evidence="trained here"),
         entry("weak", 0.3),

@@ -94,7 +94,7 @@ def test_a_correlation_has_its_interval_and_none_is_said_of_few():
     "moved, gap, said",
     [
         (at(0.01, 0.005), at(0.1, 0.02), "less than half"),
-        (at(-0.08, 0.01), at(0.1, 0.02), "more than half of the gap"),
+        (at(0.08, 0.01), at(0.1, 0.02), "80% of the gap"),
         (at(0.05, 0.01), at(0.1, 0.02), "is not decided"),
         (at(0.0, 0.2), at(0.1, 0.02), "is not decided"),
         (at(0.01, 0.005), at(0.0, 0.02), "no gap to compare"),

@@ -28,13 +28,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the pages need to know of one notebook: its file's name, its question, and what its finding adds
-    (``findings/*/readme.py``): claims to name on the first screen, as {id: words with {value}}, and a
-    paragraph from one model's records.
+    """What the pages need to know of one notebook: its file's name, its question, the (tier, model) of its
+    default run, and what its finding adds (``findings/*/readme.py``): claims to name on the first screen, as
+    {id: words with {value}, {share} or a control's name}, and a paragraph from one model's records.
     """
 
     stem: str
     question: str
+    default: Run | None = None
     headlines: Mapping[str, str] = field(default_factory=dict)
     paragraph: Paragraph | None = None
 
@@ -184,7 +185,7 @@ def first_screen(everything: Ledger, findings: Mapping[str, Finding], picture: P
         rows.append(
             [
                 f"[{n}](notebooks/{finding.stem}.ipynb) {finding.question}",
-                _came_out(mine, finding),
+                _came_out(mine, finding) + _moved(everything, mine, finding),
                 *of.values(),
                 f"[ledger](results/README.md#nb-{n})",
             ]
@@ -195,24 +196,45 @@ def first_screen(everything: Ledger, findings: Mapping[str, Finding], picture: P
 
 
 def _came_out(mine: Ledger, finding: Finding) -> str:
-    """The finding's headline claims with value and verdict, of the model that decides most: a released one
-    where one was run.
+    """The finding's headline claims with value and verdict, and the interval of what is not decided: of the
+    default model, or of the one that decides most where that was not run.
     """
     runs: dict[Run, list[Record]] = {}
     for tier, model, r in mine:
         runs.setdefault((tier, model), []).append(r)
     decided = lambda rs: sum(r.verdict in ("replicated", "not replicated") for r in rs)
-    best = sorted(runs.items(), key=lambda run: (run[1][0].evidence != "released", -decided(run[1]), run[0]))
+    best = sorted(runs.items(), key=lambda run: (run[0] != finding.default, -decided(run[1]), run[0]))
     if not best:
         return "no run is committed"
     (_, model), records = best[0]
     by = {r.id: r for r in records}
     said = [
-        f"{words.format(value=number(v := by[id].value), share=percent(v))}: {by[id].verdict}"
+        f"{_filled(words, by[id])}: {by[id].verdict}"
+        + (interval(by[id]) if by[id].verdict == "underpowered" else "")
         for id, words in finding.headlines.items()
         if id in by
     ]
     return "; ".join([*said, f"on {_shown(model)}"])
+
+
+def _filled(words: str, r: Record) -> str:
+    """`words` with what is measured in place of {value} and {share}, and a control in place of its name."""
+    controls = {name: number(value) for name, value in r.controls.items()}
+    return words.format(**controls | {"value": number(r.value), "share": percent(r.value)})
+
+
+def _moved(everything: Ledger, mine: Ledger, finding: Finding) -> str:
+    """How many verdicts of the default model are others with other parameters, where that was run."""
+    if finding.default is None:
+        return ""
+    tier, model = finding.default
+    of = {r.id: r.verdict for t, m, r in mine if (t, m) == finding.default}
+    other: dict[str, list[bool]] = {}
+    for t, name, r in everything:
+        if t == tier and name.startswith(f"{model} @ ") and r.id in of:
+            other.setdefault(name.partition(" @ ")[2], []).append(r.verdict != of[r.id])
+    said = [f"`{name}` changes {sum(changed)} of {len(changed)} verdicts" for name, changed in other.items()]
+    return f"; {', '.join(said)}" if said else ""
 
 
 def between(text: str, made: str) -> str:

@@ -67,7 +67,10 @@ def begun(sentence: str) -> str:
 
 def why(r: Record) -> str:
     """A verdict with its reason, where it is not that the claim holds."""
-    return r.verdict if r.verdict == "replicated" else f"{r.verdict}: {r.reason}"
+    reason = r.reason
+    for name in sorted(r.controls, key=len, reverse=True):  # the ledger's names, as words
+        reason = reason.replace(name, name.replace("_", " "))
+    return r.verdict if r.verdict == "replicated" else f"{r.verdict}: {reason}"
 
 
 def measured(r: Record) -> str:

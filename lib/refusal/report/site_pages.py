@@ -57,8 +57,8 @@ def overview(runs: Sequence[Run], questions: dict[str, str], shown: int = 3) -> 
                 key=lambda pair: pair[1].evidence != "released",
             )
             named = "".join(
-                f'<li><a href="{link(run, "", r.id)}">{escape(r.statement)}</a>'
-                f"{' (trained here)' if r.evidence == 'trained here' else ''}</li>"
+                f'<li><a href="{link(run, "", r.id)}">{escape(r.statement)}</a>: {escape(measured(r))}, on '
+                f"{escape(run.title)}{' (trained here)' if r.evidence == 'trained here' else ''}</li>"
                 for run, r in decided[:shown]
             )
             more = f"<li>and {len(decided) - shown} more</li>" if len(decided) > shown else ""
@@ -298,19 +298,32 @@ def picture(run: Run, name: str, png: bytes, root: str) -> str:
     )
 
 
+def _minutes(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} minute{'s' if minutes > 1 else ''}"
+
+
+def _machine(about: dict) -> str:
+    """The device, and of a CPU which and how many cores."""
+    machine = about.get("machine", {})
+    if about.get("device") != "cpu" or not machine.get("processor"):
+        return escape(str(about.get("device")))
+    return escape(f"{machine['cores']} cores of {machine['processor']}")
+
+
 def about(run: Run, command: str) -> str:
     """The box at the top of a run's page: the model, the verdicts, the answer to each claim, the command."""
-    took, device = run.about.get("duration_s"), run.about.get("device")
+    took = run.about.get("longest_s", run.about.get("duration_s"))
     answers = "".join(
         f'<li>{pill(r.verdict)} <a href="#{quote(r.id)}">{escape(r.statement)}</a>: '
         f"{escape(measured(r))}</li>"
         for r in run.records
     )
     facts = {
-        "model": escape(run.title) + f" (tier {escape(run.tier)})",
+        "model": escape(run.title) + (f" (tier {escape(run.tier)})" if run.tier != "embedded" else ""),
         "verdicts": tally(run.records)
         + f"<details><summary>the answer to each claim</summary><ul>{answers}</ul></details>",
-        "took": f"{max(1, round(took / 60))} minutes, on {escape(str(device))}" if took else "",
+        "took": f"{_minutes(took)}, on {_machine(run.about)}" if took else "",
         "run this": f"<code>{escape(command)}</code>",
     }
     rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items() if value)

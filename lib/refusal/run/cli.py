@@ -293,15 +293,19 @@ def pages(text: str) -> dict[str, str]:
     from refusal.report.pages import Finding, between, first_screen, ledger_page
     from refusal.report.render import read_ledger
     from refusal.run.declared import question
+    from refusal.run.params import resolve
     from refusal.run.parts import parts_of_findings
+    from refusal.run.runner import place
 
     said = {
         module.__name__.split(".")[-2].removeprefix("f"): module for module in parts_of_findings("readme")
     }
+    default = lambda path: place(path, resolve(path, {"TIER": "embedded"})).parent
     findings = {
         n: Finding(
             path.stem,
             question(path),
+            (default(path).parent.name, default(path).name),
             getattr(said.get(n), "HEADLINES", {}),
             getattr(said.get(n), "paragraph", None),
         )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refusal.base.estimate import Estimate
+from refusal.model.layout import LOUD
 from refusal.report.rules import Record
 from refusal.report.shown import begun, digits, percent, why
 
@@ -112,12 +113,29 @@ def full_stop(moved: Estimate, gap: Estimate) -> str | None:
     by = f"A full stop moves Δ harm by {interval(moved)}"
     apart = f"half of the gap between refused harmful and accepted harmless prompts ({gap.value:.3f})"
     if least > half:
-        return f"{by}, more than {apart}: compare only prompts of one form."
+        return (
+            f"{by}, {moved.value / gap.value:.0%} of the gap between refused harmful and accepted harmless "
+            f"prompts ({gap.value:.3f}): compare only prompts of one form."
+        )
     return (
         f"{by}, less than {apart}."
         if most < half
         else f"{by}; whether that is less than {apart} is not decided."
     )
+
+
+def hangs_on(loudest: float, stop: str | None) -> str | None:
+    """What the notebook's answers hang on: the share of the residual stream in its loudest coordinate, and
+    what was said of a full stop.
+    """
+    loud = (
+        f"One coordinate holds {loudest:.0%} of the last residual stream's squared norm, and raw differences "
+        "of means mostly measure it."
+        if loudest > LOUD
+        else None
+    )
+    said = [s for s in (stop, loud) if s]
+    return f"What these answers hang on: {' '.join(said)}" if said else None
 
 
 def positions(r: Record) -> Said:
@@ -180,8 +198,8 @@ def steering_sweep(plain: float, best: Mapping[Added, Best]) -> Said:
 
     down = [f"v_{name} on the {span}" for (name, span), b in best.items() if b.score <= plain]
     return f"Highest refusal score by layer: {at}", [
-        f"Without an intervention the mean score is {plain:.1f}, and refusing starts at 0; towards refusal "
-        "is up.",
+        f"Without an intervention the mean score is {plain:.1f}; it is counted from where refusing starts, "
+        "and towards refusal is up.",
         f"At the layer where it is highest: {'; '.join(map(said, best))}.",
         f"At no layer is it raised by {', '.join(down)}." if down else None,
     ]
@@ -207,7 +225,11 @@ def inversion_baseline(judges: Estimate, says: Mapping[str, float], cannot: Mapp
     ), [
         "Without an intervention the AUC of Certainly, harmful against harmless requests, is "
         f"{interval(judges)}; 0.5 is guessing.",
-        *(f"{begun(reason)}: of {label} requests nothing can be said." for label, reason in cannot.items()),
+        *(
+            f"{begun(reason)}: of {' and '.join(label for label, why in cannot.items() if why == reason)} "
+            "requests nothing can be said."
+            for reason in dict.fromkeys(cannot.values())
+        ),
         None if cannot else "The model judges harm in words, and the experiment is informative.",
     ]
 
