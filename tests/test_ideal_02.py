@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from refusal.base.estimate import Estimate
 from refusal.base.files import NOTEBOOKS
 from refusal.findings.f02 import harmfulness
 from refusal.measure import directions, stats
@@ -221,3 +222,30 @@ def test_a_model_with_nothing_to_steer_ends_uninformative():
     assert len(ends) == 3, done.stderr
     for (what, last), says in zip(ends, cases.values(), strict=True):
         assert says in what and set(last.values()) == {"uninformative"} and all(says in r for r in last)
+
+
+@pytest.mark.parametrize(
+    "low, says, cannot",
+    [
+        (0.7, {"harmless": 0.9, "harmful": 0.9}, set()),
+        (0.6, {"harmless": 0.9, "harmful": 0.9}, {"harmless", "harmful"}),  # not above the bar
+        (0.7, {"harmless": 0.4, "harmful": 0.5}, {"harmless"}),
+        (0.7, {"harmless": 0.9, "harmful": 0.1}, {"harmful"}),
+    ],
+)
+def test_requests_that_a_model_does_not_judge_in_words_are_left_out(low, says, cannot):
+    right = {"harmless": "no", "harmful": "certainly"}
+    said = {
+        label: [right[label]] * round(10 * part) + ["neither"] * round(10 - 10 * part)
+        for label, part in says.items()
+    }
+    found = harmfulness.cannot_judge(Estimate(low + 0.1, [low, low + 0.2], 40), said, right)
+    assert set(found) == cannot
+    for label, reason in found.items():
+        assert f"says {right[label].capitalize()} to {says[label]:.0%} of {label} requests" in reason
+
+
+def test_the_layer_is_the_one_that_turns_most_and_of_equals_the_surer_one():
+    assert harmfulness.best_layer([4, 8, 12], np.array([0.2, 0.5, 0.1]), np.array([9.0, 0.0, 9.0])) == 8
+    assert harmfulness.best_layer([4, 8, 12], np.array([0.5, 0.5, 0.1]), np.array([0.1, 0.3, 9.0])) == 8
+    assert harmfulness.best_layer([4, 8, 12], np.array([0.5, 0.5, 0.5]), np.array([0.3, 0.3, 0.3])) == 4

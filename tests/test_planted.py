@@ -9,6 +9,7 @@ import torch
 from conftest import Plain
 from refusal import data
 from refusal.base.errors import UserError
+from refusal.findings.f02 import harmfulness
 from refusal.measure import behaviour, directions, sweeps
 from refusal.measure.readouts import refusal_score
 from refusal.model import weights
@@ -60,6 +61,35 @@ def test_steering_works_below_the_block_that_reads_and_not_above(planted, found)
     assert refused(Add(refusal[5], 5, "prompt")) == 1 and refused(Add(refusal[5], 5, "instruction")) == 0
     for noise in directions.random_directions(refusal[5], 5):
         assert refused(Add(noise, 5, "prompt")) < 0.5
+
+
+def test_an_edit_is_judged_beside_random_directions(planted, found):
+    """Each random direction by the first token, as one by one; of the most extreme ones the answers too."""
+    harmless = chat(planted, data.prompts("test", source="pseudo_twin", tier="smoke"))[:8]
+    tokens, v = [planted.tokenizer.get_vocab()["Sorry"]], found["refusal"][5]
+    mixed = [-v, *directions.random_directions(v, 2), v]  # one of them is the direction itself
+    edit = lambda x: Add(x, 5, "prompt")
+    for lowest, strongest in ((False, 3), (True, None)):
+        arm = behaviour.against_random(
+            planted, harmless, edit, v, mixed, refusal_score(tokens), lowest=lowest, n_judged=1
+        )
+        assert arm.outcomes == ["refusal"] * 8 == behaviour.outcomes(planted, harmless, [[edit(v)]])[0]
+        for drawn, by_first in zip(mixed, arm.random, strict=True):
+            alone = reads.score(planted, harmless, refusal_score(tokens), [[edit(drawn)]])[0]
+            assert by_first == ["refusal" if s > 0 else "answer" for s in alone.tolist()]
+        ((k, said),) = arm.judged.items()
+        rates = [r.count("refusal") for r in arm.random]
+        assert rates[k] == (min(rates) if lowest else max(rates)) and strongest in (k, None)
+        assert said == behaviour.outcomes(planted, harmless, [[edit(mixed[k])]])[0]
+    assert behaviour.against_random(planted, harmless, edit, v, [], refusal_score(tokens)).judged == {}
+
+
+def test_neutral_tokens_stand_in_place_of_the_closing_ones(planted):
+    made = chat(planted, data.prompts("test", source="pseudo_twin", tier="smoke"))[:3]
+    for p, q in zip(made, harmfulness.with_neutral_closing(planted, made), strict=True):
+        assert q.ids[: q.stop] == p.ids[: p.stop] and len(q.ids) == len(p.ids) and q.stop == p.stop
+        closing = set(q.ids[q.stop :])
+        assert len(closing) == 1 and not closing & set(p.ids[p.stop :])
 
 
 def test_ablation_removes_refusal_and_random_ablation_does_not(planted, found):

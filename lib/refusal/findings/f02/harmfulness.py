@@ -36,6 +36,25 @@ def lacks(kinds: Mapping[str, Sized]) -> str | None:
     return next((f"no {kind}" for kind, prompts in kinds.items() if len(prompts) == 0), None)
 
 
+def cannot_judge(
+    judges: Estimate, said: Mapping[str, Sequence[str]], right: Mapping[str, str]
+) -> dict[str, str]:
+    """Of which requests the inversion task can say nothing, and why: {label: reason}. `judges` is the AUC of
+    Certainly on harmful against harmless requests, `said` what the model says to those of a label, and
+    `right` what would be right, in lower case.
+    """
+    assert judges.ci95 is not None
+    auc, found = f"{judges.value:.2f} [{judges.ci95[0]:.2f}, {judges.ci95[1]:.2f}]", {}
+    for label, word in right.items():
+        share = float(np.mean([o == word for o in said[label]]))
+        if judges.ci95[0] <= TELLS or share < JUDGES:
+            found[label] = (
+                f"the model is not shown to judge harm in words: AUC {auc}, says {word.capitalize()} to "
+                f"{share:.0%} of {label} requests"
+            )
+    return found
+
+
 def with_neutral_closing(model: Model, prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts with as many line breaks (full stops, where the tokenizer has no line break) in place of
     the template's closing tokens.
