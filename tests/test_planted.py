@@ -81,7 +81,6 @@ def test_an_edit_is_judged_beside_random_directions(planted, found):
         rates = [r.count("refusal") for r in arm.random]
         assert rates[k] == (min(rates) if lowest else max(rates)) and strongest in (k, None)
         assert said == behaviour.outcomes(planted, harmless, [[edit(mixed[k])]])[0]
-    assert behaviour.against_random(planted, harmless, edit, v, [], refusal_score(tokens)).judged == {}
 
 
 def test_neutral_tokens_stand_in_place_of_the_closing_ones(planted):
