@@ -66,6 +66,11 @@ def test_halves_of_one_model_differ_where_pairs_do():
     alone = pairs.Grid(one.values, one.clean, one.corrupt, np.zeros(8), CELLS)
     assert figures.between_halves(alone) is None
     assert "half" not in "".join(figures.grid_rows(alone, alone, LAYERS, 2).panel)
+    table = figures.grid_rows(one, grid(shift=0.25), LAYERS, 2)
+    said = figures.apart(table)
+    most = [table[table.panel.str.contains(kind)].value.max() for kind in ("post − base", "half")]
+    assert f"cell is {most[0]:.2f} between the models, and {most[1]:.2f} between halves of base's own" in said
+    assert "halves" not in figures.apart(figures.grid_rows(alone, alone, LAYERS, 2))
 
 
 def test_where_the_answer_passes_to_the_last_token():

@@ -330,6 +330,8 @@ def test_a_category_counts_by_its_whole_interval():
     assert title.endswith("by their whole interval: 1 of 3 (layer 10)")
     assert sentences[0].startswith("At one norm, HB one makes harmless")
     assert "no category direction makes" in of_guard.category_steering(own, 0.5, at(0.25), 10)[1][0]
+    # beyond random directions that do nothing, and not beyond no intervention
+    assert "0 of 3" in of_guard.category_steering(own, 0.0, at(0.5, 0.2), 10)[0]
 
 
 def test_directions_of_categories_are_compared_at_one_norm():

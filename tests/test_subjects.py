@@ -134,7 +134,8 @@ def test_scores_fall_as_their_tokens_say(pair, scores):
     ].value == pytest.approx(np.mean(by_hand))
     title, said = words.layers({CLIFF: scored.by_layer(s, found, 0)})
     assert (
-        f"at layer {layers.most} of the planted reasoner" in title and words.two(np.mean(by_hand)) in said[0]
+        f"{words.two(np.mean(by_hand))} in the planted reasoner (largest of" in title
+        and f"falls most at layer {layers.most}" in said[0]
     )
     spans = {CLIFF: scored.span(found, 0), TWIN: None}
     assert len(words.drawn_as_published({CLIFF: found}, spans)[1]) == 2
@@ -208,13 +209,13 @@ def test_a_layer_is_named_only_where_the_score_falls():
         Estimate([f for f, _ in falls], [[f - w, f + w] for f, w in falls], 20), np.array([0.2, 0.3])
     )
     told = lambda mine: words.layers({CLIFF: {"harmful": mine, "harmless": calm}})
-    assert told(of((0.3, 0.1), (0.2, 0.1)))[0].endswith(
-        "falls most at layer 0 of the planted reasoner (by 0.30 [0.20, 0.40])"
-    )
+    title, said = told(of((0.3, 0.1), (0.2, 0.1)))
+    assert title.endswith("0.20 in the planted reasoner (largest of 2 layers: 0.30 at 0)")
+    assert "falls most at layer 0, by 0.30 [0.20, 0.40] (picked as the largest of 2, so" in said[0]
     title, said = told(of((0.3, 0.1), (0.5, 0.6)))
-    assert title.endswith("layer 1 of the planted reasoner (by 0.50 [-0.10, 1.10], not for certain)")
+    assert "at layer 1, by 0.50 [-0.10, 1.10], not for certain (picked" in said[0]
     title, said = told(of((-0.3, 0.1), (-0.1, 0.05)))
-    assert title.endswith("at no layer of the planted reasoner")
+    assert title.endswith("-0.10 in the planted reasoner (it falls at no layer)")
     assert "falls at no layer: the fall is largest at layer 1, -0.10 [-0.15, -0.05]," in said[0]
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from refusal.base.estimate import Estimate
 from refusal.findings.f01 import pairs
 from refusal.report.rules import Record
-from refusal.report.shown import measured, percent
+from refusal.report.shown import measured, percent, two
 from refusal.report.shown import number as digits
 
 BANDS = 5  # of layers, in the figure of a grid
@@ -79,6 +79,16 @@ def grid_rows(a: pairs.Grid, b: pairs.Grid, layers: Sequence[int], start: int, s
                 value = most.mean() if panel in ("base", "post") else most.max()
                 rows.append({"panel": panel, "row": band, "column": kind, "value": float(value)})
     return pd.DataFrame(rows)
+
+
+def apart(table: pd.DataFrame) -> str:
+    """How far two models' grids lie apart in the table of `grid_rows`, as a sentence."""
+    most = {
+        name: panel.value.max() for name, panel in table.groupby("panel") if str(name) not in ("base", "post")
+    }
+    models, *halves = [f"{two(x)}" for _, x in sorted(most.items(), key=lambda item: "half" in str(item[0]))]
+    beside = f", and {halves[0]} between halves of base's own pairs" if halves else ""
+    return f"The largest difference of a cell is {models} between the models{beside}; 1 is the whole effect."
 
 
 def handover(grid: pairs.Grid, layers: Sequence[int]) -> int | None:

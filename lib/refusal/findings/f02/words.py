@@ -157,7 +157,7 @@ def cosines(r: Record, raw: float, reliability: Mapping[str, float]) -> Said:
     """Of the cosine free of noise, the mean one as measured, and {direction: mean reliability}."""
     where = {"replicated": "below one half", "not replicated": "not below one half"}
     title = (
-        f"Free of noise the two directions have a cosine of {interval(r)}: "
+        f"Free of noise the two directions have, over layers, a mean cosine of {interval(r)}: "
         + where.get(r.verdict, f"not decided ({r.verdict})")
         if r.value is not None
         else "The cosine of the two directions could not be freed of noise"
@@ -291,12 +291,12 @@ def single_direction(off: Record, on: Record) -> Said:
     )
     if void := next((r for r in (off, on) if r.verdict == "uninformative"), None):
         best = f"with the best ablated {left} of harmful prompts are refused, added {made} of harmless ones"
-        return f"No direction meets the conditions; {best}", [
+        return f"No direction meets the conditions; {best} ({void.verdict})", [
             f"Nothing is said of a single direction: {void.reason}.",
             f"Of the best one all the same: {numbers[0]}. {begun(numbers[1])}.",
         ]
     words = [SINGLE[of][r.verdict] for of, r in (("ablate", off), ("add", on))]
-    return f"{words[0]} ({left} left); {words[1]} ({made})", [
+    return f"{words[0]} ({left} left, {off.verdict}); {words[1]} ({made}, {on.verdict})", [
         f"{begun(about)} ({why(r)}): {said}."
         for about, r, said in zip(words, (off, on), numbers, strict=True)
     ]

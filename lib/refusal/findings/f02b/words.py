@@ -32,7 +32,8 @@ def guard(
     """
     its, other = ([percent(pair[k].value) for pair in (harmful, harmless, pseudo)] for k in (0, 1))
     flags = "that the guard flags them beyond harmless prompts and the bare text is"
-    return f"The guard flags {its[0]} of harmful prompts, and {its[1]} of harmless ones", [
+    title = f"The guard flags {its[0]} of harmful prompts and {its[1]} of harmless ones"
+    return f"{title}; that it catches what the model accepts, beyond the bare text: {caught.verdict}", [
         f"The guard flags {its[0]} of harmful, {its[1]} of harmless and {its[2]} of pseudo-harmful prompts; "
         f"{reader}, which reads the bare text, {other[0]}, {other[1]} and {other[2]}.",
         f"Of the {accepted[0].n} harmful prompts that the model accepts, the guard flags "
@@ -46,7 +47,8 @@ def guard(
 def guard_auroc(areas: Pair, hard: Pair, reader: str, gap: Record) -> Said:
     """Of the areas against harmless and against pseudo-harmful prompts; `gap` is 02b.guard.beats-text."""
     mine, its = (two(area.value) for area in areas)
-    return f"Ranking harmful above harmless: AUROC {mine}, {reader} on the bare text {its}", [
+    title = f"Ranking harmful above harmless: AUROC {mine}, {reader} on the bare text {its}"
+    return f"{title}; that the guard is better: {gap.verdict}", [
         f"Against ordinary harmless prompts the guard reaches {mine} and {reader} {its}: a difference of "
         f"{interval(gap)}; that the guard is better is {why(gap)}.",
         f"Against pseudo-harmful prompts, which share the alarming words, it is {interval(hard[0])} and "
@@ -144,14 +146,17 @@ def _difference(r: Record) -> str:
 
 def category_steering(own: Mapping[str, Estimate], bar: float, plain: Estimate, layer: int) -> Said:
     """Of the share refused under each category's direction and under none; `bar` is the upper end of random
-    directions' band.
+    directions' band. A direction does more where its whole interval lies above the band and above that of no
+    intervention.
     """
-    above = [name for name, found in own.items() if found.ci95 and found.ci95[0] > bar]
+    least = max([bar, *(plain.ci95[1:] if plain.ci95 else [])])
+    above = [name for name, found in own.items() if found.ci95 and found.ci95[0] > least]
     return (
-        "Category directions that make harmless prompts refused beyond random ones, by their whole interval: "
-        f"{len(above)} of {len(own)} (layer {layer})"
+        "Category directions that make harmless prompts refused beyond random ones and beyond none, by their "
+        f"whole interval: {len(above)} of {len(own)} (layer {layer})"
     ), [
         f"At one norm, {', '.join(above) or 'no category direction'} {'makes' if len(above) < 2 else 'make'} "
         "harmless prompts refused with the whole interval above the band of random directions, which ends "
-        f"at {percent(bar)}; without an intervention {percent(plain.value)} are.",
+        f"at {percent(bar)}, and above that without an intervention, "
+        f"{interval(plain, percent)}.",
     ]

@@ -179,7 +179,10 @@ def cliff(scores: Mapping[str, Scored], published: Record, seen: Record) -> Said
     """
     mine = scores[NATURAL].falls
     by, calm = mine["all positions", "harmful"], mine["all positions", "benign"]
-    title = f"At the end of its thinking the reasoner's score of harmful prompts {moved(seen)}"
+    title = (
+        "By the prober that has seen thinking, at the end of it the reasoner's score of harmful prompts "
+        f"{moved(seen)}"
+    )
     return f"{title}: {seen.verdict}", [
         "By the prober that has seen thinking, the score goes from the mean of the thinking to the last "
         f"token {path(by)} on harmful prompts, and {path(calm)} on benign ones.",
@@ -245,9 +248,12 @@ def layers(found: Mapping[str, dict[str, Layers]]) -> Said:
         at, (low, high) = own.most, own.own.ci95[own.most]
         value = own.own.value[at]
         fall = f"{two(value)} [{two(low)}, {two(high)}]" + (", not for certain" if low <= 0 < value else "")
-        title.append(f"at layer {at} of {name} (by {fall})" if value > 0 else f"at no layer of {name}")
+        n = len(own.own.value)
+        most = f"largest of {n} layers: {two(value)} at {at}" if value > 0 else "it falls at no layer"
+        title.append(f"{two(own.own.value[-1])} in {name} ({most})")
         first = (
-            f"In {name} the score of harmful prompts falls most at layer {at}, by {fall}"
+            f"In {name} the score of harmful prompts falls most at layer {at}, by {fall} (picked as the "
+            f"largest of {n}, so that its interval is too narrow)"
             if value > 0
             else f"In {name} the score of harmful prompts falls at no layer: the fall is largest at layer "
             f"{at}, {fall}"
@@ -257,7 +263,7 @@ def layers(found: Mapping[str, dict[str, Layers]]) -> Said:
             f"{two(own.own.value[-1])} and {two(calm.own.value[-1])}. The last layer's prober, read at "
             f"layer {at}, says {two(own.last[at])}."
         )
-    return f"The score of harmful prompts falls most {joined(title)}", sentences
+    return f"Fall of harmful prompts' score at the last layer: {joined(title)}", sentences
 
 
 def drawn_as_published(scores: Mapping[str, Scored], spans: Mapping[str, Estimate | None]) -> Said:
@@ -332,9 +338,9 @@ def head_scores(found: Mapping[str, Ablated], r: Record | None = None) -> Said:
             f"changes by {gained:+z.2f} in the mean of {len(off.gained)} rollouts, {beside}; a prober fitted "
             f"again chooses {a.again.value:.0%} of these heads again, on average."
         )
-    title = f"Change of the final score without {SHARE:.0%} of the heads: {joined(title)}"
+    about = f"Change of the final score without {SHARE:.0%} of the heads: {joined(title)}"
     rises = "the score rises, and by more than for random sets,"
-    return title, [*sentences, all_judged([(rises, r)]) if r else None]
+    return about + (f" ({r.verdict})" if r else ""), [*sentences, all_judged([(rises, r)]) if r else None]
 
 
 def in_order(rank: float, n: int) -> bool:
@@ -396,8 +402,11 @@ def answers(found: Mapping[str, Answered], r: Record | None = None) -> Said:
             sentences.append(
                 f"Where it thinks anew with {SHARE:.0%} off, it refuses {anew:.0%} of harmful ones."
             )
-    title = f"Harmful prompts refused with {SHARE:.0%} of the heads off: {joined(title)}"
-    return title, [*sentences, all_judged([("refusals come back", r)]) if r else None]
+    about = f"Harmful prompts refused with {SHARE:.0%} of the heads off: {joined(title)}"
+    return about + (f" ({r.verdict})" if r else ""), [
+        *sentences,
+        all_judged([("refusals come back", r)]) if r else None,
+    ]
 
 
 def written_head(score: Record, refusal: Record, twin: Record) -> str:
