@@ -67,6 +67,8 @@ def test_traces_are_opened_in_one_room():
             assert room == "trace", path
         if re.search(r"^\s*(import|from) nnsight", text, re.M):
             assert room in ("trace", "model"), path
+        if re.search(r"\._module\b", text):
+            assert room in ("trace", "model"), path
 
 
 def test_the_core_forgets_its_findings():

@@ -13,7 +13,7 @@ from refusal.base.errors import ParameterError
 from refusal.trace import decode, passes, reads
 from refusal.trace.decode import Decoding, generate_rows
 from refusal.trace.edits import Ablate, Add, Patch, Row, ScaleHead, rows_of
-from refusal.trace.prompts import begun, chat
+from refusal.trace.prompts import chat, with_first_tokens
 
 G = torch.Generator().manual_seed(5)
 V, W = torch.randn(32, generator=G), 2 * torch.randn(32, generator=G)
@@ -99,7 +99,7 @@ def test_last_acts_on_the_last_token_of_the_prompt_and_on_every_generated_one(ll
 @pytest.mark.parametrize("remote", REMOTE)
 def test_first_tokens_that_are_given_begin_the_answer_and_are_no_part_of_the_prompt(tiny, five, remote):
     model, words = replace(tiny, remote=remote), tiny.tokenizer("lift a stone")["input_ids"][-3:]
-    given = [begun(p, words) for p in five]
+    given = [with_first_tokens(p, words) for p in five]
     assert all(g.t_post == p.t_post and g.t_inst == p.t_inst for g, p in zip(given, five, strict=True))
     assert [list(g.span("prompt")) for g in given] == [list(range(len(p.ids))) for p in five]
     assert [list(g.span("last")) for g in given] == [[*range(p.t_post, len(p.ids) + 3)] for p in five]

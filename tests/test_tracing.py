@@ -27,8 +27,8 @@ def wanted(model, prompts, at):
     token or its middle on.
     """
     since = [len(p.ids) - 2 if k % 2 else len(p.ids) // 2 for k, p in enumerate(prompts)]
-    along = reads.Projections(torch.stack([V, W, V - W]), [model.n_layers, 0, 1], since)
-    return decode.Wanted(reads.positions(prompts, at), ("resid", "heads"), along)
+    projections = reads.Projections(torch.stack([V, W, V - W]), [model.n_layers, 0, 1], since)
+    return decode.Reading(reads.positions(prompts, at), ("resid", "heads"), projections)
 
 
 def generate_all(model, prompts, arms, n, until=None, **more):
@@ -268,8 +268,8 @@ def test_what_another_model_has_read_is_told_from_what_this_one_has(tiny, five):
         for weight in module.parameters():
             weight.add_(torch.randn_like(weight) * weight.std())
     other = loading.wrap(module, tiny.tokenizer, name="other", revision="other")
-    stems, how = [p.ids[:-2] for p in five], decode.Decoding(8, temperature=4.0, keep_special=True)
-    ways = [decode.read_prefix(other, stems), None, decode.read_prefix(tiny, stems)]
+    sequences, how = [p.ids[:-2] for p in five], decode.Decoding(8, temperature=4.0, keep_special=True)
+    ways = [decode.read_prefix(other, sequences), None, decode.read_prefix(tiny, sequences)]
     made = [decode.generate_rows(tiny, rows_of(five), how, prefix=way)[0] for way in ways]
     made = [[text for (text,) in texts] for texts in made]
     assert made[0] != made[1] == made[2]
@@ -287,8 +287,8 @@ def test_edits_under_a_prefix_are_an_error_whatever_is_remembered(tiny, five):
 
 @pytest.mark.parametrize("lengths", [(3,), (2, 5), (1, 4, 4, 7)])
 def test_what_prompts_begin_with_is_read_once_and_changes_nothing(tiny, five, lengths):
-    """Stems of one length or several, some of a prompt no stem at all, and stems that go on from others;
-    states after the stem are read as well.
+    """Sequences of one length or several, some of a prompt no sequence at all, and sequences that go on
+    from others; states after the sequence are read as well.
     """
     want = wanted(tiny, five, [-1, -2])
     whole, *states = generate_all(tiny, five, [[]], 6, wanted=want)
@@ -314,7 +314,7 @@ def test_what_prompts_begin_with_is_read_once_and_changes_nothing(tiny, five, le
 def test_what_is_read_while_answering_is_what_plain_passes_give(tiny, five):
     want = wanted(tiny, five, ["t_inst", -1])
     _, states, lines = generate_all(tiny, five, [[]], 4, wanted=want)
-    projected = reads.project(tiny, five, want.along.directions, want.along.layers)
+    projected = reads.project(tiny, five, want.projections.directions, want.projections.layers)
     for i, p in enumerate(five):
         # [layer, token, width]
         seen = Plain(tiny.module, tiny.name).run(p.ids)[1]
@@ -322,9 +322,12 @@ def test_what_is_read_while_answering_is_what_plain_passes_give(tiny, five):
         torch.testing.assert_close(states["resid"][i], resid[:, [p.t_inst, p.t_post]], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(states["heads"][i], heads[:, [p.t_inst, p.t_post]], rtol=1e-3, atol=1e-4)
         along = torch.stack(
-            [resid[layer] @ w for layer, w in zip(want.along.layers, want.along.directions, strict=True)]
+            [
+                resid[layer] @ w
+                for layer, w in zip(want.projections.layers, want.projections.directions, strict=True)
+            ]
         )
-        torch.testing.assert_close(lines[i], along[:, want.along.since[i] :], rtol=1e-3, atol=2e-3)
+        torch.testing.assert_close(lines[i], along[:, want.projections.since[i] :], rtol=1e-3, atol=2e-3)
         torch.testing.assert_close(projected[i], along, rtol=1e-3, atol=2e-3)
 
 
@@ -564,17 +567,19 @@ def test_padding_between_tokens_never_changes_states_scores_and_projections(seei
             )
 
 
-@pytest.mark.parametrize("stems", [None, (14,), (15, 20, 30), (2, 9, 16)])
-def test_padding_between_tokens_never_changes_answers(seeing, stems):
-    """Without stems and with stems of several lengths, some of which go on from others; while answering,
-    states and projections are read.
+@pytest.mark.parametrize("sequences", [None, (14,), (15, 20, 30), (2, 9, 16)])
+def test_padding_between_tokens_never_changes_answers(seeing, sequences):
+    """Without sequences and with sequences of several lengths, some of which go on from others; while
+    answering, states and projections are read.
     """
     model, prompts, plain, paths = seeing
     held = None
-    if stems:
-        first = decode.read_prefix(model, [p.ids[: stems[0]] for p in prompts])
+    if sequences:
+        first = decode.read_prefix(model, [p.ids[: sequences[0]] for p in prompts])
         held = decode.read_prefix(
-            model, [p.ids[: min(stems[k % len(stems)], len(p.ids) - 1)] for k, p in enumerate(prompts)], first
+            model,
+            [p.ids[: min(sequences[k % len(sequences)], len(p.ids) - 1)] for k, p in enumerate(prompts)],
+            first,
         )
     want = wanted(model, prompts, [-1, "t_inst"])
     texts, states, lines = generate_all(model, prompts, [[]], 12, wanted=want, prefix=held)
@@ -587,11 +592,11 @@ def test_padding_between_tokens_never_changes_answers(seeing, stems):
         projected = torch.stack(
             [
                 seen["resid"][layer] @ w
-                for layer, w in zip(want.along.layers, want.along.directions, strict=True)
+                for layer, w in zip(want.projections.layers, want.projections.directions, strict=True)
             ]
         )
-        torch.testing.assert_close(lines[i], projected[:, want.along.since[i] :], rtol=1e-3, atol=1e-3)
-    if not stems:
+        torch.testing.assert_close(lines[i], projected[:, want.projections.since[i] :], rtol=1e-3, atol=1e-3)
+    if not sequences:
         (said,) = generate_all(model, prompts, [[Add(W, 1, "every_token")]], 12)[0]
         for text, p in zip(said, prompts, strict=True):
             assert text == text_of(
@@ -601,7 +606,7 @@ def test_padding_between_tokens_never_changes_answers(seeing, stems):
                 ),
             )
     # prompts of one length still share a batch
-    if prefix.reach(model.module) == 0 and stems in (None, (14,)):
+    if prefix.reach(model.module) == 0 and sequences in (None, (14,)):
         lengths = [len(p.ids) for p in prompts]
         assert len(batches.plan(model, [n - 14 for n in lengths], 14)) == len(set(lengths)) < len(lengths)
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal.measure.probes import Prober
+from refusal.model import weights
 from refusal.model.loading import Model
 from refusal.trace import cache
 from refusal.trace.edits import ScaleHead, rows_of
@@ -36,10 +37,8 @@ def written(
     unit = w / w.norm()
     read = []
     for layer in range(model.n_layers):
-        projection = model.nn.layers[layer].self_attn.o_proj._module
-        weight = projection.weight.detach().float().cpu()
-        # what a unit of each input writes along w
-        read.append(unit @ weight if type(projection).__name__ != "Conv1D" else weight @ unit)
+        writes = weights.rows(weights.head_projection(model, layer))  # [input, d_model]
+        read.append(writes.detach().float().cpu() @ unit)
     return (z * torch.stack(read)).unflatten(-1, (model.n_heads, model.d_head)).sum(-1)
 
 

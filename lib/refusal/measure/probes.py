@@ -230,7 +230,7 @@ def token_scores(
     return by_probers(probers, project(model, [r.prompt for r in rollouts], along.directions, along.layers))
 
 
-def projection_of(model, probers: dict[Hashable, Prober], since: Sequence[int]) -> Projections:
+def projection_of(model: Model, probers: dict[Hashable, Prober], since: Sequence[int]) -> Projections:
     """All rows of all probers, with their layers."""
     layers = [model.n_layers + 1 + layer for p in probers.values() for layer in p.layers]
     return Projections(torch.cat([p.w for p in probers.values()]), layers, since)

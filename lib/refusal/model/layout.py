@@ -47,15 +47,15 @@ def probe_ids(model: "Model") -> torch.Tensor:
     return torch.linspace(rows // 10, rows - 1 - rows // 10, N_IDS, device=model.device).long()[None]
 
 
-def run(model, ids: torch.Tensor, pad: int = 0, **options):
+def run(model: "Model", ids: torch.Tensor, pad: int = 0, **options):
     """One forward pass as `refusal.trace.passes` makes it: logits [row, position, vocabulary]. The first
     `pad` tokens are padding, which the row's mask says; with a ``cache`` the pass goes on from the tokens
     that are in it, and they are the first.
     """
-    held = options["cache"].get_seq_length() if "cache" in options else 0
-    mask = torch.ones(len(ids), held + ids.shape[1], dtype=torch.long, device=ids.device)
+    cached = options["cache"].get_seq_length() if "cache" in options else 0
+    mask = torch.ones(len(ids), cached + ids.shape[1], dtype=torch.long, device=ids.device)
     mask[:, :pad] = 0
-    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, held:]
+    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, cached:]
     with torch.no_grad():
         return model.module(
             input_ids=ids,

@@ -113,6 +113,16 @@ def _writers(model: Model, layer: int, site: str, outputs: dict) -> list[torch.n
     )
 
 
+def final_norm(model: Model) -> torch.nn.Module:
+    """The norm before the vocabulary matrix."""
+    return model.nn.ln_final._module
+
+
+def head_projection(model: Model, layer: int) -> Projection:
+    """The output projection of a block's attention."""
+    return model.nn.layers[layer].self_attn.o_proj._module
+
+
 def last_projection(model: Model) -> Projection:
     """The projection through which every neuron of the last block's MLP writes. Raises UserError where there
     is no one such projection.

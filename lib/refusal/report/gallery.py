@@ -12,7 +12,6 @@ from refusal.base.files import (
     NOTEBOOKS,
     RESULTS,
     lock,
-    notebook_hash,
     sha256,
     write_json,
     write_text,
@@ -95,7 +94,7 @@ def manifest() -> dict:
         run = path.parent
         source = NOTEBOOKS / f"{run.name.partition('@')[0]}.ipynb"
         about = _held(run / "run.json")
-        whole = isinstance(about, dict) and {"parameters", "model"} <= about.keys()
+        whole = isinstance(about, dict) and {"parameters", "model", "notebook_sha256"} <= about.keys()
         if run.parts[-3] == "smoke" or not source.exists() or not whole:
             continue
         parameters = {
@@ -107,7 +106,7 @@ def manifest() -> dict:
                 "data": figure.table.relative_to(RESULTS.parent).as_posix(),
                 "data_sha256": sha256(figure.table),
                 "notebook": f"notebooks/{source.name}",
-                "notebook_sha256": notebook_hash(source),
+                "notebook_sha256": about["notebook_sha256"],
                 "parameters": parameters,
                 "model": about["model"]["name"],
             }

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from refusal.base import syntax
 from refusal.base.errors import ParameterError, UserError, nearest
-from refusal.base.files import FIGURES, RESULTS, write_bytes
+from refusal.base.files import FIGURES, RESULTS, sha256, write_bytes
 from refusal.report.looks import STYLES
 
 FORMATS = ("png", "svg", "pdf")
@@ -100,6 +100,7 @@ def saved(runs: Iterable[Path]) -> tuple[list[Figure], list[str]]:
             specs = json.loads((run / "figures.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             specs = None
+        written = _written(run)
         if not isinstance(specs, dict):
             problems.append(f"the figures.json of {where} cannot be read")
             continue
@@ -109,11 +110,22 @@ def saved(runs: Iterable[Path]) -> tuple[list[Figure], list[str]]:
                 problems.append(
                     f"the figures.json of {where} is of another version: {name} has no {lacks[0]}"
                 )
-            elif not (run / "data" / f"{name}.csv").is_file():
+            elif not (data := run / "data" / f"{name}.csv").is_file():
                 problems.append(f"the figure {name} of {where} has no data/{name}.csv")
+            elif sha256(data) != written.get(f"data/{name}.csv", sha256(data)):
+                problems.append(f"data/{name}.csv of {where} is not what its run wrote")
             else:
                 found.append(Figure(run, name, spec))
     return found, problems
+
+
+def _written(run: Path) -> dict[str, str]:
+    """The hashes of a run's files by name, as far as its ``run.json`` tells."""
+    try:
+        outputs = json.loads((run / "run.json").read_text(encoding="utf-8"))["outputs"]
+        return {"/".join(Path(name).parts[-2:]): digest for name, digest in outputs.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def chosen(figures: list[Figure], asked: str) -> list[Figure]:

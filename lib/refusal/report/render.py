@@ -1,7 +1,6 @@
 """The ledger as text: its rows, counts, and what other parameters change."""
 
 import fnmatch
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,24 +8,23 @@ from refusal.report.committed import committed
 from refusal.report.rules import Claim, Record, read_records
 
 
-def read_ledger(results: Path, tracked: bool = False) -> list[tuple[str, str, Record]]:
+def read_ledger(results: Path, tracked: bool = False) -> tuple[list[tuple[str, str, Record]], list[str]]:
     """(tier, model, record) of every ``claims.json`` under `results`, or of those that are committed, in a
-    fixed order; a run with other parameters is "model @ parameters".
-
-    A file that holds no records of the present kind is named on stderr and left out.
+    fixed order; a run with other parameters is "model @ parameters". And a line for each file that is
+    missing, or holds no records of the present kind.
     """
-    found, kept = [], committed(results) if tracked else None
-    for path in sorted(results.glob("*/*/*/claims.json")):
-        if kept is not None and path not in kept:
-            continue
+    found, problems = [], []
+    here = committed(results) if tracked else results.glob("*/*/*/claims.json")
+    for path in sorted(path for path in here if path.name == "claims.json"):
         tier, model, (_, at, differs) = path.parts[-4], path.parts[-3], path.parts[-2].partition("@")
         try:
             records = read_records(path)
-        except (OSError, ValueError):
-            print(f"left out: {path} cannot be read; run that again, or remove its folder", file=sys.stderr)
+        except (OSError, ValueError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            problems.append(f"left out: {path} ({why}); run that again, or remove its folder")
             continue
         found += [(tier, f"{model} @ {differs}" if at else model, r) for r in records]
-    return found
+    return found, problems
 
 
 def flips(ledger: list[tuple[str, str, Record]], model: str) -> str | None:
@@ -139,7 +137,7 @@ def verdicts_here(finding: str) -> list[str]:
 
     return [
         r.verdict
-        for tier, model, r in read_ledger(RESULTS)
+        for tier, model, r in read_ledger(RESULTS)[0]
         if tier != "smoke" and " @ " not in model and r.id.startswith(f"{finding}.")
         if (r.origin, r.evidence) == ("paper", "released")
     ]

@@ -60,7 +60,7 @@ def two(x: float | None) -> str:
     return "–" if x is None else f"{round(float(x), 2) + 0.0:.2f}"
 
 
-def begun(sentence: str) -> str:
+def capitalized(sentence: str) -> str:
     """With a capital at its beginning; the rest as it is."""
     return sentence[:1].upper() + sentence[1:]
 

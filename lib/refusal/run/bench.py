@@ -77,7 +77,7 @@ def heads_ratio(model: loading.Model, prompts, bare) -> None:
     rollouts = [thinking.Rollout(p, p.start, p.stop, "", True) for p in prompts]
     w = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
 
-    def uncached(model, prompts, at, sites):
+    def uncached(model: loading.Model, prompts, at, sites):
         return reads.collect_rows(model, prompts, at, {s: range(model.n_layers) for s in sites})
 
     def attributed():

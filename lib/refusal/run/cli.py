@@ -3,6 +3,7 @@ through the environment.
 """
 
 import io
+import json
 import os
 import sys
 import textwrap
@@ -137,11 +138,14 @@ def claims(tier: str | None = None, model: str | None = None, verdict: str | Non
     from refusal.report.render import read_ledger, table
     from refusal.report.rules import Verdict
 
+    verdict = verdict and verdict.replace("_", " ")
     for name, value, choices in (("TIER", tier, TIERS), ("VERDICT", verdict, get_args(Verdict))):
         if value is not None and value not in choices:
             raise ParameterError(f"{name}={value} is not known", nearest(value, choices))
-    ledger = [entry for entry in read_ledger(RESULTS) if tier in (None, entry[0])]
+    ledger, problems = read_ledger(RESULTS)
+    ledger = [entry for entry in ledger if tier in (None, entry[0])]
     if not ledger:
+        print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
         raise UserError("the ledger is empty", "run `make reproduce` first")
     if model is not None:  # runs of a pair, and those with other parameters, are runs of the model too
         names = {m: {m, m.partition(" @ ")[0], *m.partition(" @ ")[0].split("--vs--")} for _, m, _ in ledger}
@@ -172,6 +176,28 @@ def claims(tier: str | None = None, model: str | None = None, verdict: str | Non
                 )
     verdicts = [r.verdict for _, _, r in ledger]
     print("\n" + ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts)))
+    if older := _older():
+        print(f"{len(older)} runs are of notebooks that have changed since: {', '.join(older)}")
+    for line in problems:
+        print(line, file=sys.stderr)
+    if problems:
+        raise UserError(f"{len(problems)} left out of the ledger", "see above")
+
+
+def _older() -> list[str]:
+    """The runs whose notebook has changed since."""
+    from refusal.base.files import NOTEBOOKS, RESULTS, notebook_hash
+
+    older = []
+    for path in sorted(RESULTS.glob("*/*/*/run.json")):
+        notebook = NOTEBOOKS / f"{path.parent.name.partition('@')[0]}.ipynb"
+        try:
+            of = json.loads(path.read_text(encoding="utf-8"))["notebook_sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if notebook.exists() and of != notebook_hash(notebook):
+            older.append("/".join(path.parts[-4:-1]))
+    return older
 
 
 def _width() -> int:
@@ -263,7 +289,7 @@ def figures() -> None:
         try:
             found, problems = pictures.chosen(found, asked["FIG"]), []
         except ParameterError as error:  # it may be one of a run that cannot be read
-            raise ParameterError(error.what, "; ".join([error.hint, *problems])) from None
+            raise ParameterError(error.what, "; ".join([error.hint.rstrip("?"), *problems])) from None
     drawn = pictures.draw(found, style, format)
     for figure in found if "FIG" in asked else drawn:
         print(figure.file(style, format).relative_to(FIGURES.parent))
@@ -311,7 +337,10 @@ def pages(text: str) -> dict[str, str]:
         )
         for n, path in notebooks().items()
     }
-    ledger = [entry for entry in read_ledger(RESULTS, tracked=True) if entry[0] != "smoke"]
+    ledger, problems = read_ledger(RESULTS, tracked=True)
+    if problems:  # a page without a run would say other things
+        raise UserError(f"committed runs cannot be read, and nothing was written: {problems[0]}", "")
+    ledger = [entry for entry in ledger if entry[0] != "smoke"]
     return {
         "results/README.md": ledger_page(ledger, findings),
         "README.md": between(text, first_screen(ledger, findings, _picture(ledger, findings, said))),

@@ -35,6 +35,7 @@ def main(parameters: dict) -> None:
     disable_progress_bar()
     for line in runner.missing([name]):
         print(line, flush=True)
+    print(f"loading {shown_name(name)}; what follows takes a minute or two", flush=True)
     options = {key.lower(): parameters[key] for key in ("DEVICE", "DTYPE", "BATCH_TOKENS", "DATE")}
     model = _load(name, options | {"template": parameters["TEMPLATE"] or None})
     tables = {
@@ -45,22 +46,29 @@ def main(parameters: dict) -> None:
     why = no_template(model)
     make = chat if not why else lambda model, table: plain(model, list(table.text))
     prompts = {label: make(model, table) for label, table in tables.items()}
-    _say("layout", _layout(model))
+    _title("layout")
+    _say(_layout(model))
+    _title("chat template")
+    _say([why] if why else _marked(model, prompts["harmless"][0]))
+    _title("values")
     checks = compare(model, prompts["harmless"][:N_VALUES])
-    _say("values", _values(model, checks))
-    _say("chat template", [why] if why else _marked(model, prompts["harmless"][0]))
+    _say(_values(model, checks))
     answers = None
     if not why:
+        _title("refusals")
         answers = behaviour.behaviour(model, prompts["harmful"] + prompts["harmless"])
-        _say("refusals", _refusals(answers))
-    _say("memory", _memory(model))
+        _say(_refusals(answers))
+    _title("memory")
+    _say(_memory(model))
     if not why:
+        _title("speed")
         speed = minutes.measured_speed(model, tier)
-        _say("speed", [speed.words()])
+        _say([speed.words()])
         if tier != "smoke":  # no notebook takes a constructed model for its results
-            told = minutes.estimates(model, speed, lambda other: _load(other, options))
-            _say("minutes per notebook", told)
-    _say("claims that will be uninformative", _outlook(model, tier, tables, answers, why))
+            _title("minutes per notebook")
+            _say(minutes.estimates(model, speed, lambda other: _load(other, options)))
+    _title("claims that will be uninformative")
+    _say(_outlook(model, tier, tables, answers, why))
     if wrong := [check.what for check in checks if not check.fits]:
         raise UserError(
             f"the values of {shown_name(name)} are not those of plain PyTorch: {', '.join(wrong)}",
@@ -75,8 +83,12 @@ def _load(name: str, options: dict) -> loading.Model:
         return loading.load(name, **options)
 
 
-def _say(title: str, lines: Sequence[str]) -> None:
-    print(f"\n{title}")
+def _title(title: str) -> None:
+    """Before what takes a while to find out."""
+    print(f"\n{title}", flush=True)
+
+
+def _say(lines: Sequence[str]) -> None:
     for line in lines:
         print(textwrap.fill(line, 110, initial_indent="  ", subsequent_indent="    "), flush=True)
 
@@ -144,7 +156,9 @@ def _memory(model: loading.Model) -> list[str]:
     return [f"peak memory so far: {', '.join(f'{v / 1e9:.1f} GB ({k})' for k, v in peak.items())}"]
 
 
-def _outlook(model, tier: str, tables, answers: pd.DataFrame | None, why: str | None) -> list[str]:
+def _outlook(
+    model: loading.Model, tier: str, tables, answers: pd.DataFrame | None, why: str | None
+) -> list[str]:
     """By notebook how many claims, and the reasons."""
     books = {
         number: read_claims(path.with_suffix(".claims.toml")) for number, path in params.notebooks().items()

@@ -55,12 +55,17 @@ def build() -> None:
             print(f"{SITE / 'index.html'} is up to date")
             return
         command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(TEXTS)]
+        pages = work / "pages"
+        names = "\n".join(sorted(str(path.relative_to(source)) for path in source.rglob("*.*")))
+        if not pages.exists() or pages.read_text(encoding="utf-8") != names:
+            command.append("-E")  # a page that is gone stays in the others' links else
         command += ["-d", str(work / "doctrees"), str(source), str(out)]
         if subprocess.run(command, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}).returncode:
             raise UserError("Sphinx could not make the pages", "its own message stands above")
         remove_others(out, {path.relative_to(source).with_suffix("") for path in source.rglob("*.*")})
         replace(SITE, out, work)
         write_text(stamp, made)
+        write_text(pages, names)
     figures = sum(len(run.figures) for run in runs)
     print(f"{SITE / 'index.html'}: {len(runs)} runs, {figures} figures; open it in a browser")
 

@@ -8,8 +8,11 @@ share, ``base``. It may hold a list of such sweeps. No torch here: parameters ar
 import contextlib
 import io
 import itertools
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
@@ -172,7 +175,7 @@ def _run(one: Sweep) -> int:
     for k, values in enumerate(one.values):
         print(f"{k + 1}/{len(one.runs)}  {in_words(one.apart(k))}: ", end="", flush=True)
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(_Seldom(sys.stdout)):
                 how = runner.run(one.notebook, values)
             file = runner.place(one.notebook, values) / "claims.json"
             records.append({r.id: r for r in read_records(file)})
@@ -185,6 +188,21 @@ def _run(one: Sweep) -> int:
         print(told + (" (up to date)" if how == "up to date" else ""), flush=True)
     _report(one, records)
     return failed
+
+
+class _Seldom(io.StringIO):
+    """What a run prints, of which its progress comes through once a minute."""
+
+    def __init__(self, out: TextIO):
+        super().__init__()
+        self.out, self.last = out, time.monotonic()
+
+    def write(self, text: str) -> int:
+        if "so far" in text and time.monotonic() - self.last > 60:
+            self.last = time.monotonic()
+            self.out.write(f"\n    {text.strip()}  ")
+            self.out.flush()
+        return super().write(text)
 
 
 def _told(r: Record) -> str:

@@ -52,7 +52,7 @@ def batch(
     model: "Model", tails: Sequence[Sequence[int]], before: torch.Tensor, rows, side: str = "left"
 ) -> Batch:
     """The batch of what follows tokens that are read already; `before` is their mask, [row, token]."""
-    width, held = max(map(len, tails)), before.shape[1]
+    width, cached = max(map(len, tails)), before.shape[1]
     device = "cpu" if model.device.type == "meta" else model.device
     ids = torch.full((len(tails), width), model.tokenizer.pad_token_id)
     mask = torch.cat([before.cpu(), torch.zeros(len(tails), width, dtype=torch.long)], 1)
@@ -60,9 +60,9 @@ def batch(
     for r, tail in enumerate(tails):
         left = width - len(tail) if side == "left" else 0
         ids[r, left : left + len(tail)] = torch.tensor(tail)
-        mask[r, held + left : held + left + len(tail)] = 1
+        mask[r, cached + left : cached + left + len(tail)] = 1
         pad.append(left)
-    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, held:]
+    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, cached:]
     return Batch(list(rows), ids.to(device), mask.to(device), positions.to(device), pad)
 
 

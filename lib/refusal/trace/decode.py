@@ -76,18 +76,18 @@ class Decoding:
 
 
 @dataclass
-class Wanted:
+class Reading:
     """What a pass over prompts reads on its way: the states of `sites` at each prompt's positions `where`,
     and projections along directions.
     """
 
     where: Sequence[Sequence[int]]
     sites: Sequence[str] = ("resid",)
-    along: Projections | None = None
+    projections: Projections | None = None
 
     def first(self, i: int) -> list[int]:
         """Positions of prompt `i` before which nothing is read."""
-        return [*self.where[i], *([self.along.since[i]] if self.along else [])]
+        return [*self.where[i], *([self.projections.since[i]] if self.projections else [])]
 
 
 def generate(
@@ -105,8 +105,8 @@ def generate(
     `prefix` holds what prompts begin with (`read_prefix`), which saves time and changes nothing where `model`
     has read it; it can't be used under edits. Edits with the spans ``every_token`` and ``last`` also act on
     each generated token; all others on the prompt only. An answer begins with the tokens that are given
-    (`refusal.trace.prompts.begun`) and ends at any token that ends a turn or a document. Raises UserError
-    where a prompt and its answer are too long for the model.
+    (`refusal.trace.prompts.with_first_tokens`) and ends at any token that ends a turn or a document. Raises
+    UserError where a prompt and its answer are too long for the model.
     """
     decoding = decoding if isinstance(decoding, Decoding) else Decoding(decoding)
     rows = rows_of(prompts, arms)
@@ -128,13 +128,13 @@ def generate_and_read(
     decoding: Decoding | int = 12,
     *,
     sites: Sequence[str] = ("resid",),
-    along: Projections | None = None,
+    projections: Projections | None = None,
     prefix: Prefix | None = None,
     label: str = "generating",
 ) -> tuple[list[str], dict[str, torch.Tensor], list[torch.Tensor]]:
     """One answer [prompt], and what is read in the same pass: the states of `sites` at the positions `at` as
     `refusal.trace.reads.collect` gives them, {site: [prompt, layer, position, d_model]}, and projections
-    `along` directions, prompt → [k, token], none by default. `prefix` as in `generate`. Cached on disk.
+    of `projections`, prompt → [k, token], none by default. `prefix` as in `generate`. Cached on disk.
     """
     decoding = decoding if isinstance(decoding, Decoding) else Decoding(decoding)
     name = cache.key(
@@ -143,7 +143,7 @@ def generate_and_read(
         prompts=prompts,
         at=at,
         sites=sites,
-        along=along,
+        projections=projections,
         decoding=decoding,
         **_foreign(model, prefix),
     )
@@ -151,26 +151,26 @@ def generate_and_read(
 
     def compute():
         if not made:
-            wanted = Wanted(positions(prompts, at), sites, along)
+            wanted = Reading(positions(prompts, at), sites, projections)
             made.extend(generate_rows(model, rows_of(prompts), decoding, label, wanted=wanted, prefix=prefix))
         return made
 
     tensors = lambda: compute()[1] | {str(i): line for i, line in enumerate(compute()[2])}
     found = cache.remember_tensors(name, tensors)
-    lines = [found.pop(str(i)) for i in range(len(prompts))] if along else []
+    lines = [found.pop(str(i)) for i in range(len(prompts))] if projections else []
     return [said[0] for said in cache.remember_json(name, lambda: compute()[0])], found, lines
 
 
 def read_prefix(
-    model: "Model", stems: Sequence[Sequence[int]], prefix: Prefix | None = None
+    model: "Model", sequences: Sequence[Sequence[int]], prefix: Prefix | None = None
 ) -> Prefix | None:
     """Keys and values of the tokens with which prompts begin, for `generate` and `generate_and_read` without
     edits: what several prompts begin with is read once. They go on from `prefix` where that is given. None
-    for a remote run, which keeps nothing here, and where all stems are empty.
+    for a remote run, which keeps nothing here, and where all sequences are empty.
 
-    What is held lies in memory, for each token as much as in decoding, until the caller lets it go.
+    What is cached lies in memory, for each token as much as in decoding, until the caller lets it go.
     """
-    distinct = list(dict.fromkeys(tuple(stem) for stem in stems if stem))
+    distinct = list(dict.fromkeys(tuple(sequence) for sequence in sequences if sequence))
     if model.remote or not distinct:
         return None
     rows = rows_of([Prompt("", "", "", "", ids, len(ids), len(ids)) for ids in distinct])
@@ -181,7 +181,7 @@ def read_prefix(
         which = list(range(len(rows)))
         # what follows isn't known
         parts = _read_prompts(model, rows, which, shared, math.inf, Decoding(), None, prefix=prefix)
-        return merged([(places, held, mask) for places, _, held, mask, *_ in parts], len(rows), 0)
+        return merged([(places, cached, mask) for places, _, cached, mask, *_ in parts], len(rows), 0)
 
     return Prefix(distinct, read, of=model.revision)
 
@@ -203,7 +203,7 @@ def generate_rows(
     decoding: Decoding,
     label: str = "generating",
     *,
-    wanted: Wanted | None = None,
+    wanted: Reading | None = None,
     prefix: Prefix | None = None,
 ) -> tuple[list[list[str]], dict[str, torch.Tensor], list[torch.Tensor]]:
     """As `generate`, of rows, and not cached: texts [row][sample]; and what is `wanted` of prompts without
@@ -218,16 +218,16 @@ def generate_rows(
     if wanted and k > 1:
         raise ValueError("what is read of a prompt is the same for all of its samples: ask for one")
     states: dict[str, torch.Tensor] = {}
-    lines: list = [None] * len(rows) if wanted and wanted.along else []
+    lines: list = [None] * len(rows) if wanted and wanted.projections else []
     if model.remote:
         said = _all_remote(model, each, decoding, draws, label)
         if wanted:
             at = [[w - len(p.ids) for w in where] for p, where in zip(prompts, wanted.where, strict=True)]
             which = {site: range(model.n_layers + (site == "resid")) for site in wanted.sites}
             states = collect_rows(model, rows, at, which)
-        if wanted and wanted.along:
-            whole = project_all(model, prompts, wanted.along, label)
-            lines = [whole[str(i)][:, first:] for i, first in enumerate(wanted.along.since)]
+        if wanted and wanted.projections:
+            whole = project_all(model, prompts, wanted.projections, label)
+            lines = [whole[str(i)][:, first:] for i, first in enumerate(wanted.projections.since)]
     else:
         said = [[] for _ in each]
         firsts = [w for i in range(len(rows)) for w in (wanted.first(i) if wanted else [])]
@@ -253,7 +253,7 @@ def generate_rows(
     return [texts[i : i + k] for i in range(0, len(texts), k)], states, lines
 
 
-def _all_remote(model, each, decoding: Decoding, draws, label) -> list[list[int]]:
+def _all_remote(model: "Model", each, decoding: Decoding, draws, label) -> list[list[int]]:
     """The new tokens of each row, in traces that a remote run can carry."""
     said: list[list[int]] = [[] for _ in each]
     n, stops = decoding.max_new_tokens, stop_tokens(model)
@@ -268,7 +268,7 @@ def _all_remote(model, each, decoding: Decoding, draws, label) -> list[list[int]
 
 
 def _groups(
-    model, each, groups, shared, wanted, decoding, draws, said, states, lines, prefix
+    model: "Model", each, groups, shared, wanted, decoding, draws, said, states, lines, prefix
 ) -> Iterator[None]:
     """Fill `said` with the new tokens, `states` and `lines` with what is read on the way; yields after every
     step of the work.
@@ -278,9 +278,9 @@ def _groups(
         parts, first = [], torch.empty(len(rows), dtype=torch.long, device=model.device)
         u = torch.stack([draws[i] for i in rows]) if draws else None
         read = _read_prompts(model, each, rows, shared, n, decoding, u, wanted, prefix)
-        for places, tokens, held, mask, found, projected in read:
+        for places, tokens, cached, mask, found, projected in read:
             first[places] = tokens
-            parts.append((places, held, mask))
+            parts.append((places, cached, mask))
             for site, values in found.items():
                 if site not in states:
                     states[site] = torch.empty(len(each), *values.shape[1:])
@@ -303,52 +303,58 @@ def _groups(
 
 
 def _read_prompts(
-    model, each, rows, shared: Opening, new: float, decoding, u, wanted=None, prefix=None
+    model: "Model", each, rows, shared: Opening, new: float, decoding, u, wanted=None, prefix=None
 ) -> Iterator:
     """Batch by batch the prompts of `rows`, which `new` tokens follow: yields the rows' places, their first
     new token [row], the cache, its mask and what is `wanted` of them: {site: [row, layer, position,
     d_model]}, and the projections [k, token] of each row.
     """
-    skip, stems = _begins(each, rows, shared.n, wanted, prefix)
+    skip, sequences = _begins(each, rows, shared.n, wanted, prefix)
     tails = [len(each[i].prompt.ids) - n for i, n in zip(rows, skip, strict=True)]
     for places in plan(model, tails, max(skip), new):
         members = [rows[k] for k in places]
         if prefix:
-            held, before = prefix.rows([stems[k] for k in places])
+            cached, before = prefix.rows([sequences[k] for k in places])
             part = batch(model, [each[rows[k]].prompt.ids[skip[k] :] for k in places], before, members)
             ops = []
         else:
             part = rest(model, each, members, shared.n)
             ops = compile_edits(model, [each[i] for i in members], part.ids.shape[1], shared.n)
-            held = shared.cache(members, among=rows) or DynamicCache()
-        read, lines, along = None, [], None
+            cached = shared.cache(members, among=rows) or DynamicCache()
+        read, lines, projections = None, [], None
         if wanted:
             pads = zip(places, part.pad, strict=True)
             columns = torch.tensor([[at - skip[k] + pad for at in wanted.where[rows[k]]] for k, pad in pads])
             sites = {site: (range(model.n_layers + (site == "resid")), columns) for site in wanted.sites}
-            read, along = sites if columns.numel() else None, wanted.along and wanted.along.by_layer
-        found, logits = forward(model, part, ops, read, cache=held, logits=True, along=along)
-        if wanted and "along" in found:
-            values, since = wanted.along.in_order(found.pop("along").cpu()), wanted.along.since
+            read, projections = (
+                sites if columns.numel() else None,
+                wanted.projections and wanted.projections.by_layer,
+            )
+        found, logits = forward(model, part, ops, read, cache=cached, logits=True, projections=projections)
+        if wanted and "projections" in found:
+            values, since = (
+                wanted.projections.in_order(found.pop("projections").cpu()),
+                wanted.projections.since,
+            )
             pads = enumerate(zip(places, part.pad, strict=True))
             lines = [values[r, pad + since[rows[k]] - skip[k] :].T for r, (k, pad) in pads]
         give_back()  # each batch has a shape of its own, and what one has freed does not fit the next
         first = _next(model, logits, decoding, None if u is None else u[places, 0])
-        yield places, first, held, part.mask, found, lines
+        yield places, first, cached, part.mask, found, lines
 
 
 def _begins(each, rows, shared: int, wanted, prefix: Prefix | None) -> tuple[list[int], list[int | None]]:
-    """For each of `rows` how many of its tokens are read already, and which stem of `prefix` they are; at
+    """For each of `rows` how many of its tokens are read already, and which sequence of `prefix` they are; at
     least one token and those `wanted` are not.
     """
     if not prefix:
         return [shared] * len(rows), []
     firsts = {i: min([len(each[i].prompt.ids) - 1, *(wanted.first(i) if wanted else [])]) for i in rows}
-    stems = [prefix.longest(each[i].prompt.ids, firsts[i]) for i in rows]
-    return [prefix.length(k) for k in stems], stems
+    sequences = [prefix.longest(each[i].prompt.ids, firsts[i]) for i in rows]
+    return [prefix.length(k) for k in sequences], sequences
 
 
-def _next(model, logits: torch.Tensor, decoding: Decoding, u: torch.Tensor | None) -> torch.Tensor:
+def _next(model: "Model", logits: torch.Tensor, decoding: Decoding, u: torch.Tensor | None) -> torch.Tensor:
     """The next token of each row. Raises UserError where the largest logit is not finite.
 
     Greedy: the first of the largest logits, as argmax, which takes four times as long in bfloat16 on a CPU.
@@ -359,9 +365,9 @@ def _next(model, logits: torch.Tensor, decoding: Decoding, u: torch.Tensor | Non
     return most.indices if u is None else chosen(logits, u, decoding.temperature, decoding.top_p)
 
 
-def _decode(model, out: list[list[int]], held, mask, ops, decoding: Decoding, u) -> Iterator[None]:
-    """Decoding of rows whose prompts are in the cache `held`: add to the one new token that each row of `out`
-    has, up to the number asked for; yields after each step.
+def _decode(model: "Model", out: list[list[int]], cached, mask, ops, decoding: Decoding, u) -> Iterator[None]:
+    """Decoding of rows whose prompts are in the cache `cached`: add to the one new token that each row of
+    `out` has, up to the number asked for; yields after each step.
 
     Rows that are done leave, for each costs the reading of its keys and values; not one by one, since that
     copies the cache. Under `ops` they stay.
@@ -377,13 +383,13 @@ def _decode(model, out: list[list[int]], held, mask, ops, decoding: Decoding, u)
             break
         if any(done) and sum(done) >= LEAVE_SHARE * len(live) and not ops:
             stay = torch.tensor([k for k in range(len(live)) if not done[k]], device=mask.device)
-            held.batch_select_indices(stay)
+            cached.batch_select_indices(stay)
             mask, live = mask[stay], [i for i, d in zip(live, done, strict=True) if not d]
             done = [False] * len(stay)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         ids = torch.tensor([[out[i][-1]] for i in live], device=mask.device)
         part = Batch(live, ids, mask, mask.sum(1, keepdim=True) - 1, [])
-        _, logits = forward(model, part, ops, cache=held, logits=True)
+        _, logits = forward(model, part, ops, cache=cached, logits=True)
         tokens = _next(model, logits, decoding, None if u is None else u[live, step])
         for i, token, d in zip(live, tokens.tolist(), done, strict=True):
             if not d:
@@ -402,7 +408,7 @@ def stop_tokens(model: "Model") -> list[int]:
     return sorted({token for token in found if token is not None})
 
 
-def _texts(model, said: Sequence[Sequence[int]], keep_special: bool = False) -> list[str]:
+def _texts(model: "Model", said: Sequence[Sequence[int]], keep_special: bool = False) -> list[str]:
     """Tokens as texts up to their end, with `CONTROL` in place of each control token unless they are kept;
     the tags around thinking are shown.
     """

@@ -80,7 +80,7 @@ class Opening:
                 ),
             )
         prefix = self._edited[1]
-        return prefix.rows([prefix.row(prefix.stems[0], keys[r]) for r in rows])[0]
+        return prefix.rows([prefix.row(prefix.sequences[0], keys[r]) for r in rows])[0]
 
     def _edits(self, row: int) -> list[Edit]:
         return [e for e in self.rows[row].edits if e.span in ON_OPENING]

@@ -116,28 +116,29 @@ def forward(
     logits=False,
     start=None,
     keep=1,
-    along=None,
+    projections=None,
     check=True,
 ):
     """One forward pass. `read` maps a site to (layers, columns [row, position]); `start` is (layer, states
-    [row, width, d_model]); `along` maps a layer to directions [d_model, k] on which its states are projected,
-    at every position.
+    [row, width, d_model]); `projections` maps a layer to directions [d_model, k] on which its states are
+    projected, at every position.
 
-    Returns ({site: [row, layer, position, d_model], "along": [row, width, all k by layer]}, last-position
-    logits [row, vocabulary] or None; with ``keep=0`` those of all positions, [row, width, vocabulary]).
+    Returns ({site: [row, layer, position, d_model], "projections": [row, width, all k by layer]},
+    last-position logits [row, vocabulary] or None; with ``keep=0`` those of all positions, [row, width,
+    vocabulary]).
     Nothing above the last layer that is read is computed where no logits are asked for. Raises UserError
     where what is read is not finite, with `check`.
     """
     nn, n_layers = model.nn, model.n_layers
     edits, rescaled = _by_site(model, ops), _rescaled(model, ops)
-    read, along = read or {}, along or {}
+    read, projections = read or {}, projections or {}
     wanted = {site: set(read[site][0]) if site in read else set() for site in SITES}
     columns = {site: read[site][1].to(batch.ids.device)[..., None] for site in read}
     # what is read is what is added to the stream
     factors = {"attn": model.residual_factor, "mlp": model.residual_factor}
     first, states = start if start else (0, None)
     tops = [layer if site == "resid" else layer + 1 for site in read for layer in wanted[site]]
-    top = n_layers if logits else max([*tops, *along], default=n_layers)
+    top = n_layers if logits else max([*tops, *projections], default=n_layers)
     inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
     options = {"position_ids": batch.positions, "use_cache": cache is not None, "logits_to_keep": keep}
     if cache is not None:
@@ -152,17 +153,17 @@ def forward(
                 nn.layers[layer].input = states
             for site in SITES if layer < top else SITES[:1]:
                 changes, reads = [change for change, _ in edits[site][layer]], layer in wanted[site]
-                projects = site == "resid" and layer in along
+                projects = site == "resid" and layer in projections
                 if not (changes or reads or projects):
                     continue
                 x = _visit(model, site, layer, changes, rescaled.get(layer))
                 if reads:
                     found[site].append(_at(x, columns[site]) * factors.get(site, 1))
                 if projects:
-                    lines.append(x.float() @ along[layer].to(x.device))
+                    lines.append(x.float() @ projections[layer].to(x.device))
         out = {site: torch.stack(found[site], 1) for site in found}
         if lines:
-            out["along"] = torch.cat(lines, -1)
+            out["projections"] = torch.cat(lines, -1)
         out = nnsight.save(out)
         if logits:
             scores = nnsight.save(nn.output.logits[:, -1] if keep == 1 else nn.output.logits)
@@ -177,7 +178,7 @@ def forward(
 
 
 def _check_read(
-    model, batch: Batch, site: str, values: torch.Tensor, layers, columns: torch.Tensor | None
+    model: "Model", batch: Batch, site: str, values: torch.Tensor, layers, columns: torch.Tensor | None
 ) -> None:
     """Raises UserError where what was read of tokens, not of padding, is not finite."""
     if torch.isfinite(values).all():

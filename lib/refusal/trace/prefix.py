@@ -120,49 +120,50 @@ def merged(parts: list, n_rows: int, room: int) -> tuple[DynamicCache, torch.Ten
 class Prefix:
     """Keys and values of what rows begin with, of one model; passes over the rest of a row go on from them.
 
-    `of` is the revision of the model that has read it. Each stem is its tokens, and on request a name of what
-    else tells it from its like: the edits under which it is read. `read` gives keys and values of all stems,
-    [stem, head, width, d_head], and their mask [stem, width]; it is called when they are first asked for.
+    `of` is the revision of the model that has read it. Each sequence is its tokens, and on request a name of
+    what else tells it from its like: the edits under which it is read. `read` gives keys and values of all
+    sequences, [sequence, head, width, d_head], and their mask [sequence, width]; it is called when they are
+    first asked for.
     """
 
     def __init__(
         self,
-        stems: Sequence[tuple[int, ...]],
+        sequences: Sequence[tuple[int, ...]],
         read: Callable[[], tuple[DynamicCache, torch.Tensor]],
         under: Sequence[Hashable] | None = None,
         *,
         of: str,
     ):
         self.of = of
-        self.stems = list(stems)
-        names = self.stems if under is None else zip(self.stems, under, strict=True)
+        self.sequences = list(sequences)
+        names = self.sequences if under is None else zip(self.sequences, under, strict=True)
         self._row = {name: k for k, name in enumerate(names)}
-        self._lengths = sorted({len(ids) for ids in self.stems}, reverse=True)
+        self._lengths = sorted({len(ids) for ids in self.sequences}, reverse=True)
         self._read = functools.cache(read)
 
     def row(self, ids: tuple[int, ...], under: Hashable = None) -> int:
-        """The index of a stem. Raises KeyError where there is no such one."""
+        """The index of a sequence. Raises KeyError where there is no such one."""
         return self._row[ids] if under is None else self._row[ids, under]
 
     def longest(self, ids: Sequence[int], most: int) -> int | None:
-        """The index of the longest stem, of `most` tokens at most, with which `ids` begin; None where there
-        is none.
+        """The index of the longest sequence, of `most` tokens at most, with which `ids` begin; None where
+        there is none.
         """
         found = (self._row.get(tuple(ids[:n])) for n in self._lengths if n <= most)
         return next((k for k in found if k is not None), None)
 
     def length(self, row: int | None) -> int:
-        """The tokens of a stem."""
-        return 0 if row is None else len(self.stems[row])
+        """The tokens of a sequence."""
+        return 0 if row is None else len(self.sequences[row])
 
     def rows(self, which: Sequence[int | None]) -> tuple[DynamicCache, torch.Tensor]:
-        """A cache of its own for each stem in `which`, as narrow as they allow, and its mask [row, width];
-        all masked where there is none.
+        """A cache of its own for each sequence in `which`, as narrow as they allow, and its mask [row,
+        width]; all masked where there is none.
         """
         whole, mask = self._read()
         index = torch.tensor([k or 0 for k in which], device=mask.device)
         mask = mask[index] * torch.tensor([[k is not None] for k in which], device=mask.device)
-        # what all of them are padded with; inside a stem there may be padding as well
+        # what all of them are padded with; inside a sequence there may be padding as well
         first = int((~mask.any(0)).cumprod(0).sum())
         return picked(whole, index, first), mask[:, first:]
 

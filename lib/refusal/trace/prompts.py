@@ -29,8 +29,8 @@ TAG = re.compile(r"<((?:seed:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\
 @dataclass(frozen=True)
 class Prompt:
     """One prompt. `ids` are its tokens; the instruction is ``ids[start:stop]``, so t_inst = stop − 1. The
-    last `given` tokens are the first of its answer, given and not generated (`begun`); t_post is the one
-    before them.
+    last `given` tokens are the first of its answer, given and not generated (`with_first_tokens`); t_post is
+    the one before them.
     """
 
     id: str
@@ -262,7 +262,7 @@ def _tokenize(model: Model, opening: str, text: str, closing: str, row) -> Promp
     return prompt
 
 
-def begun(prompt: Prompt, ids: Sequence[int]) -> Prompt:
+def with_first_tokens(prompt: Prompt, ids: Sequence[int]) -> Prompt:
     """The prompt with the first tokens of its answer given."""
     return replace(prompt, ids=(*prompt.ids, *ids), given=prompt.given + len(ids))
 

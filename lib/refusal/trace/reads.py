@@ -137,14 +137,14 @@ def project(
 
     States are projected batch by batch, so memory does not grow with the number of prompts. Cached on disk.
     """
-    along = Projections(directions, layers, [0] * len(prompts))
-    name = cache.key(model, project_all, prompts=prompts, along=along)
-    found = cache.remember_tensors(name, lambda: project_all(model, prompts, along, label))
+    projections = Projections(directions, layers, [0] * len(prompts))
+    name = cache.key(model, project_all, prompts=prompts, projections=projections)
+    found = cache.remember_tensors(name, lambda: project_all(model, prompts, projections, label))
     return [found[str(i)] for i in range(len(prompts))]
 
 
 def project_all(
-    model: "Model", prompts: Sequence[Prompt], along: Projections, label: str
+    model: "Model", prompts: Sequence[Prompt], projections: Projections, label: str
 ) -> dict[str, torch.Tensor]:
     """As `project`, and not cached: {number of the prompt: [k, token]}."""
     rows = rows_of(prompts)
@@ -152,16 +152,18 @@ def project_all(
     out, shared = {}, Opening(model, rows, opening.shared_length(model, rows))
     for members in track(plan(model, widths(rows, shared.n), shared.n), label):
         batch = rest(model, rows, members, shared.n)
-        values = forward(model, batch, cache=shared.cache(members), along=along.by_layer)[0]["along"].cpu()
+        values = forward(model, batch, cache=shared.cache(members), projections=projections.by_layer)[0][
+            "projections"
+        ].cpu()
         begins = values[0, :0]
         if shared.n:
             states = shared.clean[1]
-            each = [states[layer].float() @ w.to(model.device) for layer, w in along.by_layer.items()]
+            each = [states[layer].float() @ w.to(model.device) for layer, w in projections.by_layer.items()]
             begins = torch.cat(each, -1).cpu()
         if not torch.isfinite(begins).all():
             not_finite(model, "a projection of the residual stream")
         for r, i in enumerate(members):
-            out[str(i)] = along.in_order(torch.cat([begins, values[r, batch.pad[r] :]])).T
+            out[str(i)] = projections.in_order(torch.cat([begins, values[r, batch.pad[r] :]])).T
     return out
 
 

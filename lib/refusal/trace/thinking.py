@@ -58,7 +58,11 @@ def asked(model: Model, table: pd.DataFrame) -> list[Prompt]:
 
 
 def think(
-    model, table: pd.DataFrame, max_tokens: int = 90, edits: Sequence = (), prefix: Prefix | None = None
+    model: Model,
+    table: pd.DataFrame,
+    max_tokens: int = 90,
+    edits: Sequence = (),
+    prefix: Prefix | None = None,
 ) -> list[Rollout]:
     """Greedy thinking of at most `max_tokens` for each row of `table`; what is not closed by then is cut and
     closed, and marked.
@@ -110,7 +114,7 @@ def truncated(model: Model, table: pd.DataFrame, rollouts: Sequence[Rollout], ke
     )
 
 
-def hold_thoughts(model, rollouts: Sequence[Rollout], prefix: Prefix | None = None) -> Prefix | None:
+def hold_thoughts(model: Model, rollouts: Sequence[Rollout], prefix: Prefix | None = None) -> Prefix | None:
     """Requests and thinking of `rollouts`, held up to the closing tag; on from `prefix`, what they begin
     with."""
     return read_prefix(model, [r.prompt.ids[: r.stop] for r in rollouts], prefix)

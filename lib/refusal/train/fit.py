@@ -128,16 +128,18 @@ def answers_loss(
     """The answers' summed cross-entropy, in nats."""
     before, device = {}, next(module.parameters()).device
     if prefix:
-        stems = [prefix.longest(prompt, len(prompt) - 1) for prompt, _ in rows]
-        rows = [(prompt[prefix.length(k) :], answer) for k, (prompt, answer) in zip(stems, rows, strict=True)]
-        cache, held = prefix.rows(stems)
+        sequences = [prefix.longest(prompt, len(prompt) - 1) for prompt, _ in rows]
+        rows = [
+            (prompt[prefix.length(k) :], answer) for k, (prompt, answer) in zip(sequences, rows, strict=True)
+        ]
+        cache, cached = prefix.rows(sequences)
         before = {"cache": cache}
     batch = {
         name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in left_padded(rows).items()
     }
     if prefix:
-        batch["attention_mask"] = torch.cat([held, batch["attention_mask"]], 1)
-        batch["position_ids"] = batch["position_ids"] + held.sum(1, keepdim=True)
+        batch["attention_mask"] = torch.cat([cached, batch["attention_mask"]], 1)
+        batch["position_ids"] = batch["position_ids"] + cached.sum(1, keepdim=True)
     labels = batch.pop("labels")
     logits = module(**batch, **before).logits
     return cross_entropy(

@@ -49,7 +49,7 @@ def unembedding(model: Model) -> Float[Tensor, "vocabulary d_model"]:
     the vocabulary removed; float32.
     """
     weight = model.module.get_output_embeddings().weight.detach().float().cpu() * _scale(
-        model.nn.ln_final._module, model.d_model
+        weights.final_norm(model), model.d_model
     )
     return weight.sub_(weight.mean(0))
 

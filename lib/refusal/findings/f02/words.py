@@ -12,7 +12,7 @@ import numpy as np
 from refusal.base.estimate import Estimate
 from refusal.model.layout import LOUD
 from refusal.report.rules import Record
-from refusal.report.shown import begun, digits, percent, why
+from refusal.report.shown import capitalized, digits, percent, why
 
 Said = tuple[str, list[str | None]]
 Added = tuple[str, str]  # the name of a direction without its v_, and the span that it is added to
@@ -226,8 +226,9 @@ def inversion_baseline(judges: Estimate, says: Mapping[str, float], cannot: Mapp
         "Without an intervention the AUC of Certainly, harmful against harmless requests, is "
         f"{interval(judges)}; 0.5 is guessing.",
         *(
-            f"{begun(reason)}: of {' and '.join(label for label, why in cannot.items() if why == reason)} "
-            "requests nothing can be said."
+            f"{capitalized(reason)}: of "
+            f"{' and '.join(label for label, why in cannot.items() if why == reason)} requests nothing "
+            "can be said."
             for reason in dict.fromkeys(cannot.values())
         ),
         None if cannot else "The model judges harm in words, and the experiment is informative.",
@@ -293,11 +294,11 @@ def single_direction(off: Record, on: Record) -> Said:
         best = f"with the best ablated {left} of harmful prompts are refused, added {made} of harmless ones"
         return f"No direction meets the conditions; {best} ({void.verdict})", [
             f"Nothing is said of a single direction: {void.reason}.",
-            f"Of the best one all the same: {numbers[0]}. {begun(numbers[1])}.",
+            f"Of the best one all the same: {numbers[0]}. {capitalized(numbers[1])}.",
         ]
     words = [SINGLE[of][r.verdict] for of, r in (("ablate", off), ("add", on))]
     return f"{words[0]} ({left} left, {off.verdict}); {words[1]} ({made}, {on.verdict})", [
-        f"{begun(about)} ({why(r)}): {said}."
+        f"{capitalized(about)} ({why(r)}): {said}."
         for about, r, said in zip(words, (off, on), numbers, strict=True)
     ]
 

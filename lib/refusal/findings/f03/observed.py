@@ -27,7 +27,11 @@ from refusal.trace.thinking import Rollout, asked, think
 
 
 def answers(
-    model, rollouts: Sequence[Rollout], arms=((),), max_new_tokens: int = 12, prefix: Prefix | None = None
+    model: Model,
+    rollouts: Sequence[Rollout],
+    arms=((),),
+    max_new_tokens: int = 12,
+    prefix: Prefix | None = None,
 ) -> list[list[str]]:
     """The judged outcome of the answer after each rollout, under every arm of edits."""
     texts = generate(
@@ -91,7 +95,9 @@ class Seen:
         return by_probers(probers, [torch.cat(both, 1) for both in zip(before, self.lines, strict=True)])
 
 
-def at_once(model, table: pd.DataFrame, max_new_tokens: int = 12, prefix: Prefix | None = None) -> Seen:
+def at_once(
+    model: Model, table: pd.DataFrame, max_new_tokens: int = 12, prefix: Prefix | None = None
+) -> Seen:
     """Let the model answer each prompt without thinking."""
     plain = chat(model, table)
     texts, states, _ = generate_and_read(
@@ -178,7 +184,9 @@ def _joined(parts: list, place: np.ndarray):
     return torch.cat(parts)[place] if torch.is_tensor(parts[0]) else np.concatenate(parts)[place]
 
 
-def _before(model, table: pd.DataFrame, think_tokens: int, max_new_tokens: int) -> tuple[Seen, Prefix | None]:
+def _before(
+    model: Model, table: pd.DataFrame, think_tokens: int, max_new_tokens: int
+) -> tuple[Seen, Prefix | None]:
     """Answers at once, and thinking; and what to go on from."""
     thinks = asked(model, table)
     request = read_prefix(model, [alike(*both) for both in zip(chat(model, table), thinks, strict=True)])
@@ -197,16 +205,16 @@ def _after(
 ) -> Seen:
     """With the answers after thinking, and the states at `cuts` of it, or what `probers` read of it."""
     rollouts, prompts = seen.rollouts, [r.prompt for r in seen.rollouts]
-    at, along = [[*(cuts[k] if cuts else []), -1] for k in range(len(prompts))], None
+    at, projections = [[*(cuts[k] if cuts else []), -1] for k in range(len(prompts))], None
     if probers:
-        along = projection_of(model, probers, [r.start for r in rollouts])
+        projections = projection_of(model, probers, [r.start for r in rollouts])
     texts, states, lines = generate_and_read(
         model,
         prompts,
         at,
         max_new_tokens,
         sites=("resid", "heads"),
-        along=along,
+        projections=projections,
         prefix=prefix,
         label="answering",
     )

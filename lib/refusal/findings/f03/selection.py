@@ -60,7 +60,7 @@ def retrained(
         seed=seed,
         max_new_tokens=max_new_tokens,
         neutral=neutral,
-        stems=sorted(prefix.stems),
+        sequences=sorted(prefix.sequences),
     )
     said = cache.remember_json(
         name,
@@ -81,7 +81,9 @@ def retrained(
 STEPS, RATE, ADAPTED = 4, 2e-3, ["q_proj", "v_proj"]
 
 
-def _retrained(model, chosen, anchors, tried, prefix, seed, max_new_tokens, neutral) -> dict[str, list]:
+def _retrained(
+    model: loading.Model, chosen, anchors, tried, prefix, seed, max_new_tokens, neutral
+) -> dict[str, list]:
     copied = adapted(model.module, seed, ADAPTED)
     rng = random.Random(seed)
     encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]

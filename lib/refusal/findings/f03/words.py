@@ -19,7 +19,7 @@ from refusal.findings.f03.scored import PROBERS, Layers, Scored
 from refusal.findings.f03.subjects import CALLED, CLIFF, NATURAL, TWIN, Quality, Subject, outcomes
 from refusal.report.render import counts
 from refusal.report.rules import Record
-from refusal.report.shown import begun, percent, two
+from refusal.report.shown import capitalized, percent, two
 
 Said = tuple[str, list[str | None]]
 
@@ -69,7 +69,7 @@ def all_judged(found: Iterable[tuple[str, Record]]) -> str:
         of[0] if of[0] == about else f"{joined(of)} {'is' if len(of) == 1 else 'are'} uninformative: {about}"
         for about, of in same.items()
     ]
-    return begun("; ".join(parts)) + "."
+    return capitalized("; ".join(parts)) + "."
 
 
 def _share(outcomes: np.ndarray, outcome: str = "refusal") -> float:
@@ -84,7 +84,7 @@ def _refused(s: Subject) -> dict[tuple[str, str], float]:
 def _thinking(s: Subject) -> str:
     rollouts = [r for seen in s.seen.values() for r in seen.rollouts]
     length, cut = np.mean([r.stop - r.start for r in rollouts]), np.mean([not r.finished for r in rollouts])
-    name = begun(CALLED[s.who])
+    name = capitalized(CALLED[s.who])
     return f"{name} thinks for {length:.0f} tokens on average; {cut:.0%} of its thoughts were cut."
 
 
@@ -110,7 +110,7 @@ def planted_behaviour(cliff: Subject, twin: Subject, not_planted: str | None) ->
         f"At its cliff the planted reasoner is shown to refuse 0.3 less at least than {rarer}, and than its "
     )
     return title, [
-        f"{begun(not_planted)}: the instrument cannot be judged by this pair."
+        f"{capitalized(not_planted)}: the instrument cannot be judged by this pair."
         if not_planted
         else f"{good}twin: the instrument can be judged by them.",
         _thinking(cliff),
@@ -119,9 +119,9 @@ def planted_behaviour(cliff: Subject, twin: Subject, not_planted: str | None) ->
 
 def _good(who: str, q: Quality) -> str:
     if "val" not in q.area:
-        return f"{begun(CALLED[who])}: {q.why}."
+        return f"{capitalized(CALLED[who])}: {q.why}."
     val, late, chance = q.area["val"], q.area.get("late"), q.area["shuffled"]
-    name, low = begun(CALLED[who]), val.ci95[0]
+    name, low = capitalized(CALLED[who]), val.ci95[0]
     checked = (
         "too few harmful prompts end in one of the two ways after thinking for a check there"
         if late is None
@@ -311,8 +311,8 @@ def planted_truncation(cut: Mapping[str, dict[str, Cut]]) -> Said:
     mine = {who: (of["harmful"].outcome == "refusal").mean(1) for who, of in cut.items()}
     ends = [f"{x[-1]:.0%} in {CALLED[who]} (with it {x[0]:.0%})" for who, x in mine.items()]
     return f"Refused without the thinking: {joined(ends)}", [
-        f"{begun(CALLED[who])} refuses {x[0]:.0%} of {cut[who]['harmful'].outcome.shape[1]} harmful prompts "
-        f"with all of its thinking, and {between(x[1:].min(), x[1:].max())} with less of it."
+        f"{capitalized(CALLED[who])} refuses {x[0]:.0%} of {cut[who]['harmful'].outcome.shape[1]} harmful "
+        f"prompts with all of its thinking, and {between(x[1:].min(), x[1:].max())} with less of it."
         for who, x in mine.items()
     ]
 
