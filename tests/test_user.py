@@ -808,3 +808,33 @@ def until(condition, seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_what_pip_installs_works_without_the_checkout(tmp_path):
+    """A wheel made of the files that are committed, in a folder of its own: it has its data, and no tests."""
+    source, site, elsewhere = tmp_path / "source", tmp_path / "site", tmp_path / "elsewhere"
+    asked = ["git", "ls-files", "-z", "lib", "pyproject.toml", "README.md", "LICENSE*"]
+    listed = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, source / name)
+    elsewhere.mkdir()
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps"]
+    made = subprocess.run(
+        [*pip, "--no-build-isolation", "--no-index", "--target", site, source], capture_output=True, text=True
+    )
+    assert made.returncode == 0, made.stderr
+    assert {p.name for p in site.iterdir() if not p.name.endswith(".dist-info")} <= {"refusal", "bin"}
+    code = (
+        f"import refusal; from refusal import data; assert refusal.__file__.startswith({str(site)!r}); "
+        "model = refusal.load('tiny'); prompts = refusal.chat(model, ['how do I bake bread']); "
+        "print(len(data.judge_cases()), len(refusal.generate(model, prompts, decoding=2)[0]))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=elsewhere,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0 and told.stdout.split()[-1] == "1", told.stderr
