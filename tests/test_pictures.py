@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from refusal.base.errors import ParameterError, UserError
-from refusal.base.files import FIGURES, ROOT
+from refusal.base.files import FIGURES, ROOT, sha256
 from refusal.report import gallery, pictures
 from refusal.report.committed import committed
 from refusal.run import cli
@@ -149,16 +149,30 @@ def test_what_stands_beside_the_pictures_survives_half_a_file(here, monkeypatch,
     (here / "21_one.ipynb").write_text('{"cells": []}')
     monkeypatch.setattr(gallery, "NOTEBOOKS", here)
     monkeypatch.setattr(gallery, "committed", lambda _: {run / "figures.json"})
-    about = {"parameters": {"N": 1}, "model": {"name": "m"}}
+    about = {"parameters": {"N": 1}, "model": {"name": "m"}, "notebook_sha256": "a"}
     (run / "run.json").write_text(json.dumps(about))
     gallery.update()
     whole = (here / "figures/manifest.json").read_text()
-    assert json.loads(whole)["embedded/m/21_one/first"]["parameters"] == {"N": 1}
+    drawn_from = json.loads(whole)["embedded/m/21_one/first"]
+    # of the run, not of the notebook as it is now
+    assert drawn_from["parameters"] == {"N": 1} and drawn_from["notebook_sha256"] == "a"
     (here / "figures/manifest.json" if name == "manifest.json" else run / name).write_text(text)
     gallery.update()
     kept = json.loads((here / "figures/manifest.json").read_text())
     assert "# Figures" in (here / "figures/README.md").read_text()
     assert kept == json.loads(whole)  # a run that is half written leaves the last manifest
+
+
+def test_data_that_is_not_what_its_run_wrote_is_named(here, monkeypatch, capsys):
+    """A table that was cut is not drawn as a result."""
+    run = here / "results/embedded/m/21_one"
+    told = {f"results/embedded/m/21_one/data/{p.name}": sha256(p) for p in (run / "data").iterdir()}
+    (run / "run.json").write_text(json.dumps({"outputs": told}))
+    assert make(monkeypatch, capsys)[0] == 0
+    table = run / "data" / "first.csv"
+    table.write_text(table.read_text()[:-4])
+    status, said = make(monkeypatch, capsys)
+    assert status == 1 and "data/first.csv of embedded/m/21_one is not what its run wrote" in said
 
 
 def test_options_of_figures_go_with_no_other_target(monkeypatch):
