@@ -401,6 +401,27 @@ def overlaps(repeats, sizes=(64, 256, 1024), likeness=(0.0, 0.8, 1.0)):
             yield f"overlap of neurons, alike {alike}", n, holds(*np.array(ends).T, np.mean(values))
 
 
+def areas_within(repeats, sizes=(32, 64), areas=(0.6, 0.9)):
+    """Areas over pairs of one of three strata, which differ in how many are positive and in their level, and
+    the difference to another reader of the same items.
+    """
+    for n in sizes:
+        for area in areas:
+            rng, level = np.random.default_rng(n), np.sqrt(2) * norm.ppf(area)
+            stratum = np.arange(n) % 3
+            found, apart = [], []
+            for _ in range(repeats):
+                positive = rng.random(n) < np.array([0.3, 0.5, 0.7])[stratum]
+                shared, own = rng.normal(size=n), rng.normal(size=(2, n))
+                a, b = (np.sqrt(0.5) * (shared + x) + level * positive + 3 * stratum for x in own)
+                if min(positive.sum(), (~positive).sum()) < 4:
+                    continue
+                found.append(stats.auroc_within(a, positive, stratum).ci95)
+                apart.append(stats.auroc_within_difference(a, b, positive, stratum).ci95)
+            yield f"area within {area}", n, holds(*np.array(found).T, area)
+            yield f"difference of areas within {area}", n, holds(*np.array(apart).T, 0)
+
+
 EXACT = (rates, unpaired_rates, paired_rates)
 SIMULATED = (
     means,
@@ -408,6 +429,7 @@ SIMULATED = (
     generic_bootstrap,
     areas,
     areas_of_prompts,
+    areas_within,
     area_differences,
     kappas,
     widened,

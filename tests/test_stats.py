@@ -30,6 +30,7 @@ def hits(k, n):
         pytest.param(lambda: covers.areas(2000), id="areas"),
         pytest.param(lambda: covers.area_differences(1000), id="area differences"),
         pytest.param(lambda: covers.areas_of_prompts(500, (0.9,), (0.8,)), id="areas of prompts"),
+        pytest.param(lambda: covers.areas_within(800), id="areas within strata"),
         pytest.param(lambda: covers.kappas(600, (0.0, 0.8, 0.95), ((0.5, 0.5), (0.9, 0.1))), id="kappas"),
         pytest.param(lambda: covers.widened(1000), id="widened"),
         pytest.param(lambda: covers.ratios_of_rates(400), id="ratios of rates"),
@@ -357,3 +358,41 @@ def test_more_random_directions_at_the_same_prompts_do_not_raise_the_bar():
     )
     few, many, more = bar(40), bar(400), bar(1600)
     assert abs(more - many) < 0.03 and more < few and abs(more - binom.ppf(0.975, 16, 0.2) / 16) < 0.04
+
+
+def test_an_area_within_one_stratum_is_the_plain_one():
+    rng = np.random.default_rng(0)
+    a, b, yes = rng.normal(size=60), rng.normal(size=60), np.arange(60) % 3 == 0
+    a = a + yes
+    same = np.zeros(60)
+    for mine, plain in (
+        (stats.auroc_within(a, yes, same), stats.auroc(a[yes], a[~yes])),
+        (
+            stats.auroc_within_difference(a, b, yes, same),
+            stats.auroc_difference(a[yes], a[~yes], b[yes], b[~yes]),
+        ),
+    ):
+        assert mine.value == pytest.approx(plain.value) and mine.ci95 == pytest.approx(plain.ci95)
+        assert mine.n == plain.n
+
+
+def test_an_area_within_strata_counts_pairs_of_one_stratum():
+    rng = np.random.default_rng(1)
+    stratum, yes = (
+        np.repeat(["a", "b", "c"], [30, 20, 10]),
+        rng.random(60) < np.repeat([0.8, 0.2, 1.0], [30, 20, 10]),
+    )
+    scores = rng.normal(size=60) + 0.5 * yes + 10 * (stratum == "a")  # the stratum tells more than the class
+    wins = [
+        (scores[i] > scores[j]) + (scores[i] == scores[j]) / 2
+        for i in np.flatnonzero(yes)
+        for j in np.flatnonzero(~yes)
+        if stratum[i] == stratum[j]
+    ]
+    found = stats.auroc_within(scores, yes, stratum)
+    assert found.value == pytest.approx(np.mean(wins))
+    assert found.value < stats.auroc(scores[yes], scores[~yes]).value
+    both = stratum != "c"  # there is but one class in it
+    assert found.n == min((yes & both).sum(), (~yes & both).sum())
+    assert stats.auroc_within(scores, yes, np.arange(60)) == NOTHING
+    assert stats.auroc_within_difference(scores, scores, yes, stratum).value == 0

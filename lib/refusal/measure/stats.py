@@ -331,6 +331,51 @@ def auroc_difference(
     return square_and_add(a, b, correlation=float((x * y).sum() / scale) if scale > 0 else 0.0)
 
 
+def auroc_within(scores: ArrayLike, positive: ArrayLike, stratum: ArrayLike) -> Estimate:
+    """Estimate of the area over pairs of one stratum only: how often a positive scores above a negative of
+    the same source, say, so that telling strata apart counts for nothing. n is the smaller class of the
+    strata that have both classes.
+    """
+    value, moved, positive = _within(scores, positive, stratum)
+    if value is None:
+        return NOTHING
+    m, n = np.count_nonzero(positive), np.count_nonzero(~positive)
+    low, high = area_interval(value, (moved**2).sum(), m, n, t.ppf(0.975, max(m + n - 2, 1)))
+    return Estimate(value, [float(low), float(high)], min(m, n))
+
+
+def auroc_within_difference(a: ArrayLike, b: ArrayLike, positive: ArrayLike, stratum: ArrayLike) -> Estimate:
+    """Estimate of `auroc_within` of scores `a` minus that of scores `b` of the same items, put together as in
+    `auroc_difference`.
+    """
+    one, other = (auroc_within(scores, positive, stratum) for scores in (a, b))
+    if one.value is None:
+        return NOTHING
+    x, y = (_within(scores, positive, stratum)[1] for scores in (a, b))
+    scale = np.sqrt((x**2).sum() * (y**2).sum())
+    return square_and_add(one, other, correlation=float((x * y).sum() / scale) if scale > 0 else 0.0)
+
+
+def _within(scores, positive, stratum) -> tuple[float | None, np.ndarray, np.ndarray]:
+    """The area within strata, how far each item of a stratum with both classes moves it, and these items'
+    class; None where there is no such stratum.
+    """
+    scores, positive, stratum = np.asarray(scores, float), np.asarray(positive, bool), np.asarray(stratum)
+    parts = [(scores[stratum == s], positive[stratum == s]) for s in np.unique(stratum)]
+    parts = [(x, yes) for x, yes in parts if yes.any() and not yes.all()]
+    if not parts:
+        return None, np.zeros(0), np.zeros(0, bool)
+    weights = np.array([yes.sum() * (~yes).sum() for _, yes in parts], float)
+    weights /= weights.sum()
+    value, moved, classes = 0.0, [], []
+    for weight, (x, yes) in zip(weights, parts, strict=True):
+        area, by_item = _influence(x[yes], x[~yes], *_numbered(x[yes], x[~yes], None))
+        value += weight * float(area)
+        moved.append(weight * by_item)
+        classes.append(np.repeat([True, False], [yes.sum(), (~yes).sum()]))
+    return value, np.concatenate(moved), np.concatenate(classes)
+
+
 def area(positive: np.ndarray, negative: np.ndarray) -> float:
     """The area under the ROC curve: how often a positive scores above a negative, ties half. NaN where a
     class is missing.
