@@ -339,7 +339,7 @@ def auroc_within(scores: ArrayLike, positive: ArrayLike, stratum: ArrayLike) -> 
     value, moved, positive = _within(scores, positive, stratum)
     if value is None:
         return NOTHING
-    m, n = np.count_nonzero(positive), np.count_nonzero(~positive)
+    m, n = int(positive.sum()), int((~positive).sum())
     low, high = area_interval(value, (moved**2).sum(), m, n, t.ppf(0.975, max(m + n - 2, 1)))
     return Estimate(value, [float(low), float(high)], min(m, n))
 
