@@ -8,7 +8,7 @@ VENV ?= .venv
 PY ?= $(VENV)/bin/python
 
 # Parameters travel in the environment, so that no shell has to quote them, and under names of their own, so that make does not expand what they hold.
-NAMES := MODEL BASE POST REASONER TIER N SEED DEVICE DTYPE BATCH_TOKENS REMOTE TEMPLATE DATE P RUN VERDICT PLAN SWEEP FIG STYLE FORMAT
+NAMES := MODEL BASE POST REASONER DATA TIER N SEED DEVICE DTYPE BATCH_TOKENS REMOTE TEMPLATE DATE P RUN VERDICT PLAN SWEEP FIG STYLE FORMAT
 export COMPANION_GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 $(foreach n,$(sort $(NAMES) $(COMPANION_GIVEN)),$(eval export COMPANION_PARAM_$(n) = $$(value $(n))))
 unexport $(NAMES) $(COMPANION_GIVEN)

@@ -68,7 +68,7 @@ def test_traces_are_opened_in_one_room():
         if re.search(r"^\s*(import|from) nnsight", text, re.M):
             assert room in ("trace", "model"), path
         if re.search(r"\._module\b", text):
-            assert room in ("trace", "model"), path
+            assert room in ("trace", "model", "run"), path  # run compares values with plain hooks
 
 
 def test_the_core_forgets_its_findings():

@@ -6,80 +6,15 @@ harmful prompts stay outside the repository; ``judged_answers.csv`` holds their 
 labels are found again wherever a model says the same.
 """
 
-import hashlib
 import sys
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from refusal import data
-from refusal.measure import directions
-from refusal.measure.judge import judge
+from refusal.findings.f10 import answers
 from refusal.model import loading
-from refusal.trace import decode, reads
-from refusal.trace.edits import Add
-from refusal.trace.prompts import chat
-
-TOKENS = 48
-ARMS = {  # prompts of each arm, for the default model and for the others
-    "harmful": (80, 40),
-    "pseudo_harmful": (50, 30),
-    "harmless": (20, 15),
-    "cannot": (30, 15),
-    "steered_harm": (20, 7),
-    "steered_refuse": (20, 7),
-    "steered_random": (20, 6),
-}
-
-
-def plain_prompts(arm: str, n: int, seed: int = 0) -> pd.DataFrame:
-    """`n` test prompts of an arm: a simple draw without weights."""
-    table = (
-        data.prompts("test", label="harmful")
-        if arm == "harmful"
-        else data.prompts("test", source="harmless" if arm.startswith("steered") else arm)
-    )
-    return data.without_final_punctuation(table.sample(n, random_state=seed + len(arm)))
-
-
-def steering(model: loading.Model) -> dict[str, Add]:
-    """Additions: v_harm at 0.4 and v_refuse at 0.7 of the depth; a random direction of four times v_harm's
-    norm, which breaks text.
-    """
-    made = {
-        label: chat(model, data.without_final_punctuation(data.prompts("direction", label=label, n=64)))
-        for label in ("harmful", "harmless")
-    }
-    acts = reads.collect(model, made["harmful"] + made["harmless"], at=["t_inst", "t_post"])["resid"]
-    said = [judge(t) for t in decode.generate(model, made["harmful"] + made["harmless"], decoding=12)[0]]
-    refused = np.array([k < 64 and o == "refusal" for k, o in enumerate(said)])
-    answered = np.array([k >= 64 and o == "answer" for k, o in enumerate(said)])
-    v = directions.difference_of_means(acts, refused, answered)  # [layer, position, d_model]
-    low, high = round(0.4 * model.n_layers), round(0.7 * model.n_layers)
-    random = 4 * directions.random_directions(v[low, 0], 1, 0)[0]
-    return {
-        "steered_harm": Add(v[low, 0], low, "instruction"),
-        "steered_refuse": Add(v[high, 1], high, "prompt"),
-        "steered_random": Add(random, low, "prompt"),
-    }
 
 
 def main(name: str, folder: str) -> None:
-    model, rows = loading.load(name), []
-    edits = steering(model)
-    for arm, sizes in ARMS.items():
-        table = plain_prompts(arm, sizes[name != "qwen2.5-coder-0.5b-instruct"])
-        texts = decode.generate(
-            model, chat(model, table), [[edits[arm]] if arm in edits else []], decoding=TOKENS
-        )[0]
-        rows += [
-            (i, name, arm, hashlib.sha256(t.encode()).hexdigest(), t)
-            for i, t in zip(table.id, texts, strict=True)
-        ]
-    found = pd.DataFrame(rows, columns=["prompt_id", "model", "arm", "sha256", "text"]).sample(
-        frac=1, random_state=1
-    )
+    found = answers.make(loading.load(name)).sample(frac=1, random_state=1)
     Path(folder).mkdir(parents=True, exist_ok=True)
     found.to_csv(Path(folder) / f"{name}.csv", index=False)
 

@@ -4,7 +4,8 @@ the standard library alone, so that ``make help`` answers where no package is in
 A parameter is a line ``name: type = default  # what it is (low to high)``, or ``(one of a, b)``, of the cell
 tagged ``parameters``; both are optional. One that names a model says so: ``(model; smoke: tiny; paper:
 owner/name)``, with its default in other tiers; ``(model or none)`` takes that word as well. Those in capitals
-are what a run is about, and name its folder; the others are models that it needs beside them.
+are what a run is about, and name its folder; the others are models that it needs beside them. One that names
+a folder of the user's says ``(folder)``, and is empty by default.
 """
 
 import ast
@@ -34,6 +35,7 @@ class Parameter:
     model: bool = False
     words: tuple[str, ...] = ()  # what may stand in place of a model
     tiers: Mapping[str, str] = field(default_factory=dict)  # the default where it is another
+    folder: bool = False
 
     @property
     def subject(self) -> bool:
@@ -110,5 +112,6 @@ def _parse(source: str) -> dict[str, Parameter]:
             bool(named),
             words,
             tiers,
+            "(folder)" in text,
         )
     return found

@@ -9,6 +9,7 @@ from refusal.base.errors import ParameterError, nearest
 from refusal.model.names import local_path
 from refusal.model.sources import check_model
 from refusal.run.declared import Parameter, notebooks, parameters_of
+from refusal.run.parts import part_of
 
 
 def parse_further(text: str) -> dict[str, str]:
@@ -46,6 +47,8 @@ def check(parameter: Parameter, text: str):
             date.fromisoformat(text)
         except ValueError:
             raise ParameterError(f"DATE={text} is not a day", "write it as 2024-07-26") from None
+    if parameter.folder and text and not Path(text).expanduser().is_dir():
+        raise ParameterError(f"{name}={text} is no folder", parameter.help)
     if parameter.type is str:
         return text
     try:
@@ -86,6 +89,7 @@ def resolve(notebook: Path, given: dict[str, str]) -> dict:
         if values["TIER"] in p.tiers and name not in given
     }
     _check_models(known, values)
+    _check_folders(notebook, known, values)
     return values
 
 
@@ -100,7 +104,9 @@ def check_values(number: str, namespace: dict) -> None:
     for name in known:
         if name not in namespace:
             raise ParameterError(f"{name} has no value", "run the cell of parameters first")
-    _check_models(known, {name: check(p, _text(namespace[name])) for name, p in known.items()})
+    values = {name: check(p, _text(namespace[name])) for name, p in known.items()}
+    _check_models(known, values)
+    _check_folders(notebooks()[number], known, values)
 
 
 def models_of(notebook: Path, values: dict) -> tuple[list[str], list[str]]:
@@ -115,11 +121,29 @@ def models_of(notebook: Path, values: dict) -> tuple[list[str], list[str]]:
 
 
 def resolved(notebook: Path, values: dict) -> dict:
-    """`values` with each model that is named by a path under its absolute path, for processes that stand in
-    another folder.
+    """`values` with each folder, and each model that is named by a path, under its absolute path, for
+    processes that stand in another folder.
     """
-    named = [name for name, p in parameters_of(notebook).items() if p.model and values[name] not in p.words]
-    return values | {name: str(path) for name in named if (path := local_path(values[name]))}
+    known = parameters_of(notebook)
+    named = [name for name, p in known.items() if p.model and values[name] not in p.words]
+    folders = [name for name, p in known.items() if p.folder and values[name]]
+    return (
+        values
+        | {name: str(path) for name in named if (path := local_path(values[name]))}
+        | {name: str(Path(values[name]).expanduser().absolute()) for name in folders}
+    )
+
+
+def files_of(notebook: Path, values: dict) -> dict[str, str]:
+    """The SHA-256 of what a run reads from the folders that the user named, by file."""
+    given = [values[name] for name, p in parameters_of(notebook).items() if p.folder and values[name]]
+    return part_of(notebook, "inputs").hashes(values) if given else {}
+
+
+def _check_folders(notebook: Path, known: dict[str, Parameter], values: dict) -> None:
+    """Let the finding look into the folders that the user named. Raises ParameterError."""
+    if any(p.folder and values[name] for name, p in known.items()):
+        part_of(notebook, "inputs").check(values)
 
 
 def _text(value) -> str:

@@ -76,7 +76,7 @@ def fingerprint(notebook: Path, parameters: dict, revision: str) -> str:
     """A SHA-256 over all that a run depends on: the notebook's cells, the code they import, the claims, data,
     pinned requirements, parameters, model, kind of processor.
     """
-    digest = hashlib.sha256(notebook_hash(notebook).encode())
+    digest, known = hashlib.sha256(notebook_hash(notebook).encode()), params.parameters_of(notebook)
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     digest.update(syntax.of_cells("".join(c["source"]) for c in cells if c["cell_type"] == "code").encode())
     for path in [
@@ -87,7 +87,13 @@ def fingerprint(notebook: Path, parameters: dict, revision: str) -> str:
         digest.update(path.read_bytes() if path.exists() else b"")
     digest.update(
         json.dumps(
-            [parameters, revision, data.hashes(parameters["TIER"]), cpu_has_bfloat16()], sort_keys=True
+            [
+                {k: v for k, v in parameters.items() if not known[k].folder},
+                revision,
+                data.hashes(parameters["TIER"]) | params.files_of(notebook, parameters),
+                cpu_has_bfloat16(),
+            ],
+            sort_keys=True,
         ).encode()
     )
     return digest.hexdigest()
@@ -440,7 +446,7 @@ def _publish(notebook, parameters, located, mark, staging: Path, folder: Path, d
                 "revision": " ".join(revision for _, revision in located),
             },
             "notebook_sha256": notebook_hash(notebook),
-            "data": data.hashes(parameters["TIER"]),
+            "data": data.hashes(parameters["TIER"]) | params.files_of(notebook, parameters),
             "seed": parameters["SEED"],
             **usage,
             **environment(),
