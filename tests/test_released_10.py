@@ -5,6 +5,7 @@ classifiers against scikit-learn written out.
 import csv
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from refusal.base.errors import ParameterError
-from refusal.base.files import sha256
+from refusal.base.files import NOTEBOOKS, sha256
 from refusal.findings.f10 import recognise, released
+from refusal.run import cli, params, runner
 
 TONES = ["complied", "rejected", "complied", "redirected", "dontknow", "complied", "disclaimed", "complied"]
 THINGS = ["lamps", "boats", "maps", "bread", "clocks", "bells", "chairs", "kites"]
@@ -313,3 +315,38 @@ def test_ngrams_of_two_halves_agree_where_words_are_planted_and_not_by_chance():
     by_chance, controls = recognise.ngram_overlap(texts, rng.permutation(labels), seed=1, repeats=12)
     assert by_chance.value <= controls["shuffled_high"]
     assert abs(by_chance.value - controls["shuffled"]) < 0.1
+
+
+BOOK = NOTEBOOKS / "10_predicting_refusals.ipynb"
+
+
+def test_a_run_is_up_to_date_by_what_the_folder_holds_and_not_by_where_it_is(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("elsewhere")
+    for path in folder.iterdir():
+        shutil.copyfile(path, other / path.name)
+    mark = lambda place: runner.fingerprint(BOOK, params.resolve(BOOK, {"DATA": str(place)}), "r")
+    assert mark(folder) == mark(other) != mark("")
+    (other / "not listed.txt").write_text("x")
+    assert mark(folder) == mark(other)
+    change(other, "nyp.json", first(response="another answer"))
+    assert mark(folder) != mark(other)
+
+
+def test_a_folder_is_named_by_its_whole_path_for_the_notebook(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    values = params.resolve(BOOK, {"DATA": folder.name})
+    assert params.resolved(BOOK, values)["DATA"] == str(folder)
+    assert params.resolved(BOOK, params.resolve(BOOK, {}))["DATA"] == ""
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_bad_folder_ends_with_status_2_before_anything_runs(folder, monkeypatch, capsys, broken):
+    place = folder if broken else folder / "nowhere"
+    if broken:
+        (folder / "nyp.json").write_text("{")
+    monkeypatch.setenv("COMPANION_GIVEN", "DATA")
+    monkeypatch.setenv("COMPANION_PARAM_DATA", str(place))
+    monkeypatch.setattr(runner, "run", lambda *_: pytest.fail("it ran"))
+    assert cli.main(["nb", "10"]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 2 and ("nyp.json" if broken else "is no folder") in said
