@@ -5,6 +5,7 @@ notebook's default sizes; and the readers of prompts on planted states.
 import itertools
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,10 @@ import torch
 from refusal import data
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.base.files import NOTEBOOKS
-from refusal.findings.f10 import judges, measured, predict, released, words
+from refusal.findings.f10 import doctor, judges, measured, predict, released, words
 from refusal.findings.f10.measured import Labelled
 from refusal.measure import stats
+from refusal.report.outlook import Asked
 from refusal.report.rules import Measured, decide, read_claims, record
 from refusal.run.params import parameters_of
 from refusal.trace.prompts import Prompt
@@ -405,3 +407,16 @@ def test_labelled_answers_of_each_model_can_be_found():
         own = table[table.model == model]
         rows, share = judges.found(judges.by_hash(texts[model]), own)
         assert not len(rows) and share.n == len(own) and share.value == 0
+
+
+def test_what_cannot_inform_is_foretold():
+    """Of a model without labelled answers, and of one that never refuses; all of it is uninformative then."""
+    said = lambda refused: pd.DataFrame(
+        {"label": ["harmful"] * 16 + ["harmless"] * 16, "outcome": mixed(16, refused) + ["answer"] * 16}
+    )
+    of = lambda name, refused: doctor.uninformative(
+        Asked(SimpleNamespace(name=name), "embedded", {}, said(refused), CLAIMS)
+    )
+    known, other = of("qwen2.5-coder-0.5b-instruct", 0.5), of("another", 0.0)
+    assert all(id.startswith(doctor.OF_DATA) for id in known) and len(known) == 8
+    assert set(CLAIMS) - set(other) == {"10.judge.cases"}
