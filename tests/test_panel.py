@@ -34,9 +34,9 @@ def test_without_a_notebook_the_first_prompt_is_text(planted, given, capsys):
     directions, readout = given
     panel.steering(planted, directions, PROMPTS, readout, span="prompt", max_new_tokens=5)
     layer = planted.n_layers // 2
-    wanted = expected(planted, PROMPTS[0], directions["random"][layer], layer, 1.0, readout, 5, "prompt")
+    wanted = expected(planted, PROMPTS[0], directions["random"][layer], layer, 2.0, readout, 5, "prompt")
     assert wanted.loc["score", "without"] != wanted.loc["score", "with"]
-    where = f"random added at layer {layer}, span prompt, coefficient 1"
+    where = f"random added at layer {layer}, span prompt, coefficient 2"
     assert capsys.readouterr().out == f"{PROMPTS[0]}\n{where}\n\n{wanted.T.to_string()}\n"
 
 

@@ -21,6 +21,7 @@ from refusal.trace.reads import score
 if TYPE_CHECKING:
     from refusal.model.loading import Model
 
+BEGIN = 2.0  # the coefficient to begin with: once the direction often changes no word
 FEW = 24  # tokens of an answer that are shown at most, for the prompt may be a harmful one
 
 
@@ -39,7 +40,7 @@ def steering(
     `prompts` are those to begin with; any other can be typed. `readout` scores the logits after the prompt,
     such as `refusal.measure.readouts.refusal_score`. Answers are greedy and cut to `max_new_tokens`. Where no
     widgets can be (in a terminal, run by the runner, on a page made from the notebook) the first prompt
-    stands there as text, under the first direction at the middle layer and the coefficient 1.
+    stands there as text, under the first direction at the middle layer, twice its length.
 
     Raises ParameterError for no prompts, directions of another shape, and answers of more than `FEW` tokens.
     """
@@ -58,7 +59,7 @@ def steering(
     def compare(setting: Setting) -> pd.DataFrame:
         return effect(model, setting, directions, readout, span, max_new_tokens)
 
-    first = Setting(prompts[0], next(iter(directions)), model.n_layers // 2, 1.0)
+    first = Setting(prompts[0], next(iter(directions)), model.n_layers // 2, BEGIN)
     shown = compare(first)
     edit = f"{first.direction} added at layer {first.layer}, span {span}, coefficient {first.coefficient:g}"
     text = f"{first.prompt}\n{edit}\n\n{shown.T.to_string()}"
