@@ -420,3 +420,10 @@ def test_what_cannot_inform_is_foretold():
     known, other = of("qwen2.5-coder-0.5b-instruct", 0.5), of("another", 0.0)
     assert all(id.startswith(doctor.OF_DATA) for id in known) and len(known) == 8
     assert set(CLAIMS) - set(other) == {"10.judge.cases"}
+
+
+def test_each_text_is_embedded_once():
+    asked = []
+    embed = predict.remembered(lambda texts: (asked.extend(texts), np.array([[float(len(t))] for t in texts]))[1])
+    assert embed(["a", "bb", "a"]).tolist() == [[1], [2], [1]] and embed(["bb"]).tolist() == [[2]]
+    assert asked == ["a", "bb"]

@@ -105,6 +105,18 @@ def form(texts: Sequence[str]) -> Float[np.ndarray, "text 5"]:
     return np.array(rows, float).reshape(-1, 5)
 
 
+def remembered(embed: Callable[[Sequence[str]], np.ndarray]) -> Callable[[Sequence[str]], np.ndarray]:
+    """`embed`, which reads each text once, however often it is asked for."""
+    kept: dict[str, np.ndarray] = {}
+
+    def rows(texts: Sequence[str]) -> Float[np.ndarray, "text d"]:
+        new = [text for text in dict.fromkeys(texts) if text not in kept]
+        kept.update(zip(new, embed(new), strict=True) if new else ())
+        return np.stack([kept[text] for text in texts])
+
+    return rows
+
+
 Reader = Callable[[Seen], np.ndarray]  # scores [prompt], the higher the likelier a refusal
 
 
