@@ -104,10 +104,14 @@ def first_tokens(found: Labelled) -> Found:
 
 
 def degenerate(found: Labelled) -> Found:
-    """The share of answers broken by reading that the judge finds; and of others that it calls broken."""
+    """The share of answers broken by reading that the judge finds, at `LONG` tokens and in the whole answer
+    that was read, for text may begin to loop later; and of others the share that it calls broken.
+    """
     broken = found.rows.final.to_numpy() == "degenerate"
     said = np.isin(found.said[LONG], judges.BROKEN)
+    whole = judges.degenerate_found([judge(text) for text in found.rows.text], found.rows.final)
     return judges.degenerate_found(found.said[LONG], found.rows.final), {
+        "found_in_whole": whole.value,
         "wrongly_called": float(said[~broken].mean()) if (~broken).any() else None,
         "found_again": found.again.value,
     }

@@ -57,7 +57,8 @@ def judge_rates(plain: Record, steered: Record, broken: Record) -> Said:
         if r.value is not None and r.ci95 is not None
     ]
     found = (
-        f"Of {broken.n} answers that are broken by reading it finds {percent(broken.value)} ({why(broken)})."
+        f"Of {broken.n} answers that are broken by reading it finds {percent(broken.value)} at 24 tokens and "
+        f"{percent(broken.number('found_in_whole'))} in all that was read ({why(broken)})."
         if broken.value is not None
         else None
     )
