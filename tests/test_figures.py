@@ -272,6 +272,19 @@ def test_a_long_label_of_the_first_groups_bar_stays_in_the_panel(draw):
     assert ax.bbox.x0 <= label.get_window_extent().x0
 
 
+def test_a_label_that_finds_no_room_stands_behind_the_data(draw):
+    """Where it must overlap points or intervals, these stay whole."""
+    bars = [{"at": 0.5, "label": "above wrapped harmless high", "group": "a"}, {"at": 0.9, "label": "b"}]
+    rows = rates({name: 0.5 for name in "abcdefgh"}, width=0.49)
+    fig = draw(SPEC | {"bars": bars, "ylim": [0, 1]}, rows)
+    (ax,) = fig.axes
+    (label,) = (t for t in ax.texts if t.get_text() == bars[0]["label"])
+    ink, box = figures._ink(ax), label.get_window_extent()
+    assert box.count_contains(ink)  # there was no other place
+    drawn = [x.get_zorder() for x in (*ax.lines, *ax.collections)]
+    assert label.get_zorder() < min(z for z in drawn if z > 0)  # between groups there are lines below all
+
+
 @pytest.mark.parametrize("where", [{"group": "c"}, {"panel": "z"}, {"panel": "x", "group": "only y"}])
 def test_a_bar_that_belongs_nowhere_is_an_error(draw, where):
     rows = rates({"a": 0.2}, panel="x") + rates({"only y": 0.3}, panel="y")

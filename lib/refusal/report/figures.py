@@ -397,7 +397,8 @@ def _say_compared(ax, panel, plan):
         else:
             if key == "paper":
                 text.remove()
-            else:  # on what is drawn, but whole: in the panel, or else on the page
+            else:  # behind what is drawn, which it must not hide; in the panel, or else on the page
+                text.set_zorder(1)
                 for room, (at, ha, va) in product((ax.bbox, ax.figure.bbox), spots):
                     text.set(position=to_figure(at), ha=ha, va=va)
                     box = text.get_window_extent()
