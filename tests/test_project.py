@@ -15,6 +15,7 @@ import pytest
 
 from refusal.base.files import FIGURES, NOTEBOOKS, PACKAGE, RESULTS, ROOT, sha256
 from refusal.report import pictures
+from refusal.report.outputs import KINDS
 from refusal.report.pages import BEGIN, END
 from refusal.report.rules import Claim, Measured, Record, Verdict, decide, read_claims
 from refusal.run import cli, repeat
@@ -88,6 +89,18 @@ def test_the_pages_are_the_committed_ledger():
     for path, made in cli.pages((ROOT / "README.md").read_text(encoding="utf-8")).items():
         assert (ROOT / path).read_text(encoding="utf-8") == made, f"{path}: run `make readme`"
     assert tracked("results/README.md") or not ignored("results/README.md")
+
+
+def test_every_committed_run_is_whole():
+    """All that a page is made from, and what its cells showed without pictures or printed text."""
+    for name in tracked("results/**/claims.json"):
+        folder = (ROOT / name).parent
+        figures, shown = (json.loads((folder / f"{n}.json").read_text()) for n in ("figures", "shown"))
+        outputs = [output for cell in shown.values() for output in cell]
+        assert {kind for output in outputs for kind in output} <= {"figure", "error", *KINDS}, name
+        assert [o["figure"] for o in outputs if "figure" in o] == list(figures), name
+        assert all((folder / "data" / f"{figure}.csv").exists() for figure in figures), name
+        assert {"metrics.json", "run.json"} <= {path.name for path in folder.iterdir()}, name
 
 
 def test_every_committed_record_stands_in_the_ledgers_page():
