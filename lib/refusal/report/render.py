@@ -1,6 +1,7 @@
 """The ledger as text: its rows, counts, and what other parameters change."""
 
 import fnmatch
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -131,13 +132,17 @@ def standing(verdicts: list[str]) -> str:
 
 def verdicts_here(finding: str) -> list[str]:
     """The verdicts on a paper's claims, of released models, in the ledger that is here: of one finding, by
-    the start of its ids. Smoke runs, and those with other parameters than the defaults, stay out.
+    the start of its ids. Smoke runs, and those with other parameters than the defaults, stay out; what cannot
+    be read is named on stderr.
     """
     from refusal.base.files import RESULTS
 
+    ledger, problems = read_ledger(RESULTS)
+    for problem in problems:
+        print(problem, file=sys.stderr)
     return [
         r.verdict
-        for tier, model, r in read_ledger(RESULTS)[0]
+        for tier, model, r in ledger
         if tier != "smoke" and " @ " not in model and r.id.startswith(f"{finding}.")
         if (r.origin, r.evidence) == ("paper", "released")
     ]
