@@ -87,14 +87,14 @@ def readers(
     if post.value is None or outside.value is None:
         return "What foretells a refusal could not be measured", [f"{outside.reason}."]
     return title, [
-        f"Over all test prompts {outside.controls['best']} has {interval(outside)}, a reader of form alone "
-        f"{two(outside.number('form'))}: that the text tells is {why(outside)}. Over pairs of one source it "
-        f"has {interval(beyond)}: {why(beyond)}.",
+        f"Over all test prompts the best reader of text, {outside.controls['best']}, has {interval(outside)}, "
+        f"a reader of form alone {two(outside.number('form'))}: that the text tells is {outside.verdict}. Over "
+        f"pairs of one source it has {interval(beyond)}: {beyond.verdict}.",
         f"Among harmful prompts the states at t_post reach {two(post.number('prober'))} and those at t_inst "
         f"{two(inst.number('prober'))}, the text {two(post.number('text'))}, shuffled labels at most "
-        f"{two(post.number('shuffled_high'))}: beyond the text by {interval(post)} ({why(post)}) and "
-        f"{interval(inst)} ({why(inst)}).",
-        f"t_post is ahead of t_inst by {interval(closing)} ({why(closing)})"
+        f"{two(post.number('shuffled_high'))}: beyond the text by {interval(post)} ({post.verdict}) and "
+        f"{interval(inst)} ({inst.verdict}).",
+        f"t_post is ahead of t_inst by {interval(closing)} ({closing.verdict})"
         + (f"; the score of the first token, part of the answer itself, has {two(score)}." if score else "."),
     ]
 
