@@ -87,9 +87,9 @@ def readers(
     if post.value is None or outside.value is None:
         return "What foretells a refusal could not be measured", [f"{outside.reason}."]
     return title, [
-        f"Over all test prompts the best reader of text, {outside.controls['best']}, has {interval(outside)}, "
-        f"a reader of form alone {two(outside.number('form'))}: that the text tells is {outside.verdict}. Over "
-        f"pairs of one source it has {interval(beyond)}: {beyond.verdict}.",
+        f"Over all test prompts the best reader of text, {outside.controls['best']}, has "
+        f"{interval(outside)}, a reader of form alone {two(outside.number('form'))}: that the text tells is "
+        f"{outside.verdict}. Over pairs of one source it has {interval(beyond)}: {beyond.verdict}.",
         f"Among harmful prompts the states at t_post reach {two(post.number('prober'))} and those at t_inst "
         f"{two(inst.number('prober'))}, the text {two(post.number('text'))}, shuffled labels at most "
         f"{two(post.number('shuffled_high'))}: beyond the text by {interval(post)} ({post.verdict}) and "
