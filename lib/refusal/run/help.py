@@ -17,7 +17,6 @@ from refusal.run.declared import Parameter, notebooks, parameters_of, question
 
 TARGETS = """\
 usage: make TARGET [PARAMETER=value …]
-Results
   make hello        a first figure and a few judged answers on a 135M model; 3 minutes after downloads
   make nb-NN        one notebook, NN of {numbers}; make help-NN: what it asks, takes and can be told
   make reproduce    every notebook, then the ledger and the figures; RUN=results/…/run.json: that run again
@@ -75,7 +74,7 @@ def make_variables() -> dict[str, str]:
 
 def _short(p: Parameter) -> str:
     """What a parameter is, without what the checks read in brackets."""
-    return re.sub(r" \((model|one of)\b[^)]*\)", "", p.help)
+    return re.sub(r" \((model|one of|folder)\b[^)]*\)", "", p.help)
 
 
 def _default(*same: Parameter) -> str:
