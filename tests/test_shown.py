@@ -3,6 +3,7 @@ whole and escaped.
 """
 
 import re
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -142,3 +143,21 @@ def test_the_box_shows_what_the_last_run_found(run, tmp_path):
     (folder / "claims.json").write_text('[{"id": "of an older version"}]')
     made.opening("Why?")
     assert "No answers yet" in said[-1].data
+
+
+@pytest.mark.parametrize(
+    "verdict, needed, said",
+    [
+        ("replicated", None, "replicated"),
+        ("not replicated", None, "not replicated"),
+        ("underpowered", 87, "underpowered (about 87 items would decide)"),
+        ("underpowered", None, "underpowered"),
+        ("uninformative", None, "uninformative: nothing was refused"),
+    ],
+)
+def test_a_verdict_in_prose_leaves_the_comparison_to_the_ledger(verdict, needed, said):
+    """Names of controls and digits of bounds are no words."""
+    reason = (
+        "nothing was refused" if verdict == "uninformative" else "over_bar_1 0.0358 is not above random_high"
+    )
+    assert shown.why(SimpleNamespace(verdict=verdict, needed_n=needed, reason=reason)) == said

@@ -137,7 +137,7 @@ def test_steering_rates_hold_each_verdict():
     title, sentences = words.steering_rates(found)
     assert "v_refuse on the prompt 60% (underpowered)" in title
     assert "the band of random directions ends at 38% (replicated)" in sentences[0]
-    assert "(underpowered: the reason)" in sentences[1]
+    assert "(underpowered)" in sentences[1] and "the reason" not in sentences[1]
 
 
 def test_a_sweep_of_judgements_says_the_share_even_where_it_is_none():
@@ -154,10 +154,9 @@ def test_judgements_under_steering_are_those_that_can_be_judged():
     ]
     title, sentences = words.inversion_rates(told)
     assert title == "+v_harm: Certainly to 90% of harmless requests (replicated)"
-    assert (
-        sentences[1].startswith("On the same tokens (prompt), v_harm turns more")
-        and "the reason" in sentences[1]
-    )
+    assert sentences[1].startswith("On the same tokens (prompt), v_harm turns more") and sentences[
+        1
+    ].endswith("of 40, not replicated.")
 
 
 @pytest.mark.parametrize("off, on", itertools.product(VERDICTS, repeat=2))
@@ -174,7 +173,7 @@ def test_a_single_direction_is_worded_by_its_verdicts(off, on):
     assert ("ends most refusals" in title) == (off == "replicated")
     assert ("not decided (" in title) == ("underpowered" in (off, on))
     assert ("does not make" in title) == (on == "not replicated")
-    assert whole.count("the reason") == (off != "replicated") + (on != "replicated")
+    assert f"({off}" in sentences[0] and f"({on}" in sentences[1] and "the reason" not in whole
 
 
 def test_a_single_direction_that_was_not_tried():
@@ -250,8 +249,8 @@ def guard_said(accepted, caught, pseudo):
 def test_a_guard_is_said_with_both_verdicts_and_without_accepted_prompts():
     said = text(guard_said(at(0.88, n=76), "not replicated", at(0.38)))
     assert (
-        "not replicated: the reason" in said
-        and "seldom flags harmless ones is underpowered: the reason" in said
+        "beyond harmless prompts and the bare text is not replicated." in said
+        and "seldom flags harmless ones is underpowered" in said
     )
     none = text(guard_said(NOTHING, "underpowered", NOTHING))
     assert (
@@ -263,7 +262,7 @@ def test_areas_are_said_with_and_without_pseudo_harmful_prompts():
     gap = judged("02b.guard.beats-text", -0.04, verdict="not replicated")
     title, sentences = of_guard.guard_auroc((at(0.95), at(0.99)), (at(0.85), at(0.83)), "TF-IDF", gap)
     assert "AUROC 0.95, TF-IDF on the bare text 0.99" in title and "0.85 [0.75, 0.95]" in sentences[1]
-    assert "that the guard is better is not replicated: the reason" in sentences[0]
+    assert "that the guard is better is not replicated" in sentences[0]
     assert of_guard.guard_auroc((at(0.95), at(0.99)), (NOTHING, NOTHING), "TF-IDF", gap)[1][1] is None
 
 

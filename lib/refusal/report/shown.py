@@ -66,11 +66,12 @@ def capitalized(sentence: str) -> str:
 
 
 def why(r: Record) -> str:
-    """A verdict with its reason, where it is not that the claim holds."""
-    reason = r.reason
-    for name in sorted(r.controls, key=len, reverse=True):  # the ledger's names, as words
-        reason = reason.replace(name, name.replace("_", " "))
-    return r.verdict if r.verdict == "replicated" else f"{r.verdict}: {reason}"
+    """A verdict, with why nothing can be said or how many items would decide; the comparison behind it stands
+    in the ledger.
+    """
+    if r.verdict == "uninformative":
+        return f"{r.verdict}: {r.reason}"
+    return r.verdict + (f" (about {r.needed_n} items would decide)" if r.needed_n else "")
 
 
 def measured(r: Record) -> str:

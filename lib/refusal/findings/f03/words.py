@@ -19,7 +19,7 @@ from refusal.findings.f03.scored import PROBERS, Layers, Scored
 from refusal.findings.f03.subjects import CALLED, CLIFF, NATURAL, TWIN, Quality, Subject, outcomes
 from refusal.report.render import counts
 from refusal.report.rules import Record
-from refusal.report.shown import capitalized, percent, two
+from refusal.report.shown import capitalized, percent, two, why
 
 Said = tuple[str, list[str | None]]
 
@@ -54,8 +54,7 @@ def moved(fall: Record | Estimate) -> str:
 
 def judged(what: str, r: Record) -> str:
     """The verdict on `what` a record is about; with why it says nothing, or how many items would decide."""
-    more = f" (about {r.needed_n} items would decide)" if r.needed_n else ""
-    return f"that {what} is {r.verdict}" + (f": {r.reason}" if r.verdict == "uninformative" else more)
+    return f"that {what} is {why(r)}"
 
 
 def all_judged(found: Iterable[tuple[str, Record]]) -> str:
