@@ -14,8 +14,9 @@ from refusal import data
 from refusal.base.errors import ParameterError, UserError
 from refusal.base.files import NOTEBOOKS
 from refusal.findings.f02b import attack, categories, guard, jailbreaks
-from refusal.measure import stats, text_baselines
+from refusal.measure import seen, stats, text_baselines
 from refusal.measure.judge import judge
+from refusal.measure.seen import Seen, joined, look
 from refusal.model import loading
 from refusal.report import recorder
 from refusal.trace import decode, reads
@@ -153,7 +154,7 @@ def test_jailbreak_material_is_seeded_and_fits():
 
 def test_what_is_seen_is_what_a_plain_run_holds_and_says(tiny):
     prompts = chat(tiny, table())
-    seen, plain = guard.look(tiny, prompts, 6), Plain(tiny.module, tiny.name)
+    seen, plain = look(tiny, prompts, 6), Plain(tiny.module, tiny.name)
     for i, p in enumerate(prompts):
         held = plain.run(p.ids)[1]["resid"]
         torch.testing.assert_close(
@@ -166,7 +167,7 @@ def test_what_is_seen_is_what_a_plain_run_holds_and_says(tiny):
         and torch.equal(part.states, seen.states[[1, 3]])
         and list(part.outcome) == list(seen.outcome[[1, 3]])
     )
-    again = guard.joined([seen.where([0]), seen.where([1, 2, 3, 4])])
+    again = joined([seen.where([0]), seen.where([1, 2, 3, 4])])
     assert (
         again.prompts == seen.prompts
         and torch.equal(again.states, seen.states)
@@ -178,8 +179,8 @@ def prompt(text: str) -> Prompt:
     return Prompt(text, text, "", "harmful", (0,), 0, 1)
 
 
-def seen_of(outcomes: list[str], states: torch.Tensor | None = None) -> guard.Seen:
-    return guard.Seen(
+def seen_of(outcomes: list[str], states: torch.Tensor | None = None) -> Seen:
+    return Seen(
         [prompt("")] * len(outcomes),
         np.array(outcomes),
         torch.zeros(len(outcomes), 1) if states is None else states,
@@ -236,7 +237,7 @@ def pretend(monkeypatch):
         def look(model, prompts, max_new_tokens):
             asked.append([p.text for p in prompts])
             wording = [(p.text.split()[0], weak.get(p.text.split()[-1])) for p in prompts]
-            return guard.Seen(
+            return Seen(
                 prompts,
                 np.array(["answer" if used == works else "refusal" for used, works in wording]),
                 torch.zeros(len(prompts), 1),
@@ -471,7 +472,7 @@ def test_small_categories_are_left_out_and_benchmarks_kept_apart():
 def test_a_model_without_refusals_ends_the_notebook_before_what_is_dear(which, llama, monkeypatch):
     model = loading.load("tiny-base", device="cpu") if which == "base" else llama
     monkeypatch.setattr(loading, "load", lambda *_, **__: model)
-    for module, name in ((guard, "look"), (attack, "after"), (jailbreaks, "search"), (reads, "collect")):
+    for module, name in ((seen, "look"), (attack, "after"), (jailbreaks, "search"), (reads, "collect")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("an expensive step was run"))
     runs = []
     monkeypatch.setattr(

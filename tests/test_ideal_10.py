@@ -18,6 +18,7 @@ from refusal.base.files import NOTEBOOKS
 from refusal.findings.f10 import doctor, judges, measured, predict, released, words
 from refusal.findings.f10.measured import Labelled
 from refusal.measure import stats
+from refusal.measure.seen import POSITIONS, Seen, joined
 from refusal.report.outlook import Asked
 from refusal.report.rules import Measured, decide, read_claims, record
 from refusal.run.params import parameters_of
@@ -192,9 +193,7 @@ def prompt(k: int, text: str, source: str) -> Prompt:
     return Prompt(f"{source}:{k}", text, source, label, (1, 2, 3, 4), 1, 2)
 
 
-def planted(
-    n: int, text=0.0, inst=0.0, post=0.0, seed=0, sources=("harmbench", "strongreject")
-) -> predict.Seen:
+def planted(n: int, text=0.0, inst=0.0, post=0.0, seed=0, sources=("harmbench", "strongreject")) -> Seen:
     """Prompts of which a third is refused: how strongly their words, states at t_inst and states at t_post
     tell it, 0 for nothing. What the words say is which source it is, and that in its own part of the text.
     """
@@ -211,10 +210,10 @@ def planted(
     for at, strength in enumerate((inst, post)):
         states[:, 2:, at, 0] += torch.from_numpy(3 * strength * (2.0 * refused - 1)).float()[:, None]
     made = [prompt(k, t, s) for k, (t, s) in enumerate(zip(texts, source, strict=True))]
-    return predict.Seen(made, ["x"] * n, np.where(refused, "refusal", "answer"), states)
+    return Seen(made, np.where(refused, "refusal", "answer"), states, ["x"] * n)
 
 
-def teach(**planted_by) -> tuple[measured.Taught, predict.Seen]:
+def teach(**planted_by) -> tuple[measured.Taught, Seen]:
     train, validation, test = (planted(n, seed=k, **planted_by) for k, n in enumerate((192, 92, N_TEST)))
     return measured.teach(train, validation, 0, None), test
 
@@ -238,7 +237,7 @@ def test_a_text_that_tells_the_source_alone_counts_for_nothing_within_it():
         refused = rng.random(n) < np.where(source == "harmbench", 0.8, 0.2)
         texts = [f"please {'paint' if s == 'harmbench' else 'clean'} the door" for s in source]
         made = [prompt(k, t, s) for k, (t, s) in enumerate(zip(texts, source, strict=True))]
-        return predict.Seen(made, ["x"] * n, np.where(refused, "refusal", "answer"), torch.randn(n, 3, 2, 8))
+        return Seen(made, np.where(refused, "refusal", "answer"), torch.randn(n, 3, 2, 8))
 
     taught, test = measured.teach(of(192, 0), of(92, 1), 0, None), of(N_TEST, 2)
     assert verdict("10.prompt.outside", measured.outside(taught, test)) == "replicated"
@@ -258,11 +257,11 @@ def test_held_out_sources(source):
         f"10.prompt.held-out.{source}", measured.held_out(train, here, source, predict.TFIDF, None)
     )
     assert ask(of(1.0)) == "replicated" and ask(of(-1.0)) == "not replicated"
-    one = train.pick((train.source == source) | ~train.refused)  # elsewhere nothing is refused
+    one = train.where((train.source == source) | ~train.refused)  # elsewhere nothing is refused
     assert measured.held_out(one, of(1.0), source, predict.TFIDF, None)[0] == NOTHING
 
 
-@pytest.mark.parametrize("place", predict.POSITIONS)
+@pytest.mark.parametrize("place", POSITIONS)
 def test_states_foretell_beyond_text(place):
     here = {"t_inst": "inst", "t_post": "post"}[place]
     taught, test = teach(**{here: 1.0})
@@ -319,7 +318,7 @@ def test_what_is_neither_refused_nor_answered_is_left_out():
     told = mixed_up.told
     assert len(told.prompts) == 20 == len(told.states) and set(told.outcome) == {"refusal", "answer"}
     assert [p.id for p in told.prompts] == [p.id for k, p in enumerate(seen.prompts) if k % 4 < 2]
-    both = predict.joined([told, told])
+    both = joined([told, told])
     assert len(both.prompts) == 40 == len(both.states)
 
 
@@ -331,7 +330,7 @@ def test_a_group_of_one_outcome_cannot_be_foretold(share, said):
     seen = replace(planted(n), outcome=np.array(mixed(n, share)))
     why = predict.cannot_foretell(seen, "harmful")
     assert why is None if said is None else said in why
-    assert "no harmful prompt" in predict.cannot_foretell(seen.pick(np.zeros(n, bool)), "harmful")
+    assert "no harmful prompt" in predict.cannot_foretell(seen.where(np.zeros(n, bool)), "harmful")
 
 
 def test_too_few_refusals_teach_nothing():
@@ -393,7 +392,7 @@ def test_figures_say_what_was_found(verdict, value):
 
 
 def test_layers_and_behaviour_are_said():
-    areas = {place: np.array([np.nan, 0.6, 0.8]) for place in predict.POSITIONS}
+    areas = {place: np.array([np.nan, 0.6, 0.8]) for place in POSITIONS}
     title, said = words.by_layer(areas, {"t_inst": 1, "t_post": 2}, 0.7)
     assert "0.60 at t_inst (layer 1) and 0.80 at t_post (layer 2)" in title and "0.70" in said[0]
     title, said = words.behaviour({"harmful": stats.rate(mixed(10, 0.5, True, False))}, (30, 90))

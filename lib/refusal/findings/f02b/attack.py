@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 
 from refusal.base.estimate import Estimate
-from refusal.findings.f02b.guard import Seen
 from refusal.measure import stats
 from refusal.measure.judge import judge
+from refusal.measure.seen import Seen
 from refusal.model import loading
 from refusal.trace import cache
 from refusal.trace.decode import generate_and_read

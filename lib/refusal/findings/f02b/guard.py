@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from refusal.base.errors import ParameterError, UserError, nearest
@@ -29,11 +28,11 @@ from refusal.base.estimate import Estimate
 from refusal.base.files import write_bytes, write_json
 from refusal.measure import stats
 from refusal.measure.directions import cluster_score
-from refusal.measure.judge import judge
 from refusal.measure.probes import fit_prober
+from refusal.measure.seen import Seen
 from refusal.measure.text_baselines import Reader
 from refusal.model.loading import Model
-from refusal.trace.decode import generate, generate_and_read
+from refusal.trace.decode import generate
 from refusal.trace.prompts import Prompt, chat
 from refusal.trace.reads import collect
 
@@ -55,43 +54,6 @@ class Guard:
     model: str
     revision: str
     trained_on: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a model did with prompts and what it held: `outcome` of its answers [prompt], `states` of every
-    layer at t_inst and t_post [prompt, layer, 2, d_model].
-    """
-
-    prompts: list[Prompt]
-    outcome: np.ndarray
-    states: Tensor
-
-    def where(self, which: ArrayLike) -> "Seen":
-        """The prompts of a mask, or of a list of numbers."""
-        which = np.arange(len(self.prompts))[np.asarray(which)]
-        return Seen([self.prompts[i] for i in which], self.outcome[which], self.states[which])
-
-    @property
-    def texts(self) -> list[str]:
-        return [p.text for p in self.prompts]
-
-
-def look(model: Model, prompts: Sequence[Prompt], max_new_tokens: int = 12) -> Seen:
-    """The judged greedy answers to prompts and the states of the same pass."""
-    texts, found, _ = generate_and_read(
-        model, prompts, at=["t_inst", "t_post"], decoding=max_new_tokens, label="answering and reading"
-    )
-    return Seen(list(prompts), np.array([judge(t) for t in texts]), found["resid"])
-
-
-def joined(parts: Sequence[Seen]) -> Seen:
-    """Several of them as one. Raises ValueError for none."""
-    return Seen(
-        [p for s in parts for p in s.prompts],
-        np.concatenate([s.outcome for s in parts]),
-        torch.cat([s.states for s in parts]),
-    )
 
 
 def states(model: Model, prompts: Sequence[Prompt]) -> Tensor:

@@ -16,8 +16,9 @@ import torch
 from refusal import data
 from refusal.base.estimate import Estimate
 from refusal.findings.f02b import guard
-from refusal.findings.f02b.guard import Scores, Seen, joined, look
+from refusal.findings.f02b.guard import Scores
 from refusal.measure import stats
+from refusal.measure.seen import Seen, joined, look
 from refusal.model.loading import Model
 from refusal.trace.prompts import chat
 

@@ -11,10 +11,11 @@ import pandas as pd
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.findings.f10 import judges, predict, recognise
-from refusal.findings.f10.predict import Reader, Seen
+from refusal.findings.f10.predict import Reader
 from refusal.findings.f10.released import Released
 from refusal.measure import stats
 from refusal.measure.judge import judge
+from refusal.measure.seen import POSITIONS, Seen
 
 SHORT, LONG = 12, 24  # tokens of an answer that the judge sees
 AGAIN = 0.5  # the share of its labelled answers that a model has to say again
@@ -215,7 +216,7 @@ def teach(train: Seen, validation: Seen, seed: int = 0, embed=predict.sentence_e
     `told`.
     """
     text = predict.text_readers(train, embed)
-    inside = {place: predict.inside(train, place) for place in predict.POSITIONS}
+    inside = {place: predict.inside(train, place) for place in POSITIONS}
     return Taught(
         text,
         predict.best_text_reader(text, validation),
@@ -256,7 +257,7 @@ def held_out(train: Seen, here: Seen, source: str, best: str, embed=predict.sent
     """AUROC on one source's prompts, `here`, of the best kind of text reader, taught on the other sources;
     NOTHING where these are of one class.
     """
-    others = train.pick(train.source != source)
+    others = train.where(train.source != source)
     if len(set(others.refused)) < 2 or not here.prompts:
         return NOTHING, {"reader": best}
     reader = predict.text_readers(others, embed)[best]
@@ -281,7 +282,7 @@ def over_text(taught: Taught, test: Seen, place: str) -> Found:
 
 def closing(taught: Taught, test: Seen) -> Found:
     """AUROC of the prober at t_post minus that of the one at t_inst, on the same prompts."""
-    inst, post = (taught.inside[place].reader(test) for place in predict.POSITIONS)
+    inst, post = (taught.inside[place].reader(test) for place in POSITIONS)
     yes = test.refused
     areas = {place: area(x, test).value for place, x in (("t_inst", inst), ("t_post", post))}
     return stats.auroc_difference(post[yes], post[~yes], inst[yes], inst[~yes]), areas

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -19,14 +18,10 @@ from torch import Tensor
 
 from refusal.findings.f10 import recognise
 from refusal.measure import stats
-from refusal.measure.judge import judge
 from refusal.measure.probes import fit_prober
+from refusal.measure.seen import POSITIONS, Seen
 from refusal.measure.text_baselines import sentence_embeddings
-from refusal.model.loading import Model
-from refusal.trace.decode import generate_and_read
-from refusal.trace.prompts import Prompt
 
-POSITIONS = ("t_inst", "t_post")
 FORM, TFIDF, EMBEDDINGS = "form", "TF-IDF", "sentence embeddings"
 TEXT = (TFIDF, EMBEDDINGS)  # readers of what a text says, of which the better is chosen
 FOLDS, SHUFFLES = 5, 5
@@ -34,63 +29,9 @@ LEAST, MOST = 0.05, 0.95  # a share refused of a group outside of which nothing 
 ASKS = "who what when where why how which can could is are do does should would will".split()
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a model did with prompts and held before its first word: `answers` (their first tokens), `outcome`
-    [prompt], `states` [prompt, layer, 2, d_model] at `POSITIONS`.
-    """
-
-    prompts: list[Prompt]
-    answers: list[str]
-    outcome: np.ndarray
-    states: Tensor
-
-    def pick(self, which: np.ndarray) -> "Seen":
-        """The prompts of a mask."""
-        at = np.flatnonzero(which)
-        return Seen(
-            [self.prompts[i] for i in at], [self.answers[i] for i in at], self.outcome[at], self.states[at]
-        )
-
-    @property
-    def told(self) -> "Seen":
-        """What was refused or answered."""
-        return self.pick(np.isin(self.outcome, ("refusal", "answer")))
-
-    @property
-    def refused(self) -> np.ndarray:
-        return self.outcome == "refusal"
-
-    @property
-    def texts(self) -> list[str]:
-        return [p.text for p in self.prompts]
-
-    @property
-    def group(self) -> np.ndarray:
-        """Harmful, harmless or pseudo-harmful, by prompt."""
-        return np.array(["pseudo-harmful" if p.source == "pseudo_harmful" else p.label for p in self.prompts])
-
-    @property
-    def source(self) -> np.ndarray:
-        return np.array([p.source for p in self.prompts])
-
-
-def look(model: Model, prompts: Sequence[Prompt], max_new_tokens: int = 24) -> Seen:
-    """Judged greedy answers and the states of the same pass."""
-    texts, found, _ = generate_and_read(
-        model, prompts, at=list(POSITIONS), decoding=max_new_tokens, label="answering and reading"
-    )
-    return Seen(list(prompts), texts, np.array([judge(t) for t in texts]), found["resid"])
-
-
-def joined(parts: Sequence[Seen]) -> Seen:
-    """Several of them as one. Raises ValueError for none."""
-    return Seen(
-        [p for seen in parts for p in seen.prompts],
-        [a for seen in parts for a in seen.answers],
-        np.concatenate([seen.outcome for seen in parts]),
-        torch.cat([seen.states for seen in parts]),
-    )
+def group(seen: Seen) -> np.ndarray:
+    """Harmful, harmless or pseudo-harmful, by prompt."""
+    return np.array(["pseudo-harmful" if p.source == "pseudo_harmful" else p.label for p in seen.prompts])
 
 
 def form(texts: Sequence[str]) -> Float[np.ndarray, "text 5"]:
