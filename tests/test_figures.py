@@ -136,6 +136,12 @@ def test_shares_that_hardly_differ_make_no_mountain(draw, values, shares, limits
         assert high - low >= limits
 
 
+def test_no_cell_of_a_grid_is_a_zero_with_a_sign(draw):
+    rows = [{"row": "a", "column": c, "value": v} for c, v in (("x", -0.0004), ("y", 0.0), ("z", -0.02))]
+    (ax,) = (ax for ax in draw(SPEC | {"kind": "grid"}, rows).axes if ax.texts)
+    assert sorted(t.get_text() for t in ax.texts) == ["-0.02", "0.00", "0.00"]
+
+
 def test_a_grid_shows_its_values_and_how_sure_they_are(draw):
     cells = (("a", "a", 1), ("a", "b", 0.25), ("b", "a", -0.5))
     rows = [

@@ -301,7 +301,7 @@ def _forms(data) -> list:
     def sure(row) -> str:
         return f"{(row.high - row.low) / 2:.2f}"
 
-    value = "{:.2f}".format
+    value = "{:z.2f}".format  # no zero with a sign
     plain = [lambda row: value(row.value), lambda row: short(value(row.value))]
     if "low" not in data:
         return plain

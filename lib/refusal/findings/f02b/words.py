@@ -110,7 +110,8 @@ def attack(examples: int, answered: tuple[float, float], stays: Record) -> Said:
     before, after = (percent(x) for x in answered)
     areas = [two(stays.number(f"auroc_{when}")) for when in ("before", "after")]
     now = f"After {examples} examples {after} of harmful requests are answered"
-    return f"{now} ({before} before); the guard's AUROC is {areas[1]} ({areas[0]})", [
+    title = f"{now} ({before} before); the guard's AUROC is {areas[1]} ({areas[0]})"
+    return f"{title}; that the representation stays: {stays.verdict}", [
         f"{now}, before {before}; the guard's AUROC is {areas[1]}, before {areas[0]}.",
         f"Δ harm of harmful prompts has moved by {interval(stays)} of the gap."
         if stays.value is not None

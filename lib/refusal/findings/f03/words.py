@@ -178,10 +178,7 @@ def cliff(scores: Mapping[str, Scored], published: Record, seen: Record) -> Said
     """
     mine = scores[NATURAL].falls
     by, calm = mine["all positions", "harmful"], mine["all positions", "benign"]
-    title = (
-        "By the prober that has seen thinking, at the end of it the reasoner's score of harmful prompts "
-        f"{moved(seen)}"
-    )
+    title = f"The reasoner's score, by the prober that has seen thinking, {moved(seen)}"
     return f"{title}: {seen.verdict}", [
         "By the prober that has seen thinking, the score goes from the mean of the thinking to the last "
         f"token {path(by)} on harmful prompts, and {path(calm)} on benign ones.",
@@ -339,7 +336,7 @@ def head_scores(found: Mapping[str, Ablated], r: Record | None = None) -> Said:
         )
     about = f"Change of the final score without {SHARE:.0%} of the heads: {joined(title)}"
     rises = "the score rises, and by more than for random sets,"
-    return about + (f" ({r.verdict})" if r else ""), [*sentences, all_judged([(rises, r)]) if r else None]
+    return about + (f": {r.verdict}" if r else ""), [*sentences, all_judged([(rises, r)]) if r else None]
 
 
 def in_order(rank: float, n: int) -> bool:
@@ -402,7 +399,7 @@ def answers(found: Mapping[str, Answered], r: Record | None = None) -> Said:
                 f"Where it thinks anew with {SHARE:.0%} off, it refuses {anew:.0%} of harmful ones."
             )
     about = f"Harmful prompts refused with {SHARE:.0%} of the heads off: {joined(title)}"
-    return about + (f" ({r.verdict})" if r else ""), [
+    return about + (f": {r.verdict}" if r else ""), [
         *sentences,
         all_judged([("refusals come back", r)]) if r else None,
     ]

@@ -43,7 +43,10 @@ def judge_agreement(agree: Record, early: Record, kappas: Mapping[str, Estimate]
 def judge_rates(plain: Record, steered: Record, broken: Record) -> Said:
     """Of 10.judge.bias.* and 10.judge.degenerate."""
     off = lambda r: f"{100 * r.value:+.0f} points" if r.value is not None else "not measured"
-    title = f"The judge's refusal rate is off by {off(plain)} on plain and {off(steered)} on steered answers"
+    title = (
+        f"The judge's refusal rate is off by {off(plain)} on plain answers ({plain.verdict}), by "
+        f"{off(steered)} on steered ones ({steered.verdict})"
+    )
     if plain.value is None:
         return "Refusal rates by the judge and by reading", [
             f"The judge's error is not known here: {plain.reason}."
