@@ -15,6 +15,7 @@ from refusal.base.estimate import Estimate
 from refusal.findings.f01 import neurons, pairs, transfer
 from refusal.findings.f01 import truth as statements
 from refusal.findings.f03 import cliff_claims
+from refusal.findings.f10 import recognise
 from refusal.measure import directions, stats
 
 # 3000 repeats: a coverage of .95 is known to ±.008
@@ -422,6 +423,27 @@ def areas_within(repeats, sizes=(32, 64), areas=(0.6, 0.9)):
             yield f"difference of areas within {area}", n, holds(*np.array(apart).T, 0)
 
 
+def ngram_overlaps(repeats, sizes=(64, 128), tells=(0.6, 0.9)):
+    """Strongest words of two halves of short texts, in which some words speak for a refusal, about the mean
+    overlap.
+    """
+    words = [
+        f"{a}{b}" for a in ("oak", "tin", "red", "old", "new", "far") for b in ("chair", "table", "bench")
+    ]
+    for n in sizes:
+        for told in tells:
+            ends, values = [], []
+            for seed in range(repeats):
+                rng = np.random.default_rng(seed)
+                refused = rng.random(n) < 0.4
+                says = np.where(rng.random(n) < told, refused, ~refused)
+                texts = [f"{'paint' if yes else 'clean'} {' '.join(rng.choice(words, 3))}" for yes in says]
+                found, _ = recognise.ngram_overlap(texts, refused, seed, repeats=4)
+                ends.append(found.ci95)
+                values.append(found.value)
+            yield f"overlap of n-grams, told {told}", n, holds(*np.array(ends).T, np.mean(values))
+
+
 EXACT = (rates, unpaired_rates, paired_rates)
 SIMULATED = (
     means,
@@ -439,6 +461,7 @@ SIMULATED = (
     peak_ratios,
     cosines,
     overlaps,
+    ngram_overlaps,
 )
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 
 from refusal import data
 from refusal.base.errors import ParameterError
-from refusal.findings.f10 import judges
+from refusal.findings.f10 import judges, recognise
 from refusal.measure import judge, stats
 from refusal.model.tiny import NOUNS, VERBS, tiny_tokenizer
 
@@ -180,7 +180,7 @@ def test_a_reader_is_never_asked_about_a_text_that_it_was_taught(monkeypatch):
             asked.append(set(texts))
             return np.ones(len(texts), bool)
 
-    monkeypatch.setattr(judges, "make_pipeline", lambda *_: Spy())
+    monkeypatch.setattr(recognise, "lr", lambda texts, labels: Spy().fit(texts, labels))
     texts = answers("I cannot {}", "Sure, {}") * 3
     said = [t.startswith("I cannot") for t in texts]
     measured, controls = judges.bootstrap_reader(texts, said, said)

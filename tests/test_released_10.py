@@ -309,7 +309,7 @@ def test_ngrams_of_two_halves_agree_where_words_are_planted_and_not_by_chance():
     ]
     found, controls = recognise.ngram_overlap(texts, labels, seed=1, repeats=12, n=4)
     assert found.value > 0.8 > controls["shuffled_high"] >= controls["shuffled"]
-    assert found.ci95[0] <= found.value <= found.ci95[1] and found.n == controls["shuffles"] == 12
+    assert found.ci95[0] < found.value <= found.ci95[1] and (found.n, controls["shuffles"]) == (160, 12)
     again, _ = recognise.ngram_overlap(texts, labels, seed=1, repeats=12, n=4)
     assert again == found
     by_chance, controls = recognise.ngram_overlap(texts, rng.permutation(labels), seed=1, repeats=12)

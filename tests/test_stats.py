@@ -40,6 +40,7 @@ def hits(k, n):
         pytest.param(lambda: covers.pairs_of_statements(120, (64,), (0.5,)), id="pairs of statements"),
         pytest.param(lambda: covers.pairs_of_statements(600, (16,), (0.9,)), id="few pairs"),
         pytest.param(lambda: covers.overlaps(10, (1024,), (0.0,)), id="overlaps"),
+        pytest.param(lambda: covers.ngram_overlaps(60, (64,), (0.9,)), id="overlaps of n-grams"),
     ],
 )
 def test_an_interval_covers(cases):

@@ -5,7 +5,17 @@ screen of README.md between two markers. No number on them is typed by hand.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from refusal.report.render import ORDER, controls, counts, flips, interval, needed, number, paper_value
+from refusal.report.render import (
+    ORDER,
+    beside_default,
+    controls,
+    counts,
+    flips,
+    interval,
+    needed,
+    number,
+    paper_value,
+)
 from refusal.report.rules import Record
 from refusal.report.shown import percent
 
@@ -228,12 +238,12 @@ def _moved(everything: Ledger, mine: Ledger, finding: Finding) -> str:
     if finding.default is None:
         return ""
     tier, model = finding.default
-    of = {r.id: r.verdict for t, m, r in mine if (t, m) == finding.default}
-    other: dict[str, list[bool]] = {}
-    for t, name, r in everything:
-        if t == tier and name.startswith(f"{model} @ ") and r.id in of:
-            other.setdefault(name.partition(" @ ")[2], []).append(r.verdict != of[r.id])
-    said = [f"`{name}` changes {sum(changed)} of {len(changed)} verdicts" for name, changed in other.items()]
+    own = {r.id for t, m, r in mine if (t, m) == finding.default}
+    here = [entry for entry in everything if entry[0] == tier and entry[2].id in own]
+    said = [
+        f"`{name}` changes {sum(a.verdict != b.verdict for a, b in both)} of {len(both)} verdicts"
+        for name, both in beside_default(here, model).items()
+    ]
     return f"; {', '.join(said)}" if said else ""
 
 

@@ -28,21 +28,32 @@ def read_ledger(results: Path, tracked: bool = False) -> tuple[list[tuple[str, s
     return found, problems
 
 
-def flips(ledger: list[tuple[str, str, Record]], model: str) -> str | None:
+def beside_default(
+    ledger: Iterable[tuple[str, str, Record]], model: str
+) -> dict[str, list[tuple[Record, Record]]]:
+    """{other parameters: [(record by default, record with them)]} of a model's runs."""
+    ledger = list(ledger)
+    default = {r.id: r for _, m, r in ledger if m == model}
+    found: dict[str, list[tuple[Record, Record]]] = {}
+    for _, name, r in ledger:
+        if name.startswith(f"{model} @ ") and r.id in default:
+            found.setdefault(name.partition(" @ ")[2], []).append((default[r.id], r))
+    return found
+
+
+def flips(ledger: Iterable[tuple[str, str, Record]], model: str) -> str | None:
     """Which verdicts of `model` change with other parameters, and from what to what value, as a list; None
     where there are no such runs.
     """
-    default = {r.id: r for _, m, r in ledger if m == model}
     parts = []
-    for name in dict.fromkeys(m for _, m, _ in ledger if m.startswith(f"{model} @ ")):
-        both = [(default[r.id], r) for _, m, r in ledger if m == name and r.id in default]
+    for name, both in beside_default(ledger, model).items():
         changed = [
             f"{r.id} from {d.verdict} ({number(d.value)}) to {r.verdict} ({number(r.value)})"
             for d, r in both
             if d.verdict != r.verdict
         ]
         parts.append(
-            f"- `{name.partition(' @ ')[2]}`: {len(changed)} of {len(both)} verdicts change"
+            f"- `{name}`: {len(changed)} of {len(both)} verdicts change"
             + (": " if changed else "")
             + "; ".join(changed)
         )

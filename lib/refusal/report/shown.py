@@ -3,9 +3,10 @@ top, one prompt's tokens, small tables, the ledger, and its last paragraph. All 
 """
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from refusal.base.estimate import Estimate
 from refusal.report.render import MADE, ORDER, controls_used, counts, paper_value
 from refusal.report.rules import Record
 
@@ -58,6 +59,13 @@ def digits(x: float | None) -> str:
 def two(x: float | None) -> str:
     """Two digits, and no zero with a sign; None as a dash."""
     return "–" if x is None else f"{round(float(x), 2) + 0.0:.2f}"
+
+
+def interval(found: Estimate | Record, form: Callable[[float | None], str] = two) -> str:
+    """A value with its interval, in two digits or another form."""
+    if found.value is None or found.ci95 is None:
+        return "not measured"
+    return f"{form(found.value)} [{form(found.ci95[0])}, {form(found.ci95[1])}]"
 
 
 def capitalized(sentence: str) -> str:

@@ -5,12 +5,14 @@ A function that is named after a figure gives (title, sentences), for `Recorder.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from refusal.base.estimate import Estimate
 from refusal.model.layout import LOUD
+from refusal.report import shown
 from refusal.report.rules import Record
 from refusal.report.shown import capitalized, digits, percent, why
 
@@ -19,11 +21,7 @@ Added = tuple[str, str]  # the name of a direction without its v_, and the span 
 FOUND = {"replicated": "found", "not replicated": "not found"}
 
 
-def interval(found: Estimate | Record) -> str:
-    """A value with its interval."""
-    if found.value is None or found.ci95 is None:
-        return "not measured"
-    return f"{digits(found.value)} [{digits(found.ci95[0])}, {digits(found.ci95[1])}]"
+interval = partial(shown.interval, form=digits)
 
 
 def share(found: Estimate | Record) -> str:

@@ -4,24 +4,17 @@ Each function is named after a figure and gives (title, sentences), for `Recorde
 `Recorder.reading`; a sentence is None where there is nothing to say.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from refusal.base.estimate import Estimate
 from refusal.findings.f02b.categories import BENCHMARKS
 from refusal.report.figures import FEW
 from refusal.report.rules import Record
-from refusal.report.shown import digits, percent, two, why
+from refusal.report.shown import digits, interval, percent, two, why
 
 Said = tuple[str, list[str | None]]
 Pair = tuple[Estimate, Estimate]  # of the guard and of the best reader of text
 TOLD = {"replicated": "yes", "not replicated": "no"}
-
-
-def interval(found: Estimate | Record, form: Callable[[float | None], str] = two) -> str:
-    """A value with its interval."""
-    if found.value is None or found.ci95 is None:
-        return "not measured"
-    return f"{form(found.value)} [{form(found.ci95[0])}, {form(found.ci95[1])}]"
 
 
 def guard(

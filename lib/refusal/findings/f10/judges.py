@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 
 from refusal import data
 from refusal.base.errors import ParameterError, nearest
 from refusal.base.estimate import NOTHING, Estimate
+from refusal.findings.f10 import recognise
 from refusal.measure import stats
 from refusal.measure.judge import BROKEN, judge
 
@@ -264,9 +262,7 @@ def bootstrap_reader(
         return NOTHING, controls
     half, reader = halves(texts, judged, seed), np.empty(len(texts), bool)
     for k in (0, 1):
-        model = make_pipeline(
-            TfidfVectorizer(ngram_range=(1, 3)), LogisticRegression(C=10, solver="liblinear")
-        )
-        reader[half == k] = model.fit(texts[half != k], judged[half != k]).predict(texts[half == k])
+        model = recognise.lr(texts[half != k], judged[half != k])
+        reader[half == k] = model.predict(texts[half == k])
     controls["reader_right"] = stats.rate(reader == read).value
     return stats.paired_difference(reader == read, judged == read), controls

@@ -3,7 +3,7 @@ nothing can be said where that is so.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -289,9 +289,8 @@ def closing(taught: Taught, test: Seen) -> Found:
 
 
 def ngrams(seen: Seen, seed: int = 0) -> Found:
-    """The Jaccard index of the strongest n-grams of two halves of the prompts; n is the number of prompts."""
-    found, controls = recognise.ngram_overlap(seen.texts, seen.refused, seed)
-    return replace(found, n=len(seen.prompts)), controls
+    """The Jaccard index of the strongest n-grams of two halves of the prompts."""
+    return recognise.ngram_overlap(seen.texts, seen.refused, seed)
 
 
 def areas(taught: Taught, seen: Mapping[str, Seen], score: Mapping[str, np.ndarray]) -> pd.DataFrame:

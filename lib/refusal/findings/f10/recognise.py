@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import t
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -24,6 +25,7 @@ Texts = Sequence[str] | np.ndarray | pd.Series
 Make = Callable[[Texts, ArrayLike], Pipeline]  # `lr`, or `forest` with its numbers filled in
 
 N_GRAMS = (1, 3)
+TENTHS = 10
 FEWEST = 50  # rows of a source that is held out
 
 
@@ -148,18 +150,20 @@ def ngram_overlap(
     """Value and controls: how far two halves of the texts agree on their `ngrams`, as the Jaccard index of
     both lists, averaged over `repeats` halvings; the same with shuffled labels, each time in a new order.
 
-    Halves hold the same share of refusals. The interval is that of the mean over halvings of these texts,
-    not over other texts. `shuffled_high` is what 2.5 % of single halvings with shuffled labels exceed, so a
-    strict bar for a mean. Raises ValueError for fewer than two texts of a class.
+    Halves hold the same share of refusals. The interval is over texts: a jackknife that leaves out a tenth of
+    them in turn, with Student's quantile; texts can't be drawn twice, for both halves would hold them. Where
+    no tenth matters it is Wilson's of the `n` words, for no interval without width is honest.
+    `shuffled_high` is what 2.5 % of single halvings with shuffled labels exceed, so a strict bar for a mean.
+    Raises ValueError for fewer than two texts of a class.
     """
     labels, rng = np.asarray(labels, bool), np.random.default_rng(seed)
     counter = CountVectorizer(ngram_range=N_GRAMS)
     counts = counter.fit_transform(list(texts))  # once; weights and fits are each half's own, as in `lr`
     names = counter.get_feature_names_out()
 
-    def halved(labels: np.ndarray) -> float:
+    def halved(labels: np.ndarray, among: np.ndarray) -> float:
         halves = train_test_split(
-            np.arange(len(labels)), test_size=0.5, stratify=labels, random_state=int(rng.integers(2**31))
+            among, test_size=0.5, stratify=labels[among], random_state=int(rng.integers(2**31))
         )
         found = []
         for rows in halves:
@@ -167,9 +171,19 @@ def ngram_overlap(
             found.append(set(_strongest(model.coef_[0], names, n)))
         return len(found[0] & found[1]) / max(len(found[0] | found[1]), 1)
 
-    overlaps = [halved(labels) for _ in range(repeats)]
-    shuffled = [halved(rng.permutation(labels)) for _ in range(repeats)]
-    return stats.mean(overlaps, seed), {
+    every, tenth = np.arange(len(labels)), np.empty(len(labels), int)
+    for kind in (True, False):  # of both classes
+        tenth[labels == kind] = rng.permutation((labels == kind).sum()) % TENTHS
+    value = float(np.mean([halved(labels, every) for _ in range(repeats)]))
+    left_out = [
+        np.mean([halved(labels, every[tenth != k]) for _ in range(max(2, repeats // 2))])
+        for k in range(TENTHS)
+    ]
+    error = np.sqrt((TENTHS - 1) * np.var(left_out))
+    half = float(t.ppf(0.975, TENTHS - 1) * error)
+    low, high = (value - half, value + half) if half else stats.wilson(n * value, n)
+    shuffled = [halved(rng.permutation(labels), every) for _ in range(repeats)]
+    return Estimate(value, [max(0.0, float(low)), min(1.0, float(high))], len(labels)), {
         "shuffled": float(np.mean(shuffled)),
         "shuffled_high": stats.high(shuffled),
         "shuffles": repeats,

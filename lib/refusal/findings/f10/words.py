@@ -10,17 +10,10 @@ import numpy as np
 
 from refusal.base.estimate import Estimate
 from refusal.report.rules import Record
-from refusal.report.shown import percent, two, why
+from refusal.report.shown import interval, percent, two, why
 
 Said = tuple[str, list[str | None]]
 NAMES = {"AdvBench": "AdvBench's list", "single direction": "the single-direction list", "XSTest": "XSTest's"}
-
-
-def interval(found: Estimate | Record) -> str:
-    """A value with its interval."""
-    if found.value is None or found.ci95 is None:
-        return "not measured"
-    return f"{two(found.value)} [{two(found.ci95[0])}, {two(found.ci95[1])}]"
 
 
 def judge_agreement(agree: Record, early: Record, kappas: Mapping[str, Estimate]) -> Said:
