@@ -234,7 +234,7 @@ def strings(found, name=""):
 
 # the characters that sentences made of labels and numbers take; a label, and whatever else, has at most 80
 SENTENCES = {
-    "reading": 1400,
+    "reading": 960,
     "reason": 480,
     "precondition": 640,
     "note": 480,
