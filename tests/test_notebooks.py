@@ -213,6 +213,20 @@ def folded(cell) -> bool:
     return bool({"hide-input", "parameters"} & set(cell.metadata.get("tags", [])))
 
 
+def shadowed(nb) -> list[str]:
+    """Names that are imported and given to something else, which a later cell would then call."""
+    nodes = [node for source in code(nb) for node in ast.walk(ast.parse(source))]
+    imported = {
+        (alias.asname or alias.name).split(".")[0]
+        for node in nodes
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    }
+    given = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    given |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    return sorted(imported & given)
+
+
 def prose(nb) -> list[str]:
     """An essay: at least five words for each line of code that stands open, and these lines short."""
     words = sum(len(cell.source.split()) for cell in nb.cells if cell.cell_type == "markdown")
@@ -279,6 +293,10 @@ def test_claims(stem, nb):
 
 def test_every_parameter_is_used(nb):
     assert not unused_parameters(nb)
+
+
+def test_no_import_is_given_another_meaning(nb):
+    assert not shadowed(nb)
 
 
 def test_no_private_names(nb):
@@ -388,6 +406,12 @@ def test_a_parameter_that_nothing_takes_is_found(made):
     assert unused_parameters(replaced(made, "date=DATE", 'date="2024-07-26"'))
     assert unused_parameters(replaced(made, "dtype=DTYPE", "dtype=DEVICE"))
     assert unused_parameters(replaced(made, "DATE: str", "more: int = 1\nDATE: str"))
+
+
+def test_an_import_that_gets_another_meaning_is_found(made):
+    for source in ("stats = 1", "for chat in (1, 2):\n    pass", "def display(x):\n    pass"):
+        assert shadowed(added(made, source)), source
+    assert not shadowed(added(made, "mine = stats.rate([1])"))
 
 
 def test_a_private_name_is_found(made):
