@@ -15,7 +15,13 @@ from refusal.data.table import (
     prompts,
     without_final_punctuation,
 )
-from refusal.data.wordings import jailbreak_templates, past_tense_harmless, past_tense_requests, persuasions
+from refusal.data.wordings import (
+    dialogue_frames,
+    jailbreak_templates,
+    past_tense_harmless,
+    past_tense_requests,
+    persuasions,
+)
 
 __all__ = [
     "BY_NAME_ONLY",
@@ -24,6 +30,7 @@ __all__ = [
     "SOURCES",
     "STATEMENT_SETS",
     "all_prompts",
+    "dialogue_frames",
     "hashes",
     "jailbreak_templates",
     "judge_cases",

@@ -57,12 +57,21 @@ def past_tense_harmless(n: int | None = None, seed: int = 0) -> pd.DataFrame:
     return table.iloc[np.random.default_rng(seed).permutation(len(table))[:n]].reset_index(drop=True)
 
 
+def dialogue_frames() -> list[str]:
+    """Dialogues of two turns, written for this project; the request stands at ``{x}``. For classes of
+    another form.
+    """
+    return _lines("dialogue_frames.txt")
+
+
 def persuasions() -> list[str]:
     """Phrasings that give a reason for a request, written for this project; the request stands at ``{x}``,
     inside the text and never at its end.
 
     They end in punctuation: put `without_final_punctuation` on what comes out where the last token is read.
     """
-    return [
-        x.strip() for x in (DATA / "persuasions.txt").read_text(encoding="utf-8").splitlines() if x.strip()
-    ]
+    return _lines("persuasions.txt")
+
+
+def _lines(name: str) -> list[str]:
+    return [x.strip() for x in (DATA / name).read_text(encoding="utf-8").splitlines() if x.strip()]

@@ -1,13 +1,16 @@
 """What the bare text alone tells: readers that see no model, as baselines for those that do."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import safetensors.torch
 import torch
+from jaxtyping import Float
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from refusal.base.errors import UserError
 from refusal.measure import stats
@@ -15,6 +18,7 @@ from refusal.model.fetch import fetch
 from refusal.model.registry import DATASETS
 
 Reader = Callable[[Sequence[str]], np.ndarray]  # scores of texts, above 0 harmful
+ASKS = "who what when where why how which can could is are do does should would will".split()
 
 
 def tfidf_reader(harmful: Sequence[str], harmless: Sequence[str]) -> Reader:
@@ -74,6 +78,29 @@ def embedding_reader(harmful: Sequence[str], harmless: Sequence[str]) -> Reader:
     model = LogisticRegression(C=10, class_weight="balanced", max_iter=2000)
     model.fit(sentence_embeddings([*harmful, *harmless]), np.repeat([1, 0], [len(harmful), len(harmless)]))
     return lambda texts: model.decision_function(sentence_embeddings(texts))
+
+
+def form(texts: Sequence[str]) -> Float[np.ndarray, "text 5"]:
+    """What texts look like: words, characters, whether they begin with a question word, commas, and whether
+    the first letter is a capital.
+    """
+    rows = []
+    for text in texts:
+        words = re.findall(r"\w+", text)
+        asks = bool(words) and words[0].lower() in ASKS
+        rows.append([len(words), len(text), asks, text.count(","), text[:1].isupper()])
+    return np.array(rows, float).reshape(-1, 5)
+
+
+def form_reader(harmful: Sequence[str], harmless: Sequence[str]) -> Reader:
+    """As `tfidf_reader`, on the `form` of texts alone."""
+    model = make_pipeline(
+        FunctionTransformer(form),
+        StandardScaler(),
+        LogisticRegression(class_weight="balanced", max_iter=2000),
+    )
+    model.fit([*harmful, *harmless], np.repeat([1, 0], [len(harmful), len(harmless)]))
+    return lambda texts: model.decision_function(list(texts))
 
 
 def best_reader(readers: dict[str, Reader], harmful: Sequence[str], harmless: Sequence[str]) -> str:

@@ -89,7 +89,7 @@ def resolve(notebook: Path, given: dict[str, str]) -> dict:
         if values["TIER"] in p.tiers and name not in given
     }
     _check_models(known, values)
-    _check_folders(notebook, known, values)
+    _check_inputs(notebook, values)
     return values
 
 
@@ -106,7 +106,7 @@ def check_values(number: str, namespace: dict) -> None:
             raise ParameterError(f"{name} has no value", "run the cell of parameters first")
     values = {name: check(p, _text(namespace[name])) for name, p in known.items()}
     _check_models(known, values)
-    _check_folders(notebooks()[number], known, values)
+    _check_inputs(notebooks()[number], values)
 
 
 def models_of(notebook: Path, values: dict) -> tuple[list[str], list[str]]:
@@ -137,13 +137,15 @@ def resolved(notebook: Path, values: dict) -> dict:
 def files_of(notebook: Path, values: dict) -> dict[str, str]:
     """The SHA-256 of what a run reads from the folders that the user named, by file."""
     given = [values[name] for name, p in parameters_of(notebook).items() if p.folder and values[name]]
-    return part_of(notebook, "inputs").hashes(values) if given else {}
+    inputs = part_of(notebook, "inputs") if given else None
+    return inputs.hashes(values) if inputs is not None else {}
 
 
-def _check_folders(notebook: Path, known: dict[str, Parameter], values: dict) -> None:
-    """Let the finding look into the folders that the user named. Raises ParameterError."""
-    if any(p.folder and values[name] for name, p in known.items()):
-        part_of(notebook, "inputs").check(values)
+def _check_inputs(notebook: Path, values: dict) -> None:
+    """Let the finding look at what it was given, where it has something to say. Raises ParameterError."""
+    inputs = part_of(notebook, "inputs")
+    if inputs is not None:
+        inputs.check(values)
 
 
 def _text(value) -> str:

@@ -7,9 +7,11 @@ from types import ModuleType
 from refusal.base.files import PACKAGE
 
 
-def part_of(notebook: Path, name: str) -> ModuleType:
-    """The module `name` of a notebook's own finding."""
-    return importlib.import_module(f"refusal.findings.f{notebook.stem.partition('_')[0]}.{name}")
+def part_of(notebook: Path, name: str) -> ModuleType | None:
+    """The module `name` of a notebook's own finding; None where it has none."""
+    finding = f"f{notebook.stem.partition('_')[0]}"
+    there = (PACKAGE / "findings" / finding / f"{name}.py").is_file()
+    return importlib.import_module(f"refusal.findings.{finding}.{name}") if there else None
 
 
 def parts_of_findings(name: str) -> list[ModuleType]:

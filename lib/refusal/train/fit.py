@@ -45,18 +45,22 @@ def fit(
     *,
     learning_rate: float,
     label: str,
+    clip: float = math.inf,
 ) -> list[float]:
     """AdamW steps, one for each batch; returns the loss of each. A batch comes in parts, whose losses and
-    gradients add up, so that only memory and time depend on how it is cut. Raises UserError where a loss is
-    not finite.
+    gradients add up, so that only memory and time depend on how it is cut. `clip` is the largest norm of a
+    step's gradient. Raises UserError where a loss is not finite.
     """
-    optimizer, losses = torch.optim.AdamW(list(parameters), lr=learning_rate), []
+    trained = list(parameters)
+    optimizer, losses = torch.optim.AdamW(trained, lr=learning_rate, foreach=True), []
     for parts in track(batches, label):
         total = 0.0
         for part in parts:
             loss = loss_of(part)
             loss.backward()
             total += float(loss.detach())
+        if clip < math.inf:
+            torch.nn.utils.clip_grad_norm_(trained, clip)
         optimizer.step()
         optimizer.zero_grad()
         if not math.isfinite(total):

@@ -5,7 +5,6 @@ A reader is taught on refused against answered prompts; what is disclaimed, dege
 tests nothing, and is counted. Readers are chosen on validation prompts, layers by folds of the training ones.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,30 +19,17 @@ from refusal.findings.f10 import recognise
 from refusal.measure import stats
 from refusal.measure.probes import fit_prober
 from refusal.measure.seen import POSITIONS, Seen
-from refusal.measure.text_baselines import sentence_embeddings
+from refusal.measure.text_baselines import form, sentence_embeddings
 
 FORM, TFIDF, EMBEDDINGS = "form", "TF-IDF", "sentence embeddings"
 TEXT = (TFIDF, EMBEDDINGS)  # readers of what a text says, of which the better is chosen
 FOLDS, SHUFFLES = 5, 5
 LEAST, MOST = 0.05, 0.95  # a share refused of a group outside of which nothing can be foretold
-ASKS = "who what when where why how which can could is are do does should would will".split()
 
 
 def group(seen: Seen) -> np.ndarray:
     """Harmful, harmless or pseudo-harmful, by prompt."""
     return np.array(["pseudo-harmful" if p.source == "pseudo_harmful" else p.label for p in seen.prompts])
-
-
-def form(texts: Sequence[str]) -> Float[np.ndarray, "text 5"]:
-    """What texts look like: words, characters, whether they begin with a question word, commas, and whether
-    the first letter is a capital.
-    """
-    rows = []
-    for text in texts:
-        words = re.findall(r"\w+", text)
-        asks = bool(words) and words[0].lower() in ASKS
-        rows.append([len(words), len(text), asks, text.count(","), text[:1].isupper()])
-    return np.array(rows, float).reshape(-1, 5)
 
 
 def remembered(embed: Callable[[Sequence[str]], np.ndarray]) -> Callable[[Sequence[str]], np.ndarray]:

@@ -1,0 +1,1 @@
+"""Notebook 04: steering controllers (arXiv 2505.20309)."""
