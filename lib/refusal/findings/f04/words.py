@@ -51,10 +51,13 @@ def push(
     each = ", ".join(f"{percent(rate)} of {group}" for group, rate in at.items())
     title = f"Pushed at α = {strong:g}, {each} prompts are refused, along random directions at most "
     return title + f"{percent(band['random_direction_high'])} of harmful", [
-        f"At α = {strong:g}, the smallest strength that does on validation prompts what any does, {each} prompts "
+        f"At α = {strong:g}, the smallest strength that does on validation prompts what any does, {each} "
+        "prompts "
         f"are refused by their first token: without a reading the push asks nothing of a prompt.",
-        f"Random directions of the same norms make it {percent(band['random_direction_mean'])} of harmful ones "
-        f"on average, {percent(band['random_direction_high'])} at most; what is added is {percent(share)} of the "
+        f"Random directions of the same norms make it {percent(band['random_direction_mean'])} of harmful "
+        "ones "
+        f"on average, {percent(band['random_direction_high'])} at most; what is added is {percent(share)} "
+        "of the "
         "states' norm in each layer.",
         f"So nothing can be said of what a reading adds here: {cannot}." if cannot else None,
     ]
@@ -64,7 +67,8 @@ def auroc(matched: Record, beats: Record, formats: Record) -> Said:
     """Of 04.reads.matched, .beats-text and .out-of-format."""
     reader = str(beats.controls["best_reader"])
     title = (
-        f"The scale ranks harmful above harmless prompts with AUROC {two(matched.value)} ({matched.verdict}), "
+        f"The scale ranks harmful above harmless prompts with AUROC {two(matched.value)} "
+        f"({matched.verdict}), "
         f"{reader} with {two(beats.number('reader'))}; taught in another form {two(formats.value)} "
         f"({formats.verdict})"
     )
@@ -72,11 +76,14 @@ def auroc(matched: Record, beats: Record, formats: Record) -> Said:
     return title, [
         f"In matched form the controller's scale has an AUROC of {interval(matched)}; controllers taught "
         f"shuffled labels have at most {two(matched.number('shuffled_high'))} ({why(matched)}).",
-        f"That is {two(abs(beats.value or 0))} {sign} than {reader}, the reader of the bare text that was best on "
+        f"That is {two(abs(beats.value or 0))} {sign} than {reader}, the reader of the bare text that was "
+        "best on "
         f"validation prompts: {why(beats)}. A logistic regression on the same states has "
         f"{two(matched.number('logistic'))}, form alone {two(matched.number('form'))}.",
-        f"Taught on harmful dialogues and harmless instructions it has {two(formats.number('in_format'))} in its "
-        f"own format, where form alone has {two(formats.number('form_only'))}, and {interval(formats)} on prompts "
+        f"Taught on harmful dialogues and harmless instructions it has {two(formats.number('in_format'))} "
+        "in its "
+        f"own format, where form alone has {two(formats.number('form_only'))}, and {interval(formats)} on "
+        "prompts "
         f"of one form ({why(formats)}); of harmless requests in dialogues it then flags "
         f"{percent(formats.number('harmless_dialogues_flagged'))}.",
     ]
@@ -86,18 +93,23 @@ def tradeoff(fixed: Record, threshold: Record, text: Record, at: Mapping[str, fl
     """Of 04.gain.* and each arm's share of harmful prompts refused at equal cost."""
     best = max((name for name in at if name != "oracle"), key=lambda name: at[name])
     title = (
-        f"At equal cost the controller refuses {percent(at['controller'])} of harmful prompts, the fixed push "
+        f"At equal cost the controller refuses {percent(at['controller'])} of harmful prompts, the fixed "
+        "push "
         f"{percent(at['fixed push'])} ({fixed.verdict}), a gate by text {percent(text.number('other'))} "
         f"({text.verdict})"
     )
     ranked = sorted((n for n in at if n != "oracle"), key=lambda n: -at[n])
     return title, [
-        f"By itself the model refuses {percent(base)} of harmless and pseudo-harmful prompts; five points more "
-        f"are the cost at which arms are compared. There the controller refuses {percent(at['controller'])} of "
+        f"By itself the model refuses {percent(base)} of harmless and pseudo-harmful prompts; five points "
+        "more "
+        "are the cost at which arms are compared. There the controller refuses "
+        f"{percent(at['controller'])} of "
         f"harmful prompts, {points(fixed.value)} against the fixed push ({why(fixed)}), "
-        f"{points(threshold.value)} against a threshold on a cosine ({why(threshold)}) and {points(text.value)} "
+        f"{points(threshold.value)} against a threshold on a cosine ({why(threshold)}) and "
+        f"{points(text.value)} "
         f"against the best reader of text before the same push ({why(text)}).",
-        f"A gate that knows the label refuses {percent(at['oracle'])}; of the way there from the fixed push the "
+        f"A gate that knows the label refuses {percent(at['oracle'])}; of the way there from the fixed "
+        "push the "
         f"controller goes {percent(fixed.number('share_of_oracle'))}.",
         f"On top lies {best}; in order: " + ", ".join(f"{n} {percent(at[n])}" for n in ranked) + ".",
     ]
@@ -110,10 +122,13 @@ def steered(raised: Record, spared: Record, alpha: float) -> Said:
         f"{points(spared.value)} of the others ({spared.verdict})"
     )
     return title, [
-        f"At α = {alpha:g} the judge calls {percent(raised.number('steered'))} of the answers to harmful prompts "
-        f"refusals, {percent(raised.number('no_intervention'))} without the controller: {points(raised.value)} "
+        f"At α = {alpha:g} the judge calls {percent(raised.number('steered'))} of the answers to harmful "
+        "prompts "
+        f"refusals, {percent(raised.number('no_intervention'))} without the controller: "
+        f"{points(raised.value)} "
         f"(along random directions at most {points(raised.number('random_direction_high'))}), {why(raised)}.",
-        f"Of harmless and pseudo-harmful prompts {points(spared.value)} are refused, {why(spared)}: of harmless "
+        f"Of harmless and pseudo-harmful prompts {points(spared.value)} are refused, {why(spared)}: of "
+        "harmless "
         f"{points(spared.number('harmless'))}, of pseudo-harmful {points(spared.number('pseudo_harmful'))}.",
     ]
 
@@ -124,7 +139,8 @@ def scales(other: Mapping[str, float | None], matched: Record) -> Said:
     each = ", ".join(f"{two(value)} in {name}s" for name, value in known.items())
     title = f"The scale by group: AUROC {two(matched.value)} on test prompts" + (f", {each}" if each else "")
     return title, [
-        "A scale of 1 pushes at full strength, one of 0 not at all. Refused and answered prompts of a group are "
+        "A scale of 1 pushes at full strength, one of 0 not at all. Refused and answered prompts of a "
+        "group are "
         "shown apart: a scale that follows refusal pushes where nothing has to be pushed.",
         f"Harmful requests in other words are told from harmless ones in the same words with AUROC {each}."
         if each
@@ -152,16 +168,20 @@ def released(acts: Record, numbers: Mapping[str, float], ladder: Mapping[str, fl
     """Of 04.released.acts, the numbers of the released code, and the share refused on each step."""
     steps = "; ".join(f"{name}: {percent(value)}" for name, value in ladder.items())
     title = (
-        f"As released the controller changes refusals by {points(acts.value)} in one format ({acts.verdict}); "
+        f"As released the controller changes refusals by {points(acts.value)} in one format "
+        f"({acts.verdict}); "
         f"the template alone by {points(numbers['template_effect'])}"
     )
     return title, [
-        f"Harmful prompts refused: {steps}. Comparing the second arm of the released code with its first counts "
+        f"Harmful prompts refused: {steps}. Comparing the second arm of the released code with its first "
+        "counts "
         f"the template, {points(numbers['template_effect'])}, as steering.",
         f"In one format it is {points(acts.value)} by first tokens ({why(acts)}): of {acts.n} prompts "
-        f"{percent(numbers['first_token_changed'])} get another first token, for {numbers['blocks_changed']:g} "
+        f"{percent(numbers['first_token_changed'])} get another first token, for "
+        f"{numbers['blocks_changed']:g} "
         f"block's output is pushed, by {percent(numbers['share_of_norm'])} of its norm at s = 1.",
-        f"{percent(numbers['negative_scale/harmless'])} of harmless prompts get a negative scale, which pushes "
+        f"{percent(numbers['negative_scale/harmless'])} of harmless prompts get a negative scale, which "
+        "pushes "
         f"them away from refusal, and {percent(numbers['negative_scale/harmful'])} of harmful ones; "
         f"{percent(numbers['rows_at_padding'])} of training rows are read at padding. Its scale's AUROC is "
         f"{two(numbers['auroc/as_trained'])} as trained, on its own classes and position, and "
@@ -173,7 +193,8 @@ def released(acts: Record, numbers: Mapping[str, float], ladder: Mapping[str, fl
 def capability(r: Record, scale: float) -> str:
     """Of 04.capability, at the median scale of harmless prompts."""
     return (
-        f"At a harmless prompt's median scale, {two(scale)}, neutral text costs {interval(r)} nats a token more "
+        f"At a harmless prompt's median scale, {two(scale)}, neutral text costs {interval(r)} nats a token "
+        "more "
         f"({why(r)}); at full strength {two(r.number('full_strength'))}."
     )
 
@@ -185,7 +206,8 @@ def in_words(records: Sequence[Record]) -> str:
     if (r := by.get("reads.matched")) and r.value is not None:
         over = by["reads.beats-text"]
         said.append(
-            f"The controller reads harm in prompts of one form (AUROC {two(r.value)}), {over.controls['best_reader']} "
+            f"The controller reads harm in prompts of one form (AUROC {two(r.value)}), "
+            f"{over.controls['best_reader']} "
             f"has {two(over.number('reader'))}: that it beats the text is {over.verdict}."
         )
     if (r := by.get("gain.fixed")) and r.verdict != "uninformative":
@@ -196,6 +218,7 @@ def in_words(records: Sequence[Record]) -> str:
         )
     if (r := by.get("weights.learned")) and r.value is not None:
         said.append(
-            f"That its layer weights are learned is {r.verdict}; as released it is {by['released.acts'].verdict}."
+            f"That its layer weights are learned is {r.verdict}; as released it is "
+            f"{by['released.acts'].verdict}."
         )
     return " ".join(said) or "Nothing can be said of steering here; the records give the reason."
