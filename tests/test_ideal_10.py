@@ -19,6 +19,7 @@ from refusal.findings.f10 import doctor, judges, measured, predict, released, wo
 from refusal.findings.f10.measured import Labelled
 from refusal.measure import stats
 from refusal.measure.seen import POSITIONS, Seen, joined
+from refusal.measure.text_baselines import form
 from refusal.report.outlook import Asked
 from refusal.report.rules import Measured, decide, read_claims, record
 from refusal.run.params import parameters_of
@@ -305,7 +306,7 @@ def test_probers_read_the_layer_that_was_planted_and_choose_on_training_prompts(
 
 
 def test_form_says_what_a_text_looks_like():
-    assert predict.form(["How do I, say, bake bread", "paint the wall", ""]).tolist() == [
+    assert form(["How do I, say, bake bread", "paint the wall", ""]).tolist() == [
         [6, 25, 1, 2, 1],
         [3, 14, 0, 0, 0],
         [0, 0, 0, 0, 0],

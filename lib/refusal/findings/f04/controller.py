@@ -119,7 +119,7 @@ def fit(
 
 def strengths(
     controller: Controller, states: Float[Tensor, "prompt layer d"]
-) -> tuple[Float[np.ndarray, "prompt"], Float[np.ndarray, "prompt layer"]]:
+) -> tuple[Float[np.ndarray, "prompt"], Float[np.ndarray, "prompt weight"]]:
     """The scale of each prompt and the weights of its layers."""
     out = controller.out(states)
     return out[:, 0].numpy(), out[:, 1:].sigmoid().numpy()

@@ -144,7 +144,7 @@ def weights_gain(learned: np.ndarray, equal: np.ndarray, plain: np.ndarray) -> t
 
 def weights_learned(trained: Sequence[np.ndarray], untrained: Sequence[np.ndarray]) -> tuple[Estimate, dict]:
     """How alike the patterns over layers [layer] of controllers of several seeds are: the mean correlation
-    over pairs of seeds, an interval over seeds (each left out in turn), n the number of layers. Beside it
+    over pairs of seeds, an interval over seeds, n the number of weights that are compared. Beside it
     that of untrained ones, and of each trained with its own beginning: (measured, controls).
     """
     r = lambda group: [correlation(a, b) for a, b in itertools.combinations(group, 2)]
@@ -162,13 +162,13 @@ def weights_learned(trained: Sequence[np.ndarray], untrained: Sequence[np.ndarra
 
 
 def _over_seeds(trained: Sequence[np.ndarray], r) -> Estimate:
-    """The mean correlation over pairs, and a jackknife over seeds, since pairs share them."""
-    k = len(trained)
-    left_out = np.array([np.mean(r([t for j, t in enumerate(trained) if j != i])) for i in range(k)])
-    value = float(np.mean(r(trained)))
-    error = float(np.sqrt((k - 1) / k * ((left_out - left_out.mean()) ** 2).sum()))
-    half = stats.t.ppf(0.975, k - 1) * error
-    return Estimate(value, [max(-1.0, value - half), min(1.0, value + half)], len(trained[0]))
+    """The mean correlation over pairs of seeds. Pairs share seeds: the variance of such a mean is at most
+    2/k of one pair's (Hoeffding 1948), and Student's quantile is that of the k seeds.
+    """
+    k, pairs = len(trained), r(trained)
+    value = float(np.mean(pairs))
+    half = float(stats.t.ppf(0.975, k - 1) * np.sqrt(2 / k) * np.std(pairs, ddof=1))
+    return Estimate(value, [max(-1.0, value - half), min(1.0, value + half)], k * len(trained[0]))
 
 
 def acts(

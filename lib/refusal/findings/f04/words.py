@@ -137,7 +137,8 @@ def scales(other: Mapping[str, float | None], matched: Record) -> Said:
     """Of the scale by group, and its AUROC where requests are in other words."""
     known = {name: value for name, value in other.items() if value is not None}
     each = ", ".join(f"{two(value)} in {name}s" for name, value in known.items())
-    title = f"The scale by group: AUROC {two(matched.value)} on test prompts" + (f", {each}" if each else "")
+    title = f"The scale by group: AUROC {two(matched.value)} on test prompts ({matched.verdict})"
+    title += f", {each}" if each else ""
     return title, [
         "A scale of 1 pushes at full strength, one of 0 not at all. Refused and answered prompts of a "
         "group are "
@@ -155,7 +156,8 @@ def weights(learned: Record, helped: Record) -> Said:
         f"{two(learned.number('untrained_high'))} ({learned.verdict})"
     )
     return title, [
-        f"Patterns of two seeds correlate {interval(learned)} over {learned.n} layers, those of untrained "
+        f"Patterns of two seeds correlate {interval(learned)} over layers ({learned.n} weights in all), "
+        "those of untrained "
         f"controllers at most {two(learned.number('untrained_high'))} ({why(learned)}); each correlates "
         f"{two(learned.number('init_r'))} with its own beginning. All weights lie within "
         f"{two(learned.number('spread'))} of each other: no term of the loss moves them.",
