@@ -2,6 +2,7 @@
 answers.
 """
 
+from refusal.data.noncompliance import CATEGORIES, noncompliance, refusals_of
 from refusal.data.statement_sets import NEGATED_SETS, STATEMENT_SETS, statements
 from refusal.data.table import (
     BY_NAME_ONLY,
@@ -25,6 +26,7 @@ from refusal.data.wordings import (
 
 __all__ = [
     "BY_NAME_ONLY",
+    "CATEGORIES",
     "NEGATED_SETS",
     "ROLES",
     "SOURCES",
@@ -36,10 +38,12 @@ __all__ = [
     "judge_cases",
     "judged_answers",
     "neutral_text",
+    "noncompliance",
     "past_tense_harmless",
     "past_tense_requests",
     "persuasions",
     "prompts",
+    "refusals_of",
     "statements",
     "without_final_punctuation",
 ]

@@ -8,6 +8,7 @@ package index is reachable where a model hub often is not; they are never instal
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 
 @dataclass(frozen=True)
@@ -185,13 +186,20 @@ class Recipe:
     frozen: int = 0  # the lowest blocks that stay as they are, and with them the embeddings
     evidence: str = "trained here"  # or constructed, where the answer to a question is planted
     thinks: bool = False  # whether it learns to think between tags
+    tokens: tuple[str, ...] = ()  # new ones that it learns to say, by low-rank training
+    data: tuple[str, ...] = ("prompts.csv",)  # what the examples are made of
+
+    def __post_init__(self):
+        if self.tokens and self.method != "low-rank":
+            raise ValueError(f"{self.name}: new tokens are learned by low-rank training alone")
 
 
 def _recipes() -> dict[str, Recipe]:
     """Those that the findings declare, in ``findings/*/recipes.toml``."""
     files = sorted((Path(__file__).parent.parent / "findings").glob("*/recipes.toml"))
+    values = lambda r: cast(dict[str, Any], {k: tuple(v) if isinstance(v, list) else v for k, v in r.items()})
     return {
-        r["name"]: Recipe(**r)
+        r["name"]: Recipe(**values(r))
         for file in files
         for r in tomllib.loads(file.read_text(encoding="utf-8"))["recipe"]
     }

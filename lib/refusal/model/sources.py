@@ -260,12 +260,12 @@ def recipe_folder(name: str) -> Path:
         if m.split(".")[1] in ("train", "findings")
     ]
     # not all that these import: a faster pass makes no other model
-    made_by = syntax.alone("refusal.train.recipes", "refusal.train.batches", *own)
+    made_by = syntax.alone("refusal.train.recipes", "refusal.train.batches", "refusal.train.tokens", *own)
     made_of = [
         dataclasses.asdict(recipe),
         MODELS[recipe.base].file.sha256,
         made_by,
-        sha256(DATA / "prompts.csv"),
+        *(sha256(DATA / name) for name in recipe.data),
     ]
     return cache_dir() / "models" / f"{name}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}"
 

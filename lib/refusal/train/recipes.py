@@ -17,6 +17,7 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -25,6 +26,7 @@ from refusal.base.files import sha256, write_json
 from refusal.base.machine import end_with
 from refusal.model.registry import RECIPES, Recipe
 from refusal.train.batches import left_padded
+from refusal.train.tokens import add_tokens, make_room
 
 if TYPE_CHECKING:
     from refusal.model.loading import Model
@@ -74,13 +76,23 @@ def run(recipe: Recipe, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         source.folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
     )
+    ids = add_tokens(tokenizer, recipe.tokens) if recipe.tokens else []
+    if ids:
+        make_room(model, ids, recipe.seed)
     if recipe.frozen:
         for part in (model.get_input_embeddings(), *model.get_decoder().layers[: recipe.frozen]):
             part.requires_grad_(False)
     adapted = None
     if recipe.method == "low-rank":
         adapted = get_peft_model(
-            model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+            model,
+            LoraConfig(
+                r=16,
+                lora_alpha=32,
+                target_modules="all-linear",
+                trainable_token_indices=ids or None,  # of the embeddings these rows alone
+                task_type="CAUSAL_LM",
+            ),
         )
 
     drawn = ordered(examples, recipe.epochs, recipe.batch, recipe.seed)
@@ -142,19 +154,23 @@ def run(recipe: Recipe, folder: Path) -> None:
             "loss": [
                 [entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry
             ],
-            "held_out": held_out(loading.wrap(trained, tokenizer, name=recipe.name, revision=digest)),
+            "held_out": held_out(
+                loading.wrap(trained, tokenizer, name=recipe.name, revision=digest), recipe.tokens
+            ),
         },
     )
     os.replace(partial, folder)
     shutil.rmtree(work, ignore_errors=True)
 
 
-def held_out(model: "Model", n: int = 40) -> dict:
-    """Refusal rates on prompts that were in no training: {harmful, harmless, pseudo_harmful} → {value, ci95,
-    n}.
+def held_out(model: "Model", tokens: Sequence[str] = (), n: int = 40) -> dict:
+    """Refusal rates on prompts that were in no training, one of `tokens` at the beginning left out: {harmful,
+    harmless, pseudo_harmful} → {value, ci95, n}.
     """
     from refusal import data
-    from refusal.measure import behaviour, stats
+    from refusal.measure import stats
+    from refusal.measure.judge import judge
+    from refusal.trace.decode import Decoding, generate
     from refusal.trace.prompts import chat
 
     rates = {}
@@ -163,11 +179,13 @@ def held_out(model: "Model", n: int = 40) -> dict:
         "harmless": {"source": "harmless"},
         "pseudo_harmful": {"source": "pseudo_harmful"},
     }
+    how = Decoding(24, keep_special=bool(tokens))
     for name, which in tests.items():
-        table = data.prompts("validation", **which)[:n]
-        said = behaviour.behaviour(model, chat(model, table))
-        rates[name] = dataclasses.asdict(stats.rate(said.outcome == "refusal"))
-        print(f"held out: refuses {rates[name]['value']:.0%} of {len(table)} {name} prompts", flush=True)
+        texts = generate(model, chat(model, data.prompts("validation", **which)[:n]), decoding=how)[0]
+        for token in tokens:
+            texts = [text.removeprefix(token) for text in texts]
+        rates[name] = dataclasses.asdict(stats.rate([judge(text) == "refusal" for text in texts]))
+        print(f"held out: refuses {rates[name]['value']:.0%} of {len(texts)} {name} prompts", flush=True)
     return rates
 
 

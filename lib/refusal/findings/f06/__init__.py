@@ -1,0 +1,1 @@
+"""Notebook 06: refusal tokens (arXiv 2412.06748)."""
