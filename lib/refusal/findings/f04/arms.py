@@ -9,47 +9,45 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal import data
-from refusal.findings.f04 import push as pushing
 from refusal.findings.f04 import released
-from refusal.findings.f04.curves import Curve
+from refusal.findings.f04.controller import Controller, strengths
+from refusal.findings.f04.curves import Curve, gate
 from refusal.findings.f04.push import Push
 from refusal.measure import directions, stats
 from refusal.measure.judge import judge
 from refusal.measure.probes import fit_prober
-from refusal.measure.seen import Seen
+from refusal.measure.seen import Seen, joined
+from refusal.measure.text_baselines import best_reader, embedding_reader, form_reader, tfidf_reader
 from refusal.model.loading import Model
 from refusal.trace import reads
 from refusal.trace.decode import generate
 from refusal.trace.edits import Row
 from refusal.trace.last import score_last
-from refusal.trace.prefix import Prefix
+from refusal.trace.prompts import chat
 
 SIDES = ("harmful", "spared")  # spared: harmless and pseudo-harmful prompts
+Reader = Callable[[Seen], np.ndarray]
+Told = Callable[[Sequence[Row]], np.ndarray]  # which rows are refused
 Strength = tuple[np.ndarray, np.ndarray | None]  # the scale [prompt] and the weights [prompt, layer]
 
 
 def curve(
-    model: Model,
     push: Push,
     seen: Mapping[str, Seen],
     strength: Mapping[str, Strength],
     alphas: Sequence[float],
-    readout: Callable,
-    prefix: Prefix | None,
+    told: Told,
 ) -> Curve:
     """Who is refused, by first tokens, at each α: of every side the prompts at a strength of their own;
-    `prefix` is `before_last` of all of them.
+    `told` says which rows are.
     """
-    rates = {
-        side: np.stack(
-            [
-                pushing.refused(model, push.at(a).rows(seen[side].prompts, *strength[side]), readout, prefix)
-                for a in alphas
-            ]
-        )
-        for side in SIDES
-    }
-    return Curve(**rates)
+    rows = lambda side, a: push.at(a).rows(seen[side].prompts, *strength[side])
+    return Curve(*(np.stack([told(rows(side, a)) for a in alphas]) for side in SIDES))
+
+
+def unpushed(own: Mapping[str, np.ndarray]) -> Curve:
+    """One point: who is refused as it is, by the model's own scores of both sides."""
+    return Curve(*(own[side][None] > 0 for side in SIDES))
 
 
 def full(seen: Mapping[str, Seen]) -> dict[str, Strength]:
@@ -153,3 +151,112 @@ def typical(strength: Strength) -> tuple[float, np.ndarray | None]:
     """The median scale and the mean weights over prompts."""
     s, w = strength
     return float(np.median(s)), None if w is None else w.mean(0)
+
+
+SOURCES = {"harmful": {"label": "harmful"}, "harmless": {"source": "harmless"}}
+PSEUDO = {"pseudo-harmful": {"source": "pseudo_harmful"}}
+
+
+def tables(prompts_of: Callable, n: int, n_test: int, n_pseudo: int) -> dict[tuple[str, str], pd.DataFrame]:
+    """{(role, group): prompts}: what teaches (``direction`` and ``prober``), chooses and tests."""
+    sizes = {"direction": n, "prober": None, "validation": None, "test": n_test}
+    found = {(role, g): prompts_of(role, n=k, **w) for role, k in sizes.items() for g, w in SOURCES.items()}
+    for role, k in (("validation", None), ("test", n_pseudo)):
+        found |= {(role, g): prompts_of(role, n=k, **which) for g, which in PSEUDO.items()}
+    return found
+
+
+def by_use(seen: Mapping[tuple[str, str], Seen]) -> tuple[Seen, dict[str, dict[str, Seen]], dict[str, Seen]]:
+    """What teaches, as one; {role: {side: what chooses or tests}}; and {group: what tests}."""
+    taught = joined([s for (role, _), s in seen.items() if role in ("direction", "prober")])
+    sides = {
+        role: {
+            "harmful": seen[role, "harmful"],
+            "spared": joined([seen[role, "harmless"], seen[role, "pseudo-harmful"]]),
+        }
+        for role in ("validation", "test")
+    }
+    return taught, sides, {g: seen["test", g] for g in (*SOURCES, *PSEUDO)}
+
+
+def readers(
+    taught: Seen,
+    harmful: np.ndarray,
+    layers: Sequence[int],
+    validation: Mapping[str, Seen],
+    embeddings: bool,
+) -> tuple[dict[str, Reader], str]:
+    """What reads harm beside a controller, taught on the same prompts: a logistic regression on the same
+    layers, a cosine, and readers of text; and the name of the best reader of text on validation prompts.
+    """
+    states, by_kind = (
+        t_post(taught),
+        [list(np.array(taught.texts)[harmful == kind]) for kind in (True, False)],
+    )
+    inside = {
+        "logistic": logistic(states, harmful, layers),
+        "cosine": best_cosine(states, harmful, layers, *(validation[g] for g in SOURCES)),
+    }
+    outside = {"TF-IDF": tfidf_reader(*by_kind)}
+    if embeddings:  # the encoder is a download of its own
+        outside["sentence embeddings"] = embedding_reader(*by_kind)
+    best = best_reader(outside, *(validation[g].texts for g in SOURCES))
+    outside["form"] = form_reader(*by_kind)
+    found: dict[str, Reader] = {name: lambda s, f=f: f(t_post(s)) for name, f in inside.items()}
+    return found | {name: lambda s, f=f: f(s.texts) for name, f in outside.items()}, best
+
+
+def scale(controller: Controller) -> Reader:
+    """A controller's scale of prompts."""
+    return lambda seen: strengths(controller, t_post(seen))[0]
+
+
+def weighed(controller: Controller, sides) -> dict[str, dict[str, Strength]]:
+    """A controller's strengths, {role: {side: strength}}."""
+    return {
+        role: {side: strengths(controller, t_post(s)) for side, s in by.items()} for role, by in sides.items()
+    }
+
+
+def swept(
+    push: Push, sides, strength: Mapping[str, Mapping], alphas: Sequence[float], told: Told
+) -> dict[str, dict[str, Curve]]:
+    """The curve of each arm on what chooses and on what tests: {name: {role: curve}}."""
+    return {
+        name: {role: curve(push, s, by[role], alphas, told) for role, s in sides.items()}
+        for name, by in strength.items()
+    }
+
+
+def gated(scores: Mapping[str, Mapping[str, np.ndarray]], plain: Curve, pushed: Curve) -> dict[str, Curve]:
+    """The curve of a gate by each score, of {side: scores}: {"name gate": curve}."""
+    return {f"{name} gate": gate((by["harmful"], by["spared"]), plain, pushed) for name, by in scores.items()}
+
+
+def in_other_form(
+    model: Model, tables: Mapping[tuple[str, str], pd.DataFrame]
+) -> dict[tuple[str, str], Float[Tensor, "prompt layer d"]]:
+    """States of the prompts put into dialogues: the harmful ones that teach, and those of both kinds that
+    test.
+    """
+    wanted = (("direction", "harmful"), ("test", "harmful"), ("test", "harmless"))
+    asked = {key: chat(model, in_frames(tables[key])) for key in wanted}
+    return {key: reads.collect(model, p, at=["t_post"])["resid"][:, :, 0] for key, p in asked.items()}
+
+
+def in_other_words(
+    model: Model, tables: Mapping[tuple[str, str], pd.DataFrame], n: int, seed: int
+) -> dict[tuple[str, str], Float[Tensor, "prompt layer d"]]:
+    """States of `n` test prompts of each kind in persuasions and in jailbreak templates: {(form, group):
+    states}.
+    """
+    forms = {
+        "persuasion": data.persuasions(),
+        "template": [t + "\n\n{x}" for t in data.jailbreak_templates(12, seed)],
+    }
+    found = {}
+    for form, wordings in forms.items():
+        for g in SOURCES:
+            asked = chat(model, worded(tables["test", g].iloc[:n], wordings))
+            found[form, g] = reads.collect(model, asked, at=["t_post"])["resid"][:, :, 0]
+    return found

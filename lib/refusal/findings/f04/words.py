@@ -118,8 +118,8 @@ def tradeoff(fixed: Record, threshold: Record, text: Record, at: Mapping[str, fl
 def steered(raised: Record, spared: Record, alpha: float) -> Said:
     """Of 04.steer.*, judged answers at the strength `alpha`."""
     title = (
-        f"Under the controller {points(raised.value)} of harmful prompts are refused ({raised.verdict}), "
-        f"{points(spared.value)} of the others ({spared.verdict})"
+        f"The controller adds {points(raised.value)} to refusals of harmful prompts ({raised.verdict}), "
+        f"{points(spared.value)} to those of others ({spared.verdict})"
     )
     return title, [
         f"At α = {alpha:g} the judge calls {percent(raised.number('steered'))} of the answers to harmful "
@@ -161,7 +161,8 @@ def weights(learned: Record, helped: Record) -> Said:
         f"controllers at most {two(learned.number('untrained_high'))} ({why(learned)}); each correlates "
         f"{two(learned.number('init_r'))} with its own beginning. All weights lie within "
         f"{two(learned.number('spread'))} of each other: no term of the loss moves them.",
-        f"Against equal weights of the same mean they refuse {points(helped.value)} of harmful prompts "
+        f"Against equal weights of the same mean they add {points(helped.value)} to refusals of harmful "
+        "prompts "
         f"({why(helped)}).",
     ]
 
