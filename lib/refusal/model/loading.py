@@ -21,7 +21,7 @@ from nnsight import TransformersModel, ndif
 from refusal.base.errors import ParameterError, UserError, nearest
 from refusal.base.machine import cpu_has_bfloat16, give_back
 from refusal.model import attention, layout
-from refusal.model.registry import DATE, DEVICES, DTYPES, TINY_BASE, TINY_CLIFF
+from refusal.model.registry import DATE, DEVICES, DTYPES, RECIPES, TINY_BASE, TINY_CLIFF, TINY_TOKENS
 from refusal.model.sources import check_model, locate
 
 ndif.register("refusal")  # a remote request carries the source of this package with it
@@ -147,9 +147,12 @@ def load(
             f"REMOTE=1 runs hub models on NDIF; {name} is not a hub id", "use REMOTE=local, or give a hub id"
         )
     if kind == "tiny":
-        from refusal.model.tiny import planted_model
+        from refusal.model.tiny import planted_model, planted_tokens
 
-        module, tokenizer = planted_model(refuses=name != TINY_BASE, cliff=name == TINY_CLIFF)
+        if name == TINY_TOKENS:
+            module, tokenizer = planted_tokens(next(r.tokens for r in RECIPES.values() if r.tokens))
+        else:
+            module, tokenizer = planted_model(refuses=name != TINY_BASE, cliff=name == TINY_CLIFF)
         return wrap(
             module.to(where),
             tokenizer,

@@ -5,14 +5,14 @@ import hashlib
 import os
 from pathlib import Path
 
-from refusal.model.registry import MODELS, RECIPES, TINY, TINY_BASE, TINY_CLIFF
+from refusal.model.registry import CONSTRUCTED, MODELS, RECIPES
 
 
 def local_path(model: str) -> Path | None:
     """The absolute path of a model that is named by one; None for a registered name or a hub id. A registered
     name comes before a folder of that name.
     """
-    if model in (*MODELS, *RECIPES, TINY, TINY_BASE, TINY_CLIFF):
+    if model in (*MODELS, *RECIPES, *CONSTRUCTED):
         return None
     with contextlib.suppress(RuntimeError, OSError):  # ~ of a user who is not there, a name that is too long
         path = Path(model).expanduser()

@@ -208,8 +208,9 @@ def _recipes() -> dict[str, Recipe]:
 RECIPES = _recipes()
 
 # the planted model of TIER=smoke; the same without its refusal head; the same with a head that takes refusal
-# back after thinking. Built in memory
-TINY, TINY_BASE, TINY_CLIFF = "tiny", "tiny-base", "tiny-cliff"
+# back after thinking; the same with the tokens that a recipe teaches. Built in memory
+TINY, TINY_BASE, TINY_CLIFF, TINY_TOKENS = "tiny", "tiny-base", "tiny-cliff", "tiny-tokens"
+CONSTRUCTED = (TINY, TINY_BASE, TINY_CLIFF, TINY_TOKENS)
 
 TIERS = {
     "smoke": "a tiny constructed model, seconds, no download; tests the code, never compared with a paper",

@@ -23,7 +23,7 @@ from refusal.base.files import DATA, cache_dir, lock, need_space, sha256, write_
 from refusal.base.machine import slower
 from refusal.model.fetch import fetch, hub_record
 from refusal.model.names import local_path
-from refusal.model.registry import MODELS, RECIPES, TINY, TINY_BASE, TINY_CLIFF
+from refusal.model.registry import CONSTRUCTED, MODELS, RECIPES
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -45,7 +45,7 @@ def check_model(name: str, parameter: str = "MODEL") -> str:
     Raises ParameterError, naming the `parameter`, for a name that is none of them, or a path that holds no
     model.
     """
-    if name in (TINY, TINY_BASE, TINY_CLIFF):
+    if name in CONSTRUCTED:
         return "tiny"
     if name in MODELS:
         return "registry"

@@ -10,8 +10,10 @@ attention to the first token, whose value is zero.
 It serves `TIER=smoke` and the tests; nothing measured on it says anything about a paper.
 """
 
+import copy
 import functools
 import itertools
+from collections.abc import Sequence
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -183,6 +185,34 @@ def planted_model(
         model.model.embed_tokens.weight.copy_(embedding @ rotation())
         model.lm_head.weight.copy_(head @ rotation())
     model.generation_config.eos_token_id = vocabulary["</s>"]
+    return model.eval(), tokenizer
+
+
+def planted_tokens(tokens: Sequence[str]) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The planted model with `tokens` to say before its answer, the last for answering: at the end of a
+    prompt each of the others is said where the model would refuse, the first most of all; after one of them
+    it refuses, after the last it answers, whatever was asked.
+    """
+    model, tokenizer = planted_model()
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False
+    )
+    ids = [tokenizer.get_added_vocab()[token] for token in tokens]
+    model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    turn = rotation()
+    with torch.no_grad():
+        start = model.model.embed_tokens.weight[tokenizer.get_vocab()["<assistant>"]] @ turn.T
+        said, heard = torch.zeros(2, len(ids), D_MODEL)
+        heard[:, CONST] = _CONST
+        heard[:, CODES:] = 0.1 * torch.randn(
+            len(ids), D_MODEL - CODES, generator=torch.Generator().manual_seed(1)
+        )
+        said[:, CODES:] = 24 * start[CODES:]  # at the end of a prompt alone
+        heard[:-1, REFUSE], heard[-1, REFUSE] = 2.0, -2.0
+        said[:-1, REFUSE], said[:-1, CONST] = 12.0, -3.0 - 0.2 * torch.arange(len(ids) - 1)
+        model.model.embed_tokens.weight[ids] = heard @ turn
+        model.lm_head.weight[ids] = said @ turn
     return model.eval(), tokenizer
 
 

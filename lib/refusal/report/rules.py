@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from refusal.base.errors import UserError
-from refusal.model.registry import RECIPES, TINY, TINY_BASE, TINY_CLIFF
+from refusal.model.registry import CONSTRUCTED, RECIPES
 
 MIN_N = 20  # below this many items a cell is underpowered, whatever its value
 Verdict = Literal["replicated", "not replicated", "uninformative", "underpowered"]
@@ -306,11 +306,7 @@ def evidence_of(*names: str) -> Evidence:
     planted answer, or constructed.
     """
     kinds = [
-        "constructed"
-        if n in (TINY, TINY_BASE, TINY_CLIFF)
-        else RECIPES[n].evidence
-        if n in RECIPES
-        else "released"
+        "constructed" if n in CONSTRUCTED else RECIPES[n].evidence if n in RECIPES else "released"
         for n in names
     ]
     return next(kind for kind in ("constructed", "trained here", "released") if kind in kinds)

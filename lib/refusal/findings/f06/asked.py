@@ -1,0 +1,167 @@
+"""What a model with tokens says of requests: how likely each token is before the answer, and the judged
+answer after any of them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from refusal import data
+from refusal.findings.f06.examples import TOKENS
+from refusal.measure.judge import BROKEN
+from refusal.measure.noncompliance import NONCOMPLIANT, judge_noncompliance
+from refusal.measure.readouts import keyed
+from refusal.model.loading import Model
+from refusal.trace.decode import CONTROL, Decoding, generate
+from refusal.trace.prompts import Prompt, chat, with_first_tokens
+from refusal.trace.reads import score
+from refusal.train.tokens import ids_of
+
+KINDS = ("refuse", "contrast", "ordinary")
+RESPOND = len(TOKENS) - 1  # the answering token's place among them
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Requests in a model's template, with the category and the kind of each [prompt]."""
+
+    prompts: list[Prompt]
+    category: np.ndarray
+    kind: np.ndarray
+
+    def where(self, category: str | None = None, kind: str | None = None) -> np.ndarray:
+        """A mask of the requests of a category and a kind, of all where None."""
+        return ((self.category == category) | (category is None)) & ((self.kind == kind) | (kind is None))
+
+
+def requests(
+    model: Model, role: str, n: int | None, n_ordinary: int | None, seed: int, tier: str
+) -> Requests:
+    """`n` requests to refuse and as many contrast ones in each category, and ordinary harmless ones."""
+    tables = {
+        (c, kind): data.noncompliance(role, c, kind, n, seed=seed, tier=tier)
+        for c in data.CATEGORIES
+        for kind in KINDS[:2]
+    }
+    tables["ordinary", "ordinary"] = data.prompts(role, source="harmless", n=n_ordinary, seed=seed, tier=tier)
+    prompts = {key: chat(model, table) for key, table in tables.items()}
+    names = [key for key, some in prompts.items() for _ in some]
+    return Requests([p for some in prompts.values() for p in some], *np.array(names).T)
+
+
+def in_template(model: Model, asked: Requests) -> Requests:
+    """The same requests in the template of another model."""
+    table = pd.DataFrame(
+        [{"id": p.id, "text": p.text, "source": p.source, "label": p.label} for p in asked.prompts]
+    )
+    return Requests(chat(model, table), asked.category, asked.kind)
+
+
+def lacks_tokens(model: Model) -> str | None:
+    """Why a model has no dial, or None."""
+    missing = [t for t in TOKENS if t not in model.tokenizer.get_added_vocab()]
+    if not missing:
+        return None
+    return f"{model.name} has no token {missing[0]}; smollm2-135m-refusal-tokens is trained to say it"
+
+
+def log_probabilities(model: Model, prompts: Sequence[Prompt]) -> Float[np.ndarray, "prompt token"]:
+    """Of each of `TOKENS` before the answer, over the whole vocabulary."""
+    ids = ids_of(model.tokenizer, TOKENS)
+
+    @keyed(f"log-probabilities of {ids}")
+    def readout(logits: torch.Tensor) -> torch.Tensor:
+        return logits.log_softmax(-1)[:, ids]
+
+    return score(model, prompts, readout)[0].double().numpy()
+
+
+def outcomes_after(
+    model: Model, prompts: Sequence[Prompt], first: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[str]:
+    """The judged answer to each prompt, begun with the tokens `first` of its own, which are not judged
+    where they are control tokens.
+    """
+    begun = [with_first_tokens(p, ids) if len(ids) else p for p, ids in zip(prompts, first, strict=True)]
+    texts = generate(model, begun, decoding=max_new_tokens, label="answers")[0]
+    return [judge_noncompliance(text.lstrip(CONTROL)) for text in texts]
+
+
+def forced(model: Model, prompts: Sequence[Prompt], which: np.ndarray, max_new_tokens: int) -> list[str]:
+    """The judged answer after the token of number `which` of each prompt is forced."""
+    ids = ids_of(model.tokenizer, TOKENS)
+    return outcomes_after(model, prompts, [[ids[k]] for k in which], max_new_tokens)
+
+
+def natural(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> tuple[np.ndarray, list[str]]:
+    """What the model says by itself: the number of the token that its answer begins with (−1 for none), and
+    the judged rest.
+    """
+    texts = generate(model, prompts, decoding=Decoding(max_new_tokens, keep_special=True), label="answers")[0]
+    emitted, rest = [], []
+    for text in texts:
+        k = next((k for k, token in enumerate(TOKENS) if text.startswith(token)), -1)
+        emitted.append(k)
+        rest.append(judge_noncompliance(text.removeprefix(TOKENS[k]) if k >= 0 else text))
+    return np.array(emitted), rest
+
+
+def noncompliant(outcomes: Sequence[str]) -> np.ndarray:
+    """Whether each request is not complied with."""
+    return np.isin(outcomes, NONCOMPLIANT)
+
+
+def broken(outcomes: Sequence[str]) -> np.ndarray:
+    """Whether each answer is broken."""
+    return np.isin(outcomes, BROKEN)
+
+
+@dataclass(frozen=True)
+class Said:
+    """All that is asked of a model with tokens, on the same requests: log-probabilities [prompt, token],
+    the emitted token and the outcome by itself, and the outcomes after its likeliest refusing token, after
+    the answering one, and after every token that a suppressed category leaves, {number: outcomes}.
+    """
+
+    log_p: np.ndarray
+    emitted: np.ndarray
+    natural: list[str]
+    after: Mapping[str, list[str]]
+
+    @property
+    def top(self) -> np.ndarray:
+        """The number of the likeliest refusing token of each prompt."""
+        return self.log_p[:, :-1].argmax(1)
+
+
+def everything(model: Model, asked: Requests, max_new_tokens: int) -> Said:
+    """Log-probabilities, the model's own answers, and those after its likeliest and second likeliest
+    refusing token and after the answering one.
+    """
+    log_p = log_probabilities(model, asked.prompts)
+    order = np.argsort(-log_p[:, :-1], axis=1, kind="stable")
+    places = {"refuse": order[:, 0], "second": order[:, 1], "respond": np.full(len(log_p), RESPOND)}
+    emitted, own = natural(model, asked.prompts, max_new_tokens)
+    after = {name: forced(model, asked.prompts, which, max_new_tokens) for name, which in places.items()}
+    return Said(log_p, emitted, own, after)
+
+
+def after_tokens(said: Said, which: np.ndarray) -> np.ndarray:
+    """Whether each request is refused when its answer begins with the token of number `which`. Raises
+    ValueError for a token that is none of those that were forced.
+    """
+    order = np.argsort(-said.log_p[:, :-1], axis=1, kind="stable")
+    choices = {"refuse": order[:, 0], "second": order[:, 1], "respond": np.full(len(which), RESPOND)}
+    found = np.full(len(which), -1)
+    for name, places in choices.items():
+        found = np.where(which == places, noncompliant(said.after[name]), found)
+    if (found < 0).any():
+        raise ValueError("a token that was not forced")
+    return found.astype(bool)
+
+
+Reader = Callable[[Requests], np.ndarray]
