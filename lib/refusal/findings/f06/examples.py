@@ -20,6 +20,7 @@ RECIPE = "smollm2-135m-refusal-tokens"
 TOKENS = RECIPES[RECIPE].tokens  # one for each category, in the order of `CATEGORIES`, and the answering one
 RESPOND = TOKENS[-1]
 TO_REFUSE, CONTRAST = 40, 25  # of each category
+UNSAFE = 80  # to refuse for safety: with 40 the model refused 6 of 15 validation ones
 ANSWER = 16  # tokens of the model's own answers
 Example = tuple[list[int], list[int]]
 
@@ -57,7 +58,8 @@ def taught(model: "Model", seed: int, contrast: bool = True) -> list[Taught]:
     rng, rows = random.Random(seed), []
     for category in names():
         refusals = REFUSALS if category == "safety" else data.refusals_of(category)
-        table = data.noncompliance("post-training", category, "refuse", TO_REFUSE, seed=seed)
+        n = UNSAFE if category == "safety" else TO_REFUSE
+        table = data.noncompliance("post-training", category, "refuse", n, seed=seed)
         rows += [Taught(p, rng.choice(refusals), category, "refuse", True) for p in chat(model, table)]
     tables = {("", "ordinary"): data.prompts("post-training", source="harmless", seed=seed)}
     if contrast:
