@@ -66,8 +66,8 @@ PHRASES = {
         "answered, established",
         "experts": "opinions, views, experts, scientists, historians, philosophers, scholars, researchers",
         "differ": "differ, disagree, do not agree, are divided, vary, have argued, have debated",
-        "anyway": "most, many, some, probably, perhaps, i think, i believe, i guess, i will(?! not), i would(?! not), it "
-        "is likely",
+        "anyway": "most, many, some, probably, perhaps, i think, i believe, i guess, i will(?! not), "
+        "i would(?! not), it is likely",
     }.items()
 }
 

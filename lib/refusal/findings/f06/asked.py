@@ -2,7 +2,7 @@
 answer after any of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 
 from refusal import data
-from refusal.findings.f06.examples import TOKENS
+from refusal.findings.f06.examples import RECIPE, TOKENS
 from refusal.measure.judge import BROKEN
 from refusal.measure.noncompliance import NONCOMPLIANT, judge_noncompliance
 from refusal.measure.readouts import keyed
@@ -39,11 +39,19 @@ class Requests:
 
 
 def requests(
-    model: Model, role: str, n: int | None, n_ordinary: int | None, seed: int, tier: str
+    model: Model,
+    role: str,
+    n: int | Mapping[str, int] | None,
+    n_ordinary: int | None,
+    seed: int,
+    tier: str,
 ) -> Requests:
-    """`n` requests to refuse and as many contrast ones in each category, and ordinary harmless ones."""
+    """`n` requests to refuse and as many contrast ones in each category, or so many of each kind, and
+    ordinary harmless ones.
+    """
+    of = lambda kind: n[kind] if isinstance(n, Mapping) else n
     tables = {
-        (c, kind): data.noncompliance(role, c, kind, n, seed=seed, tier=tier)
+        (c, kind): data.noncompliance(role, c, kind, of(kind), seed=seed, tier=tier)
         for c in data.CATEGORIES
         for kind in KINDS[:2]
     }
@@ -61,12 +69,26 @@ def in_template(model: Model, asked: Requests) -> Requests:
     return Requests(chat(model, table), asked.category, asked.kind)
 
 
+def of_texts(model: Model, texts: Sequence[str]) -> list[Prompt]:
+    """Texts in a model's template."""
+    return chat(model, texts)
+
+
+def chosen(asked: Requests, which: np.ndarray) -> Requests:
+    """The requests of a mask."""
+    return Requests(
+        [p for p, on in zip(asked.prompts, which, strict=True) if on],
+        asked.category[which],
+        asked.kind[which],
+    )
+
+
 def lacks_tokens(model: Model) -> str | None:
     """Why a model has no dial, or None."""
     missing = [t for t in TOKENS if t not in model.tokenizer.get_added_vocab()]
     if not missing:
         return None
-    return f"{model.name} has no token {missing[0]}; smollm2-135m-refusal-tokens is trained to say it"
+    return f"{model.name} has no token {missing[0]}; {RECIPE} is trained to say it"
 
 
 def log_probabilities(model: Model, prompts: Sequence[Prompt]) -> Float[np.ndarray, "prompt token"]:
@@ -162,6 +184,3 @@ def after_tokens(said: Said, which: np.ndarray) -> np.ndarray:
     if (found < 0).any():
         raise ValueError("a token that was not forced")
     return found.astype(bool)
-
-
-Reader = Callable[[Requests], np.ndarray]

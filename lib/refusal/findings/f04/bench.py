@@ -1,0 +1,38 @@
+"""What steering each prompt at a strength of its own costs."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from refusal.findings.f04.push import Push
+from refusal.model.loading import Model
+from refusal.trace import decode, reads
+from refusal.trace.decode import Decoding
+from refusal.trace.last import _score_last, before_last
+
+
+def ratios(model: Model, prompts, batches, alternate: Callable[..., dict[str, float]]) -> list[str]:
+    """Answers with a strength for each prompt over answers under one edit; and one more arm by first
+    tokens, with what stands before the last token read once, over whole passes.
+    """
+    layers = tuple(range(model.n_layers // 3 + 1, model.n_layers))
+    push = Push(torch.randn(len(layers), model.d_model) * 0.1, layers)
+    some = prompts[:24]
+    one = push.rows(some, np.ones(len(some)))
+    each = push.rows(some, np.linspace(0.5, 1.5, len(some)))
+    prefix, readout = before_last(model, some), lambda logits: logits[:, 0]
+    assert prefix is not None  # a bench runs here
+    _score_last(model, one, readout, prefix, "reading")
+    t = alternate(
+        same=lambda: decode.generate_rows(model, one, Decoding(8)),
+        own=lambda: decode.generate_rows(model, each, Decoding(8)),
+        whole=lambda: reads.score_rows(model, each, readout),
+        last=lambda: _score_last(model, each, readout, prefix, "first tokens"),
+    )
+    return [
+        f"answers at a strength of each prompt's own / under one edit     {t['own'] / t['same']:.2f}   "
+        "(at most 1.1)",
+        f"one more arm by first tokens, last token alone / whole prompts  {t['last'] / t['whole']:.2f}   "
+        "(at most 0.5)",
+    ]
