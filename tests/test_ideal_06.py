@@ -262,8 +262,6 @@ def test_crosstalk_of_a_hand_made_confusion():
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: dial.check_threshold(1.5),
-        lambda: dial.check_threshold(-1),
         lambda: dial.suppressed(np.zeros((1, 6)), 0, "bias"),
         lambda: data.noncompliance("test", "humanising", "refuse"),
         lambda: data.noncompliance("test", "humanizing", "answer"),

@@ -22,7 +22,6 @@ from refusal.data.noncompliance import OTHERS
 from refusal.findings.f06 import examples
 from refusal.measure import stats
 from refusal.measure.noncompliance import NONCOMPLIANT, judge_noncompliance
-from refusal.measure.text_baselines import form
 from refusal.model.registry import RECIPES, Recipe
 from refusal.model.tiny import tiny_tokenizer
 from refusal.train.fit import steps
@@ -60,7 +59,8 @@ def test_neither_form_nor_words_give_the_kind_away(category):
         found = cross_val_predict(pipeline, part.text, due, **folds)
         return stats.area(found[due], found[~due])
 
-    assert 0.4 < area(FunctionTransformer(lambda x: form(list(x))), StandardScaler()) < 0.6
+    shape = lambda t: [len(t.split()), len(t), t.endswith("?"), t.count(".") + t.count("?") + t.count("!")]
+    assert 0.4 < area(FunctionTransformer(lambda x: [shape(t) for t in x]), StandardScaler()) < 0.6
     assert area(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)) < 0.8
 
 

@@ -8,7 +8,7 @@ the released rule, relative scores set the refusing tokens against the answering
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from refusal.base.errors import ParameterError
 from refusal.base.estimate import NOTHING, Estimate
@@ -30,12 +30,6 @@ class Arm:
         return Arm(self.score[which], self.on[which], self.off[which])
 
 
-def check_threshold(threshold: float) -> None:
-    """Raise ParameterError for a threshold that is no probability."""
-    if not 0 <= threshold <= 1:
-        raise ParameterError(f"a threshold of {threshold:g} is no probability", "give one from 0 to 1")
-
-
 def dial(arm: Arm, thresholds: Float[np.ndarray, "threshold"]) -> Bool[np.ndarray, "threshold prompt"]:
     """Who is refused at each threshold."""
     return np.where(arm.score >= np.asarray(thresholds)[:, None], arm.on, arm.off)
@@ -53,8 +47,11 @@ def behavioural_area(due: Arm, free: Arm) -> float:
     switch does what it says.
     """
     cuts = thresholds_of(due.score, free.score)
-    y, x = (np.concatenate([[0.0], dial(a, cuts).mean(1), [1.0]]) for a in (due, free))
-    return float(np.trapezoid(y, x))
+    y, x = (dial(a, cuts).mean(1) for a in (due, free))
+    if x[-1] < x[0]:  # the switch is the wrong way round: on it answers
+        x, y = x[::-1], y[::-1]
+    ends = lambda path: np.concatenate([[0.0], path, [1.0]])
+    return float(np.trapezoid(ends(y), ends(x)))
 
 
 def relative(log_p: Float[np.ndarray, "prompt token"]) -> Float[np.ndarray, "prompt"]:
@@ -114,7 +111,7 @@ def difference_of_areas(
 
 def suppressed(
     log_p: Float[np.ndarray, "prompt token"], category: int, rule: str
-) -> Float[np.ndarray, "prompt"]:
+) -> Int[np.ndarray, "prompt"]:
     """Which token each answer begins with when a category is turned down: the likeliest of all, but where
     that is the category's, by rule ``respond`` (released) the answering one, by ``next_best`` (a logit bias
     of −∞) the likeliest of the others. Raises ParameterError for another rule.
