@@ -15,7 +15,7 @@ from refusal.findings.f04 import arms, controller, curves, inputs, measured, rel
 from refusal.findings.f04.curves import Curve
 from refusal.findings.f04.push import Push, random_vectors
 from refusal.report.rules import Measured, decide, read_claims, record
-from refusal.run.params import parameters_of
+from refusal.run.params import parameters_of, resolve
 
 BOOK = NOTEBOOKS / "04_steering_controllers.ipynb"
 CLAIMS = read_claims(BOOK.with_suffix(".claims.toml"))
@@ -325,6 +325,13 @@ def test_the_losses_by_hand(states):
 def test_bad_input(states, wrong):
     with pytest.raises(ParameterError):
         wrong(*states)
+
+
+def test_a_wrong_list_ends_before_anything_runs():
+    for given in ({"alphas": "[1.0, 0.5]"}, {"alphas": "[0, 1]"}, {"read": "['four']"}, {"read": "[0]"}):
+        with pytest.raises(ParameterError):
+            resolve(BOOK, given)
+    assert resolve(BOOK, {"alphas": "[0.5, 1]", "read": "[4, 5]"})["read"] == [4, 5]
 
 
 def test_layers_by_default():
