@@ -45,14 +45,15 @@ def score_last(
     for row in rows:
         if any(min(row.prompt.span(e.span)) < len(row.prompt.ids) - 1 for e in row.edits):
             raise ValueError("an edit of an earlier token changes what is read before the last one")
-    name = cache.key(model, _score_last, rows=rows, readout=readout)
-    compute = lambda: {"score": _score_last(model, rows, readout, prefix, label)}
+    name = cache.key(model, score_last_rows, rows=rows, readout=readout)
+    compute = lambda: {"score": score_last_rows(model, rows, readout, prefix, label)}
     return cache.remember_tensors(name, compute)["score"]
 
 
-def _score_last(
+def score_last_rows(
     model: "Model", rows: Sequence[Row], readout: Callable, prefix: Prefix | None, label: str
 ) -> torch.Tensor:
+    """As `score_last`, and not cached."""
     if prefix is None:
         return score_rows(model, rows, readout, label=label)
     prompts, out = [r.prompt for r in rows], None

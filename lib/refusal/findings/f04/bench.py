@@ -9,7 +9,7 @@ from refusal.findings.f04.push import Push
 from refusal.model.loading import Model
 from refusal.trace import decode, reads
 from refusal.trace.decode import Decoding
-from refusal.trace.last import _score_last, before_last
+from refusal.trace.last import before_last, score_last_rows
 
 
 def ratios(model: Model, prompts, batches, alternate: Callable[..., dict[str, float]]) -> list[str]:
@@ -23,12 +23,12 @@ def ratios(model: Model, prompts, batches, alternate: Callable[..., dict[str, fl
     each = push.rows(some, np.linspace(0.5, 1.5, len(some)))
     prefix, readout = before_last(model, some), lambda logits: logits[:, 0]
     assert prefix is not None  # a bench runs here
-    _score_last(model, one, readout, prefix, "reading")
+    score_last_rows(model, one, readout, prefix, "reading")
     t = alternate(
         same=lambda: decode.generate_rows(model, one, Decoding(8)),
         own=lambda: decode.generate_rows(model, each, Decoding(8)),
         whole=lambda: reads.score_rows(model, each, readout),
-        last=lambda: _score_last(model, each, readout, prefix, "first tokens"),
+        last=lambda: score_last_rows(model, each, readout, prefix, "first tokens"),
     )
     return [
         f"answers at a strength of each prompt's own / under one edit     {t['own'] / t['same']:.2f}   "
