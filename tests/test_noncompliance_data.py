@@ -20,11 +20,11 @@ from refusal.base.errors import ParameterError
 from refusal.base.files import DATA
 from refusal.data.noncompliance import OTHERS
 from refusal.findings.f06 import examples
+from refusal.findings.f06.copies import with_rows
 from refusal.measure import stats
 from refusal.measure.noncompliance import NONCOMPLIANT, judge_noncompliance
 from refusal.model.registry import RECIPES, Recipe
 from refusal.model.tiny import tiny_tokenizer
-from refusal.train.fit import steps
 from refusal.train.tokens import add_tokens, ids_of, make_room
 
 TABLE = pd.read_csv(DATA / "noncompliance.csv", dtype=str, keep_default_na=False)
@@ -126,23 +126,19 @@ def test_other_rows_stay_and_tied_stays_tied(kind):
     assert (module.get_output_embeddings().weight is module.get_input_embeddings().weight) == tied
 
 
-def test_ten_steps_raise_the_right_logit_and_leave_other_rows():
-    from peft import LoraConfig, get_peft_model
-
+@pytest.mark.parametrize("half", [False, True])
+def test_ten_steps_raise_the_right_logit_and_leave_other_rows(half):
+    """In bfloat16 arithmetic as well, where weights that are kept as they were cast once would learn
+    nothing.
+    """
     module, tokenizer = tiny_module("llama"), copy.deepcopy(tiny_tokenizer())
     ids = add_tokens(tokenizer, ["[a]", "[b]"])
     make_room(module, ids, 0)
     rows = [([5, 6, 7, k], [ids[k % 2], 9]) for k in range(8)]
-    log_p = lambda m, k: (
-        m(input_ids=torch.tensor([rows[k][0]])).logits[0, -1].log_softmax(-1)[ids[k % 2]].item()
-    )
-    old, before = module.get_input_embeddings().weight.clone(), np.mean([log_p(module, k) for k in range(8)])
-    adapted = get_peft_model(
-        module,
-        LoraConfig(r=4, target_modules="all-linear", trainable_token_indices=ids, task_type="CAUSAL_LM"),
-    )
-    steps(adapted.get_base_model(), rows, 10, 1e-2, 0, label="ten steps")
-    merged = adapted.merge_and_unload()
-    assert np.mean([log_p(merged, k) for k in range(8)]) > before + 0.5
+    one = lambda m, k: m(input_ids=torch.tensor([rows[k][0]])).logits[0, -1].log_softmax(-1)[ids[k % 2]]
+    log_p = lambda m: np.mean([one(m, k).item() for k in range(8)])
+    old, before = module.get_input_embeddings().weight.clone(), log_p(module)
+    merged = with_rows(module, ids, rows, 30, 0, half, "thirty steps")
+    assert log_p(merged) > before + 0.5
     now = merged.get_input_embeddings().weight
     assert torch.equal(now[: ids[0]], old[: ids[0]]) and not torch.equal(now[ids], old[ids])

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from refusal.findings.f06 import asked
 from refusal.findings.f06.asked import RESPOND, Requests
-from refusal.findings.f06.examples import RECIPE, TOKENS, encoded, taught
+from refusal.findings.f06.examples import RECIPE, TOKENS, Example, encoded, taught
 from refusal.model.loading import Model, wrap
 from refusal.model.registry import RECIPES
 from refusal.trace import cache
@@ -60,27 +60,35 @@ def trained(base: Model, variant: str, seed: int, n_steps: int) -> Model:
     said = [ids[TOKENS.index(row.token)] for row in rows]
     if variant == "tokens shuffled":
         said = [said[i] for i in np.random.default_rng(seed).permutation(len(said))]
-    torch.manual_seed(seed)
-    adapted = get_peft_model(
-        module,
-        LoraConfig(
-            r=16,
-            lora_alpha=32,
-            target_modules="all-linear",
-            trainable_token_indices=ids,
-            task_type="CAUSAL_LM",
-        ),
-    )
+    examples = encoded(base, rows, [[token] for token in said])
     half = base.dtype == torch.bfloat16
-    with torch.autocast(base.device.type, dtype=torch.bfloat16, enabled=half):
-        steps(
-            cast(PreTrainedModel, adapted.get_base_model()),
-            encoded(base, rows, [[token] for token in said]),
-            n_steps,
-            RECIPES[RECIPE].learning_rate,
-            seed,
-            label=f"a copy, {variant}",
-        )
-    merged = cast(PreTrainedModel, adapted.merge_and_unload()).to(base.dtype)
+    merged = with_rows(module, ids, examples, n_steps, seed, half, f"a copy, {variant}").to(base.dtype)
     made = wrap(merged, tokenizer, name=f"{base.name}, {variant}", batch_tokens=base.batch_tokens)
     return replace(made, revision=uuid.uuid4().hex)
+
+
+def with_rows(
+    module: PreTrainedModel,
+    ids: list[int],
+    examples: list[Example],
+    n_steps: int,
+    seed: int,
+    half: bool,
+    label: str,
+) -> PreTrainedModel:
+    """The module, in float32, with low-rank adapters and the rows `ids` of its embeddings trained and
+    merged; with `half` in bfloat16 arithmetic.
+    """
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=16,
+        lora_alpha=32,
+        target_modules="all-linear",
+        trainable_token_indices=ids,
+        task_type="CAUSAL_LM",
+    )
+    adapted, rate = get_peft_model(module, config), RECIPES[RECIPE].learning_rate
+    # without a cache: it would keep the weights as they were before the first step
+    with torch.autocast(module.device.type, dtype=torch.bfloat16, enabled=half, cache_enabled=False):
+        steps(cast(PreTrainedModel, adapted.get_base_model()), examples, n_steps, rate, seed, label=label)
+    return cast(PreTrainedModel, adapted.merge_and_unload())
