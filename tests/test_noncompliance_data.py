@@ -4,7 +4,6 @@ kind away; refusals that fit a category; what a recipe is made of; tokens in a t
 
 import copy
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -25,6 +24,7 @@ from refusal.measure import stats
 from refusal.measure.noncompliance import NONCOMPLIANT, judge_noncompliance
 from refusal.model.registry import RECIPES, Recipe
 from refusal.model.tiny import tiny_tokenizer
+from refusal.train.fit import answers_loss
 from refusal.train.tokens import add_tokens, ids_of, make_room
 
 TABLE = pd.read_csv(DATA / "noncompliance.csv", dtype=str, keep_default_na=False)
@@ -126,19 +126,19 @@ def test_other_rows_stay_and_tied_stays_tied(kind):
     assert (module.get_output_embeddings().weight is module.get_input_embeddings().weight) == tied
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_ten_steps_raise_the_right_logit_and_leave_other_rows(half):
-    """In bfloat16 arithmetic as well, where weights that are kept as they were cast once would learn
-    nothing.
-    """
-    module, tokenizer = tiny_module("llama"), copy.deepcopy(tiny_tokenizer())
-    ids = add_tokens(tokenizer, ["[a]", "[b]"])
-    make_room(module, ids, 0)
-    rows = [([5, 6, 7, k], [ids[k % 2], 9]) for k in range(8)]
-    one = lambda m, k: m(input_ids=torch.tensor([rows[k][0]])).logits[0, -1].log_softmax(-1)[ids[k % 2]]
-    log_p = lambda m: np.mean([one(m, k).item() for k in range(8)])
-    old, before = module.get_input_embeddings().weight.clone(), log_p(module)
-    merged = with_rows(module, ids, rows, 30, 0, half, "thirty steps")
-    assert log_p(merged) > before + 0.5
-    now = merged.get_input_embeddings().weight
-    assert torch.equal(now[: ids[0]], old[: ids[0]]) and not torch.equal(now[ids], old[ids])
+def test_steps_raise_the_right_logit_leave_other_rows_and_are_the_same_in_half():
+    """In bfloat16 arithmetic weights that are kept as they were cast once would learn nothing."""
+    rows = [([5, 6, 7, k], [k % 2, 9, 11 + k]) for k in range(8)]
+    found = []
+    for half in (False, True):
+        module, tokenizer = tiny_module("llama"), copy.deepcopy(tiny_tokenizer())
+        ids = add_tokens(tokenizer, ["[a]", "[b]"])
+        make_room(module, ids, 0)
+        taught = [(prompt, [ids[a[0]], *a[1:]]) for prompt, a in rows]
+        loss = lambda m, taught=taught: float(answers_loss(m, taught).detach())
+        old, before = module.get_input_embeddings().weight.clone(), loss(module)
+        merged = with_rows(module, ids, taught, 30, 0, half, "thirty steps")
+        found.append(before - loss(merged))
+        now = merged.get_input_embeddings().weight
+        assert torch.equal(now[: ids[0]], old[: ids[0]]) and not torch.equal(now[ids], old[ids])
+    assert found[0] > 5 and found[1] == pytest.approx(found[0], rel=0.15)
