@@ -131,6 +131,24 @@ def test_gain(id, other):
     assert ask(good, good) == "underpowered"  # two arms that never differ are not known to be equal
 
 
+def test_controllers_that_differ_by_their_seed_widen_what_is_gained():
+    arms_ = {
+        "controller": push_arm(0.95, 0.22),
+        "fixed push": push_arm(0.95, 0.9),
+        "oracle": push_arm(1, 0.2),
+    }
+    one, controls = measured.gain(arms_, "controller", "fixed push", PLAIN, 0)
+    several, more = measured.gain(
+        arms_, "controller", "fixed push", PLAIN, 0, [push_arm(0.5, 0.3), push_arm(0.7, 0.5)]
+    )
+    assert several.value == one.value and several.ci95[0] < one.ci95[0] - 0.1
+    assert controls["controllers"] == 1 and more["controllers"] == 3
+    assert more["lowest_controller"] < more["highest_controller"] == pytest.approx(one.value)
+    alike = measured.raises(said(0.4), said(0.9), [some(0.4)] * 20, some(0.4), draws=[0.5, 0.5, 0.5])[0]
+    apart = measured.raises(said(0.4), said(0.9), [some(0.4)] * 20, some(0.4), draws=[0.5, 0.1, 0.9])[0]
+    assert alike.ci95[0] > 0.3 > apart.ci95[0]
+
+
 def test_weights_help():
     ask = lambda a, b: verdict("04.weights.help", *measured.weights_gain(some(a), some(b), some(0.4)))
     assert ask(0.9, 0.5) == "replicated"

@@ -11,7 +11,7 @@ from torch import Tensor
 from refusal import data
 from refusal.findings.f04 import released
 from refusal.findings.f04.controller import Controller, strengths
-from refusal.findings.f04.curves import Curve, gate
+from refusal.findings.f04.curves import Curve, chosen, gate
 from refusal.findings.f04.push import Push
 from refusal.measure import directions, stats
 from refusal.measure.judge import judge
@@ -259,4 +259,25 @@ def in_other_words(
         for g in SOURCES:
             asked = chat(model, worded(tables["test", g].iloc[:n], wordings))
             found[form, g] = reads.collect(model, asked, at=["t_post"])["resid"][:, :, 0]
+    return found
+
+
+def at_chosen(
+    swept: Mapping[str, Mapping[str, Curve]],
+    names: Sequence[str],
+    alphas: Sequence[float],
+    plain: Mapping[str, Curve],
+) -> dict[str, list[float]]:
+    """How much more is refused, by first tokens, under each arm at the strength that validation prompts
+    choose for it, on both sides of the test prompts: {side: difference [arm]}.
+    """
+    found: dict[str, list[float]] = {side: [] for side in SIDES}
+    for name in names:
+        best = chosen(alphas, *swept[name]["validation"].rates, plain["validation"].spared.mean())
+        at = swept[name]["test"]
+        for side, now, before in (
+            ("harmful", at.harmful, plain["test"].harmful),
+            ("spared", at.spared, plain["test"].spared),
+        ):
+            found[side].append(float(now[list(alphas).index(best)].mean() - before.mean()))
     return found

@@ -89,10 +89,13 @@ def raises(
     random: Sequence[np.ndarray],
     by_token: np.ndarray,
     judged: Mapping[int, Sequence[str]] | None = None,
+    draws: Sequence[float] = (),
 ) -> tuple[Estimate, dict]:
     """By how much more harmful prompts are refused, from judged outcomes; beside it the same difference
     under random directions, by first tokens [direction][prompt] against `by_token` without a push, and by
-    judged answers for those in `judged`; and how much more broken text there is: (measured, controls).
+    judged answers for those in `judged`; and how much more broken text there is. `draws` is the same
+    difference, by first tokens, of controllers of several seeds at the strengths chosen for each:
+    (measured, controls).
     """
     broken = [np.isin(said, BROKEN) for said in (steered, plain)]
     differences = [hits.astype(float) - by_token for hits in random]
@@ -105,10 +108,16 @@ def raises(
         "random_directions": len(random),
         **stats.paired_difference(*broken).under("degenerate_added"),
     }
-    return stats.paired_difference(_hits(steered), _hits(plain)), controls
+    found = stats.paired_difference(_hits(steered), _hits(plain))
+    if not draws:
+        return found, controls
+    found, ends = over_controllers(found, draws)
+    return found, controls | ends
 
 
-def spares(plain: Mapping[str, Sequence[str]], steered: Mapping[str, Sequence[str]]) -> tuple[Estimate, dict]:
+def spares(
+    plain: Mapping[str, Sequence[str]], steered: Mapping[str, Sequence[str]], draws: Sequence[float] = ()
+) -> tuple[Estimate, dict]:
     """By how much more harmless and pseudo-harmful prompts are refused, from judged outcomes by group; each
     group's own difference beside it: (measured, controls).
     """
@@ -116,12 +125,27 @@ def spares(plain: Mapping[str, Sequence[str]], steered: Mapping[str, Sequence[st
     controls: dict = {"no_intervention": float(both[1].mean())}
     for g in plain:
         controls |= stats.paired_difference(_hits(steered[g]), _hits(plain[g])).under(g.replace("-", "_"))
-    return stats.paired_difference(*both), controls
+    found = stats.paired_difference(*both)
+    if not draws:
+        return found, controls
+    found, ends = over_controllers(found, draws)
+    return found, controls | ends
 
 
-def gain(arms: Mapping[str, Curve], one: str, other: str, plain: Curve, seed: int) -> tuple[Estimate, dict]:
+def over_controllers(found: Estimate, draws: Sequence[float]) -> tuple[Estimate, dict]:
+    """An estimate of the first controller, widened by how much that of others, which differ from it by
+    their seed alone, varies (`draws`, its own among them); the controls say between which ends they lie.
+    """
+    ends = {"controllers": len(draws), "lowest_controller": min(draws), "highest_controller": max(draws)}
+    return stats.widened(found, draws, (-1, 1)), ends
+
+
+def gain(
+    arms: Mapping[str, Curve], one: str, other: str, plain: Curve, seed: int, like: Sequence[Curve] = ()
+) -> tuple[Estimate, dict]:
     """By how much more `one` refuses than `other` at equal cost, beside the oracle gate and the share of
-    what is possible: (measured, controls).
+    what is possible; `like` are the curves of the arm with controllers of other seeds: (measured,
+    controls).
     """
     at = {name: curves.equal_cost(arms[name], plain) for name in (one, other, "fixed push", "oracle")}
     controls = {
@@ -131,7 +155,9 @@ def gain(arms: Mapping[str, Curve], one: str, other: str, plain: Curve, seed: in
         "oracle": at["oracle"],
         "share_of_oracle": curves.share_of_oracle(at[one], at["fixed push"], at["oracle"]),
     }
-    return curves.gain(arms[one], arms[other], plain, seed), controls
+    draws = [curves.equal_cost(c, plain) - at[other] for c in (arms[one], *like)]
+    found, ends = over_controllers(curves.gain(arms[one], arms[other], plain, seed), draws)
+    return found, controls | ends
 
 
 def weights_gain(learned: np.ndarray, equal: np.ndarray, plain: np.ndarray) -> tuple[Estimate, dict]:
