@@ -141,7 +141,12 @@ def test_controllers_that_differ_by_their_seed_widen_what_is_gained():
     several, more = measured.gain(
         arms_, "controller", "fixed push", PLAIN, 0, [push_arm(0.5, 0.3), push_arm(0.7, 0.5)]
     )
-    assert several.value == one.value and several.ci95[0] < one.ci95[0] - 0.1
+    assert more["lowest_controller"] < several.value < one.value and several.ci95[0] < one.ci95[0] - 0.1
+    apart_ = [
+        measured.gain(arms_, "controller", "fixed push", PLAIN, 0, [push_arm(x, 0.3)] * 2)[0]
+        for x in (0.9, 0.5)
+    ]
+    assert np.ptp(apart_[0].ci95) < np.ptp(apart_[1].ci95)
     assert controls["controllers"] == 1 and more["controllers"] == 3
     assert more["lowest_controller"] < more["highest_controller"] == pytest.approx(one.value)
     alike = measured.raises(said(0.4), said(0.9), [some(0.4)] * 20, some(0.4), draws=[0.5, 0.5, 0.5])[0]

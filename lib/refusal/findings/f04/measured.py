@@ -143,9 +143,9 @@ def over_controllers(found: Estimate, draws: Sequence[float]) -> tuple[Estimate,
 def gain(
     arms: Mapping[str, Curve], one: str, other: str, plain: Curve, seed: int, like: Sequence[Curve] = ()
 ) -> tuple[Estimate, dict]:
-    """By how much more `one` refuses than `other` at equal cost, beside the oracle gate and the share of
-    what is possible; `like` are the curves of the arm with controllers of other seeds: (measured,
-    controls).
+    """By how much more `one` refuses than `other` at equal cost, as a mean over it and the curves `like`
+    it, those of controllers of other seeds; beside it the oracle gate and the share of what is possible:
+    (measured, controls).
     """
     at = {name: curves.equal_cost(arms[name], plain) for name in (one, other, "fixed push", "oracle")}
     controls = {
@@ -155,9 +155,19 @@ def gain(
         "oracle": at["oracle"],
         "share_of_oracle": curves.share_of_oracle(at[one], at["fixed push"], at["oracle"]),
     }
-    draws = [curves.equal_cost(c, plain) - at[other] for c in (arms[one], *like)]
-    found, ends = over_controllers(curves.gain(arms[one], arms[other], plain, seed), draws)
-    return found, controls | ends
+    each = [curves.equal_cost(c, plain) for c in (arms[one], *like)]
+    controls["arm"] = float(np.mean(each))
+    controls["share_of_oracle"] = curves.share_of_oracle(controls["arm"], at["fixed push"], at["oracle"])
+    draws = [x - at[other] for x in each]
+    found = curves.gain(arms[one], arms[other], plain, seed)
+    if found.value is None:
+        return found, controls
+    moved = float(np.mean(draws)) - found.value  # the mean of all, with the first one's interval over prompts
+    found = Estimate(found.value + moved, [x + moved for x in found.ci95], found.n)
+    # of a mean of so many
+    spread = [np.mean(draws) + (x - np.mean(draws)) / len(draws) ** 0.5 for x in draws]
+    widened, _ = over_controllers(found, spread)
+    return widened, controls | over_controllers(found, draws)[1]
 
 
 def weights_gain(learned: np.ndarray, equal: np.ndarray, plain: np.ndarray) -> tuple[Estimate, dict]:

@@ -90,10 +90,13 @@ def auroc(matched: Record, beats: Record, formats: Record) -> Said:
 
 
 def tradeoff(fixed: Record, threshold: Record, text: Record, at: Mapping[str, float], base: float) -> Said:
-    """Of 04.gain.* and each arm's share of harmful prompts refused at equal cost."""
+    """Of 04.gain.* and each arm's share of harmful prompts refused at equal cost, that of controllers as a
+    mean over seeds.
+    """
+    at = {n: x for n, x in at.items() if "seed" not in n} | {"controller": fixed.number("arm") or 0.0}
     best = max((name for name in at if name != "oracle"), key=lambda name: at[name])
     title = (
-        f"At equal cost the controller refuses {percent(at['controller'])} of harmful prompts, the fixed "
+        f"At equal cost controllers refuse {percent(at['controller'])} of harmful prompts, the fixed "
         "push "
         f"{percent(at['fixed push'])} ({fixed.verdict}), a gate by text {percent(text.number('other'))} "
         f"({text.verdict})"
@@ -108,7 +111,7 @@ def tradeoff(fixed: Record, threshold: Record, text: Record, at: Mapping[str, fl
         f"{points(threshold.value)} against a threshold on a cosine ({why(threshold)}) and "
         f"{points(text.value)} "
         f"against the best reader of text before the same push ({why(text)}).",
-        f"Controllers of {fixed.number('controllers')} seeds gain from "
+        f"On average over {fixed.number('controllers')} seeds; each gains from "
         f"{points(fixed.number('lowest_controller'))} to "
         f"{points(fixed.number('highest_controller'))} against the fixed push; the intervals hold that.",
         f"A gate that knows the label refuses {percent(at['oracle'])}; of the way there from the fixed "
