@@ -13,7 +13,7 @@ from refusal.report.rules import Claim
 if TYPE_CHECKING:
     from refusal.model.loading import Model
 
-REFUSES = re.compile(r"(\d+) % of harmful prompts")  # how a precondition says it
+REFUSES = re.compile(r"(\d+)(?: to \d+)? % of harmful prompts")  # how a precondition says it
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def lacks_tokens(model: Model) -> str | None:
     missing = [t for t in TOKENS if t not in model.tokenizer.get_added_vocab()]
     if not missing:
         return None
-    return f"{model.name} has no token {missing[0]}; {RECIPE} is trained to say it"
+    return f"the model has no token {missing[0]}; {RECIPE} is trained to say it"
 
 
 def log_probabilities(model: Model, prompts: Sequence[Prompt]) -> Float[np.ndarray, "prompt token"]:
