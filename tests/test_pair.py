@@ -523,7 +523,7 @@ def recipe(tmp_path, monkeypatch):
         recipes, "examples_of", lambda recipe, model: [([10 + k, 11, 12], tokens) for k in range(24)]
     )
     monkeypatch.setattr(
-        recipes, "held_out", lambda model: {"harmful": {"value": 1.0, "ci95": [0.9, 1.0], "n": 40}}
+        recipes, "held_out", lambda model, tokens: {"harmful": {"value": 1.0, "ci95": [0.9, 1.0], "n": 40}}
     )
     return Recipe("tiny-safe", str(folder), "tiny", "full", 5e-3, 4, "", 0.1, 1)
 
@@ -585,7 +585,7 @@ def test_a_padded_batch_has_the_loss_of_its_rows_alone(llama):
 def test_an_interrupted_recipe_goes_on_from_its_checkpoint(recipe, tmp_path, monkeypatch, capsys):
     target, real = tmp_path / "done", recipes.held_out
 
-    def fail(model):
+    def fail(model, tokens):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(recipes, "held_out", fail)

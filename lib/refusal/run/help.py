@@ -79,7 +79,10 @@ def _short(p: Parameter) -> str:
 
 def _default(*same: Parameter) -> str:
     defaults = [*dict.fromkeys(str(p.default) or "none" for p in same)]
-    return f" [{' or '.join(defaults)}{', by notebook' * (len(defaults) > 1)}]"
+    each = " or ".join(defaults)
+    if len(each) > 40 and len(defaults) > 1:  # names of models: the notebooks' own help says which
+        return f" [{defaults[0]}, another in some notebooks]"
+    return f" [{each}{', by notebook' * (len(defaults) > 1)}]"
 
 
 def _overview(options: Mapping[str, tuple[str, str]]) -> None:

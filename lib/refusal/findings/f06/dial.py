@@ -5,6 +5,7 @@ Plain numpy on who was refused. A threshold is met where a score reaches it; T o
 the released rule, relative scores set the refusing tokens against the answering one alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,11 @@ def dial(arm: Arm, thresholds: Float[np.ndarray, "threshold"]) -> Bool[np.ndarra
 def thresholds_of(*scores: np.ndarray) -> np.ndarray:
     """Every threshold that parts these scores, from none above it to all."""
     return np.concatenate([[np.inf], np.unique(np.concatenate(scores))[::-1]])
+
+
+def flagging(scores: np.ndarray, shares: Sequence[float] | np.ndarray) -> Float[np.ndarray, "share"]:
+    """The thresholds that flag these shares of the scores."""
+    return np.quantile(scores, 1 - np.asarray(shares, float))
 
 
 def behavioural_area(due: Arm, free: Arm) -> float:

@@ -81,7 +81,7 @@ def spans(due: Arm, free: Arm, validation: np.ndarray) -> tuple[Estimate, dict]:
     """The share of due requests refused at the threshold that flags 90 % of validation requests minus that
     at 10 %; beside it free ones at both: (measured, controls).
     """
-    ends = np.quantile(validation, [1 - NEARLY_ALL, 1 - FEW])
+    ends = dial.flagging(validation, [NEARLY_ALL, FEW])
     most, least = dial.dial(due, ends)
     controls = {"due_at_90": float(most.mean()), "due_at_10": float(least.mean())}
     wide, narrow = (stats.rate(hits) for hits in dial.dial(free, ends))
