@@ -81,7 +81,7 @@ def _default(*same: Parameter) -> str:
     defaults = [*dict.fromkeys(str(p.default) or "none" for p in same)]
     each = " or ".join(defaults)
     if len(each) > 40 and len(defaults) > 1:  # names of models: the notebooks' own help says which
-        return f" [{defaults[0]}, another in some notebooks]"
+        return f" [{defaults[0]}, by notebook]"
     return f" [{each}{', by notebook' * (len(defaults) > 1)}]"
 
 
