@@ -69,7 +69,8 @@ test: $(READY)
 test-numbers: $(READY)
 	@COMPANION_BFLOAT16=$$($(PY) -c 'from refusal.base.machine import cpu_has_bfloat16; print(int(not cpu_has_bfloat16()))') \
 	  $(PY) -m pytest tests/test_numbers.py tests/test_tracing.py tests/test_rows.py tests/test_planted.py tests/test_cliff.py \
-	    tests/test_pair.py tests/test_doctor.py tests/test_guard.py tests/test_ideal_01.py tests/test_ideal_02.py tests/test_ideal_02b.py
+	    tests/test_pair.py tests/test_doctor.py tests/test_guard.py tests/test_ideal_01.py tests/test_ideal_02.py tests/test_ideal_02b.py tests/test_last.py \
+	    tests/test_ideal_04.py tests/test_ideal_06.py tests/test_noncompliance_data.py
 
 lint: $(READY)
 	@$(PY) -m ruff check .
