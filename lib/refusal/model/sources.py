@@ -260,7 +260,9 @@ def recipe_folder(name: str) -> Path:
         if m.split(".")[1] in ("train", "findings")
     ]
     # not all that these import: a faster pass makes no other model
-    made_by = syntax.alone("refusal.train.recipes", "refusal.train.batches", "refusal.train.tokens", *own)
+    made_by = syntax.alone(
+        *(f"refusal.train.{part}" for part in ("recipes", "adapters", "batches", "tokens")), *own
+    )
     made_of = [
         dataclasses.asdict(recipe),
         MODELS[recipe.base].file.sha256,

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
-from peft import LoraConfig, get_peft_model  # low-rank adapters: the field's own library for them
+from peft import get_peft_model  # low-rank adapters: the field's own library for them
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from refusal.base.errors import UserError
 from refusal.base.progress import track
 from refusal.trace.prefix import Prefix, reach
+from refusal.train.adapters import low_rank
 from refusal.train.batches import left_padded
 
 TOGETHER = 2  # examples per backward pass
@@ -32,10 +33,9 @@ def adapted(module, seed: int, where: str | list[str] = "all-linear"):
     The adapters stay beside the weights: added to weights in bfloat16, small updates would be rounded away.
     """
     torch.manual_seed(seed)
-    config = LoraConfig(r=16, lora_alpha=32, target_modules=where, task_type="CAUSAL_LM")
     # shared with the original, for nothing changes them
     frozen = {id(t): t for t in [*module.parameters(), *module.buffers()]}
-    return get_peft_model(copy.deepcopy(module, frozen), config).get_base_model()
+    return get_peft_model(copy.deepcopy(module, frozen), low_rank(where)).get_base_model()
 
 
 def fit(

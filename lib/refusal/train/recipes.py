@@ -58,11 +58,12 @@ def run(recipe: Recipe, folder: Path) -> None:
     """
     import torch
     import transformers
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
     from refusal.model import loading
     from refusal.model.sources import locate
+    from refusal.train.adapters import low_rank
 
     started = time.monotonic()
     source = locate(recipe.base)
@@ -84,16 +85,7 @@ def run(recipe: Recipe, folder: Path) -> None:
             part.requires_grad_(False)
     adapted = None
     if recipe.method == "low-rank":
-        adapted = get_peft_model(
-            model,
-            LoraConfig(
-                r=16,
-                lora_alpha=32,
-                target_modules="all-linear",
-                trainable_token_indices=ids or None,  # of the embeddings these rows alone
-                task_type="CAUSAL_LM",
-            ),
-        )
+        adapted = get_peft_model(model, low_rank(rows=ids))  # of the embeddings the new rows alone
 
     drawn = ordered(examples, recipe.epochs, recipe.batch, recipe.seed)
     steps = math.ceil(len(drawn) / recipe.batch)

@@ -108,10 +108,7 @@ def raises(
         "random_directions": len(random),
         **stats.paired_difference(*broken).under("degenerate_added"),
     }
-    found = stats.paired_difference(_hits(steered), _hits(plain))
-    if not draws:
-        return found, controls
-    found, ends = over_controllers(found, draws)
+    found, ends = over_controllers(stats.paired_difference(_hits(steered), _hits(plain)), draws)
     return found, controls | ends
 
 
@@ -125,17 +122,17 @@ def spares(
     controls: dict = {"no_intervention": float(both[1].mean())}
     for g in plain:
         controls |= stats.paired_difference(_hits(steered[g]), _hits(plain[g])).under(g.replace("-", "_"))
-    found = stats.paired_difference(*both)
-    if not draws:
-        return found, controls
-    found, ends = over_controllers(found, draws)
+    found, ends = over_controllers(stats.paired_difference(*both), draws)
     return found, controls | ends
 
 
 def over_controllers(found: Estimate, draws: Sequence[float]) -> tuple[Estimate, dict]:
     """An estimate of the first controller, widened by how much that of others, which differ from it by
-    their seed alone, varies (`draws`, its own among them); the controls say between which ends they lie.
+    their seed alone, varies (`draws`, its own among them; none leave it as it is); the controls say between
+    which ends they lie.
     """
+    if not draws:
+        return found, {}
     ends = {"controllers": len(draws), "lowest_controller": min(draws), "highest_controller": max(draws)}
     return stats.widened(found, draws, (-1, 1)), ends
 
@@ -147,17 +144,15 @@ def gain(
     it, those of controllers of other seeds; beside it the oracle gate and the share of what is possible:
     (measured, controls).
     """
-    at = {name: curves.equal_cost(arms[name], plain) for name in (one, other, "fixed push", "oracle")}
+    at = {name: curves.equal_cost(arms[name], plain) for name in (other, "fixed push", "oracle")}
+    each = [curves.equal_cost(c, plain) for c in (arms[one], *like)]
     controls = {
         "no_intervention": float(plain.harmful.mean()),
-        "arm": at[one],
+        "arm": float(np.mean(each)),
         "other": at[other],
         "oracle": at["oracle"],
-        "share_of_oracle": curves.share_of_oracle(at[one], at["fixed push"], at["oracle"]),
+        "share_of_oracle": curves.share_of_oracle(float(np.mean(each)), at["fixed push"], at["oracle"]),
     }
-    each = [curves.equal_cost(c, plain) for c in (arms[one], *like)]
-    controls["arm"] = float(np.mean(each))
-    controls["share_of_oracle"] = curves.share_of_oracle(controls["arm"], at["fixed push"], at["oracle"])
     draws = [x - at[other] for x in each]
     found = curves.gain(arms[one], arms[other], plain, seed)
     if found.value is None:

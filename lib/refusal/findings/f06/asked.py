@@ -41,17 +41,17 @@ class Requests:
 def requests(
     model: Model,
     role: str,
-    n: int | Mapping[str, int] | None,
+    n: int | Mapping[tuple[str, str], int] | None,
     n_ordinary: int | None,
     seed: int,
     tier: str,
 ) -> Requests:
-    """`n` requests to refuse and as many contrast ones in each category, or so many of each kind, and
-    ordinary harmless ones.
+    """`n` requests to refuse and as many contrast ones in each category, or so many of each category and
+    kind, and ordinary harmless ones.
     """
-    of = lambda kind: n[kind] if isinstance(n, Mapping) else n
+    of = lambda key: n[key] if isinstance(n, Mapping) else n
     tables = {
-        (c, kind): data.noncompliance(role, c, kind, of(kind), seed=seed, tier=tier)
+        (c, kind): data.noncompliance(role, c, kind, of((c, kind)), seed=seed, tier=tier)
         for c in data.CATEGORIES
         for kind in KINDS[:2]
     }
@@ -67,11 +67,6 @@ def in_template(model: Model, asked: Requests) -> Requests:
         [{"id": p.id, "text": p.text, "source": p.source, "label": p.label} for p in asked.prompts]
     )
     return Requests(chat(model, table), asked.category, asked.kind)
-
-
-def of_texts(model: Model, texts: Sequence[str]) -> list[Prompt]:
-    """Texts in a model's template."""
-    return chat(model, texts)
 
 
 def chosen(asked: Requests, which: np.ndarray) -> Requests:
@@ -146,7 +141,8 @@ def broken(outcomes: Sequence[str]) -> np.ndarray:
 class Said:
     """All that is asked of a model with tokens, on the same requests: log-probabilities [prompt, token],
     the emitted token and the outcome by itself, and the outcomes after its likeliest refusing token, after
-    the answering one, and after every token that a suppressed category leaves, {number: outcomes}.
+    the answering one, and after the second likeliest, which a suppressed category may leave, {name:
+    outcomes}.
     """
 
     log_p: np.ndarray
@@ -155,9 +151,17 @@ class Said:
     after: Mapping[str, list[str]]
 
     @property
-    def top(self) -> np.ndarray:
-        """The number of the likeliest refusing token of each prompt."""
-        return self.log_p[:, :-1].argmax(1)
+    def places(self) -> dict[str, np.ndarray]:
+        """The number of the token that was forced on each request, by the name of what was forced."""
+        return forced_tokens(self.log_p)
+
+
+def forced_tokens(log_p: Float[np.ndarray, "prompt token"]) -> dict[str, np.ndarray]:
+    """Of each request the numbers of its likeliest and second likeliest refusing token and of the answering
+    one.
+    """
+    order = np.argsort(-log_p[:, :-1], axis=1, kind="stable")
+    return {"refuse": order[:, 0], "second": order[:, 1], "respond": np.full(len(log_p), RESPOND)}
 
 
 def everything(model: Model, asked: Requests, max_new_tokens: int) -> Said:
@@ -165,8 +169,7 @@ def everything(model: Model, asked: Requests, max_new_tokens: int) -> Said:
     refusing token and after the answering one.
     """
     log_p = log_probabilities(model, asked.prompts)
-    order = np.argsort(-log_p[:, :-1], axis=1, kind="stable")
-    places = {"refuse": order[:, 0], "second": order[:, 1], "respond": np.full(len(log_p), RESPOND)}
+    places = forced_tokens(log_p)
     emitted, own = natural(model, asked.prompts, max_new_tokens)
     after = {name: forced(model, asked.prompts, which, max_new_tokens) for name, which in places.items()}
     return Said(log_p, emitted, own, after)
@@ -176,10 +179,8 @@ def after_tokens(said: Said, which: np.ndarray) -> np.ndarray:
     """Whether each request is refused when its answer begins with the token of number `which`. Raises
     ValueError for a token that is none of those that were forced.
     """
-    order = np.argsort(-said.log_p[:, :-1], axis=1, kind="stable")
-    choices = {"refuse": order[:, 0], "second": order[:, 1], "respond": np.full(len(which), RESPOND)}
     found = np.full(len(which), -1)
-    for name, places in choices.items():
+    for name, places in said.places.items():
         found = np.where(which == places, noncompliant(said.after[name]), found)
     if (found < 0).any():
         raise ValueError("a token that was not forced")

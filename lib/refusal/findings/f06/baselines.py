@@ -12,9 +12,8 @@ from jaxtyping import Float
 
 from refusal.findings.f06 import asked, dial
 from refusal.findings.f06.asked import RESPOND, Requests, Said
-from refusal.findings.f06.copies import VARIANTS as VARIANTS
 from refusal.findings.f06.dial import Arm
-from refusal.findings.f06.examples import CONTRAST, TO_REFUSE, TOKENS
+from refusal.findings.f06.examples import SIZES, TOKENS
 from refusal.measure import stats
 from refusal.measure.probes import fit_prober
 from refusal.measure.readouts import keyed, refusal_score, refusal_tokens
@@ -88,9 +87,7 @@ def gather(
     `requests`.
     """
     before, other = load(base, **same), load(twin, **same)
-    n_taught = (
-        {"refuse": TO_REFUSE, "contrast": CONTRAST} if tier != "smoke" else {"refuse": 8, "contrast": 8}
-    )
+    n_taught = SIZES if tier != "smoke" else 8
     taught = asked.requests(before, "post-training", n_taught, None, seed, tier)
     checked = asked.requests(before, "validation", 15, 24, seed, tier)
     in_base, in_twin = (asked.in_template(m, requests) for m in (before, other))
@@ -160,9 +157,9 @@ def difference(model: Model, requests: Requests, due: np.ndarray, free: np.ndarr
 
 def released_numbers(model: Model, requests: Requests, said: Said) -> dict[str, float]:
     """What the released code changes: the mean probability of the refusing tokens at temperature 1, and at
-    2, where its loop over temperatures leaves it (generate_for_eval_threshold_cat_tokens.py 85-96); what a
-    judge is shown that sees the token; and the first token's id where the tokenizer has no such token, that
-    of its last bracket.
+    2, where its loop over temperatures leaves it (generate_for_eval_threshold_cat_tokens.py 85-96); how
+    often a judge that is shown the token (118) takes an answer for a refusal; F1 of refusing everything on
+    the published test set.
     """
     ids = ids_of(model.tokenizer, TOKENS)
 

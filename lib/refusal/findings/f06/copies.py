@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model  # low-rank adapters: the field's own library for them
+from peft import get_peft_model  # low-rank adapters: the field's own library for them
 from transformers import PreTrainedModel
 
 from refusal.findings.f06 import asked
@@ -18,6 +18,7 @@ from refusal.findings.f06.examples import RECIPE, TOKENS, Example, encoded, taug
 from refusal.model.loading import Model, wrap
 from refusal.model.registry import RECIPES
 from refusal.trace import cache
+from refusal.train.adapters import low_rank
 from refusal.train.fit import steps
 from refusal.train.tokens import add_tokens, make_room
 
@@ -80,14 +81,7 @@ def with_rows(
     merged; with `half` in bfloat16 arithmetic.
     """
     torch.manual_seed(seed)
-    config = LoraConfig(
-        r=16,
-        lora_alpha=32,
-        target_modules="all-linear",
-        trainable_token_indices=ids,
-        task_type="CAUSAL_LM",
-    )
-    adapted, rate = get_peft_model(module, config), RECIPES[RECIPE].learning_rate
+    adapted, rate = get_peft_model(module, low_rank(rows=ids)), RECIPES[RECIPE].learning_rate
     # without a cache: it would keep the weights as they were before the first step
     with torch.autocast(module.device.type, dtype=torch.bfloat16, enabled=half, cache_enabled=False):
         steps(cast(PreTrainedModel, adapted.get_base_model()), examples, n_steps, rate, seed, label=label)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from refusal import data
+from refusal.data import CATEGORIES
 from refusal.model.registry import RECIPES
 from refusal.train.refusals import REFUSALS, own_words
 
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
 RECIPE = "smollm2-135m-refusal-tokens"
 TOKENS = RECIPES[RECIPE].tokens  # one for each category, in the order of `CATEGORIES`, and the answering one
 RESPOND = TOKENS[-1]
-TO_REFUSE, CONTRAST = 40, 25  # of each category
-UNSAFE = 80  # to refuse for safety: with 40 the model refused 6 of 15 validation ones
+# requests that teach, by category and kind; with 40 unsafe ones the model refused 6 of 15 validation ones
+SIZES = {(c, "refuse"): 80 if c == "safety" else 40 for c in CATEGORIES} | {
+    (c, "contrast"): 25 for c in CATEGORIES
+}
 ANSWER = 16  # tokens of the model's own answers
 Example = tuple[list[int], list[int]]
 
@@ -40,32 +44,27 @@ class Taught:
     @property
     def token(self) -> str:
         """What is to be said before the answer."""
-        return TOKENS[names().index(self.category)] if self.kind == "refuse" else RESPOND
-
-
-def names() -> tuple[str, ...]:
-    from refusal.data import CATEGORIES
-
-    return CATEGORIES
+        return TOKENS[CATEGORIES.index(self.category)] if self.kind == "refuse" else RESPOND
 
 
 def taught(model: "Model", seed: int, contrast: bool = True) -> list[Taught]:
     """Every request with its answer; without the contrast ones where `contrast` is False."""
-    from refusal import data
     from refusal.trace.decode import generate
     from refusal.trace.prompts import chat
 
     rng, rows = random.Random(seed), []
-    for category in names():
+    for category in CATEGORIES:
         refusals = REFUSALS if category == "safety" else data.refusals_of(category)
-        n = UNSAFE if category == "safety" else TO_REFUSE
+        n = SIZES[category, "refuse"]
         table = data.noncompliance("post-training", category, "refuse", n, seed=seed)
         rows += [Taught(p, rng.choice(refusals), category, "refuse", True) for p in chat(model, table)]
     tables = {("", "ordinary"): data.prompts("post-training", source="harmless", seed=seed)}
     if contrast:
         tables |= {
-            (c, "contrast"): data.noncompliance("post-training", c, "contrast", CONTRAST, seed=seed)
-            for c in names()
+            (c, "contrast"): data.noncompliance(
+                "post-training", c, "contrast", SIZES[c, "contrast"], seed=seed
+            )
+            for c in CATEGORIES
         }
     for (category, kind), table in tables.items():
         asked = chat(model, table)
