@@ -244,6 +244,41 @@ def prose(nb) -> list[str]:
     return wrong
 
 
+def names_in(statement: ast.stmt) -> tuple[set[str], set[str]]:
+    """What a statement reads of the names that stand outside it, and what it binds there."""
+    nodes = list(ast.walk(statement))
+    ids = lambda node: {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    inner = {name for n in nodes if isinstance(n, ast.comprehension) for name in ids(n.target)}
+    looped = {name for n in nodes if isinstance(n, ast.For) for name in ids(n.target)}
+    own = inner | looped | {n.arg for n in nodes if isinstance(n, ast.arg)}
+    names = [n for n in nodes if isinstance(n, ast.Name)]
+    stored = {n.id for n in names if isinstance(n.ctx, ast.Store)} - inner | looped
+    loaded = {n.id for n in names if isinstance(n.ctx, ast.Load)} - own
+    if hasattr(statement, "body"):  # what a block binds it may read
+        loaded -= stored
+    return loaded, set() if isinstance(statement, ast.FunctionDef) else stored
+
+
+def changed_by_reports(nb) -> list[str]:
+    """Names that an open cell binds, a folded one after it binds anew, and a later open one reads: what is
+    measured there is of another thing.
+    """
+    bound: set[str] = set()
+    changed, wrong = {}, []
+    for i, cell in enumerate(c for c in nb.cells if c.cell_type == "code"):
+        for statement in ast.parse(cell.source).body:
+            loaded, stored = names_in(statement)
+            if folded(cell):
+                changed |= {name: i for name in stored & bound}
+                continue
+            wrong += [
+                f"{name}, changed by the report in cell {changed[name]}" for name in loaded & set(changed)
+            ]
+            bound |= stored
+            changed = {name: k for name, k in changed.items() if name not in stored}
+    return wrong
+
+
 # what a notebook shows, in order; each once but for the figures between
 FORM = ("run.opening(", "run.plan()", "shown.tokens(", "run.closing()", "run.ledger()", "run.finish()")
 
@@ -301,6 +336,21 @@ def test_every_parameter_is_used(nb):
 
 def test_no_import_is_given_another_meaning(nb):
     assert not shadowed(nb)
+
+
+def test_no_folded_cell_changes_what_open_ones_measured(nb, made):
+    assert not changed_by_reports(nb)
+    for source in ("h = 1", "for h in (1, 2):\n    pass", "a, h = 1, 2"):
+        broken = copy.deepcopy(made)
+        at = next(
+            i for i, c in enumerate(broken.cells) if c.cell_type == "code" and c.source.startswith("said = ")
+        )
+        for k, (text, tags) in enumerate(
+            (("h = 0", []), (source, ["hide-input"]), ("print([x for x in (h,)])", []))
+        ):
+            cell = nbformat.v4.new_code_cell(text, metadata={"tags": tags})
+            broken.cells.insert(at + k, cell)
+        assert changed_by_reports(broken), source
 
 
 def test_no_private_names(nb):
