@@ -102,6 +102,8 @@ def test_needed_n_is_what_would_put_the_interval_on_one_side():
     verdict, _, n = decide(rule_of({"above": 0.5}), measured(0.6, [0.4, 0.8], 25))
     assert verdict == "underpowered" and n == 100  # half the width needs four times the items
     assert decide(rule_of({"above": 0.5}), measured(0.5, [0.4, 0.6], 25))[2] is None
+    on_it = decide(rule_of({"above": 0.3}), measured(0.1 + 0.2, [0.2, 0.4], 25))  # but for rounding
+    assert on_it[2] is None and "lies on its bar" in on_it[1]
 
 
 def test_a_missing_control_says_that_more_items_do_not_help():

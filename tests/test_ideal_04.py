@@ -241,6 +241,8 @@ def test_refusals_at_equal_cost_against_numpy():
     back = curves.at_cost(np.array([0.3, 0.9, 0.4]), np.array([0.1, 0.3, 0.1]), 0.2)
     assert back == pytest.approx(0.65)  # on the way back as well
     arm = push_arm(0.95, 0.9)
+    line = curves.most(arm, np.linspace(0.1, 1, 30))
+    assert np.isnan(line[0]) and (np.diff(line[5:]) >= 0).all() and line[-1] == arm.rates[0].max()
     assert curves.at_limit(arm, 0.25).mean() == pytest.approx(curves.at_cost(*arm.rates, 0.25))
 
 

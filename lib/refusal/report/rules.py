@@ -386,7 +386,7 @@ def needed_n(rule: Rule, measured: Measured) -> int | None:
         for _, value, ci95 in measured.named(part.of):
             assert value is not None and ci95 is not None and level is not None  # or it would be missing
             gap = value - level
-            if gap == 0:
+            if abs(gap) < 1e-9:  # on it, but for rounding
                 return None
             widths = abs(value - ci95[0 if gap > 0 else 1]) / abs(gap)
             needed.append(math.ceil(round(measured.n * widths**2, 6)))

@@ -59,6 +59,11 @@ def at_cost(harmful: np.ndarray, spared: np.ndarray, limit: float) -> float:
     return float(best)
 
 
+def most(curve: Curve, limits: np.ndarray) -> list[float]:
+    """`at_cost` at each limit: what the arm refuses at most at no more than that cost."""
+    return [at_cost(*curve.rates, limit) for limit in limits]
+
+
 def equal_cost(curve: Curve, plain: Curve) -> float:
     """`at_cost` within the budget beyond what is refused without a push."""
     return at_cost(*curve.rates, plain.spared.mean() + BUDGET)

@@ -111,9 +111,10 @@ def tradeoff(fixed: Record, threshold: Record, text: Record, at: Mapping[str, fl
         f"{points(threshold.value)} against a threshold on a cosine ({why(threshold)}) and "
         f"{points(text.value)} "
         f"against the best reader of text before the same push ({why(text)}).",
-        f"On average over {fixed.number('controllers')} seeds; each gains from "
+        f"That is a mean over {fixed.number('controllers')} controllers that differ by their seed, which "
+        "gain from "
         f"{points(fixed.number('lowest_controller'))} to "
-        f"{points(fixed.number('highest_controller'))} against the fixed push; the intervals hold that.",
+        f"{points(fixed.number('highest_controller'))} against the fixed push; its interval holds that.",
         f"A gate that knows the label refuses {percent(at['oracle'])}; of the way there from the fixed "
         "push the "
         f"controller goes {percent(fixed.number('share_of_oracle'))}.",
