@@ -62,7 +62,7 @@ def keys(model) -> dict[str, str]:
         ("measure/sweeps", 'means["induce"] > 0', 'means["induce"] >= 0', {"select"}),
         ("trace/passes", "clamp_min(1e-6)", "clamp_min(1e-5)", {"attack", "score", "select", "collect"}),
         ("trace/reads", "def collect_rows(", "# read all of it\ndef collect_rows(", set()),
-        ("train/fit", "r=16", "r=8", {"attack"}),
+        ("train/adapters", "r=16", "r=8", {"attack"}),
         # how a model is loaded
         ("model/loading", '"*.h": "layers"', '"*.hh": "layers"', {"attack", "score", "select", "collect"}),
         ("run/cli", "STOPPED = 130", "STOPPED = 131", set()),
