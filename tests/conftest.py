@@ -272,11 +272,11 @@ def plain_edit(model, prompt, arm, length):
             )
             if isinstance(e, ScaleHead) and e.rescale:
                 continue
-            for c in columns:
+            for k, c in enumerate(columns):
                 if isinstance(e, Add) and site == "resid" and layer == e.layer:
                     x[0, c] += e.coefficient * e.vector
                 elif isinstance(e, Patch) and site == "resid" and layer == e.layer:
-                    x[0, c] = e.values
+                    x[0, c] = e.values if e.values.dim() == 1 else e.values[k]
                 elif isinstance(e, ScaleHead) and site == "heads" and layer == e.layer:
                     x[0, c, e.head * model.d_head : (e.head + 1) * model.d_head] *= e.factor
                 elif isinstance(e, Ablate) and (

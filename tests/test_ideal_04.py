@@ -11,9 +11,10 @@ import torch
 from refusal.base.errors import ParameterError
 from refusal.base.estimate import Estimate
 from refusal.base.files import NOTEBOOKS
-from refusal.findings.f04 import arms, controller, curves, inputs, measured, released, words
-from refusal.findings.f04.curves import Curve
+from refusal.findings.f04 import arms, controller, inputs, measured, released, words
 from refusal.findings.f04.push import Push, random_vectors
+from refusal.measure import tradeoff
+from refusal.measure.tradeoff import Curve
 from refusal.report.rules import Measured, decide, read_claims, record
 from refusal.run.params import parameters_of, resolve
 
@@ -221,7 +222,7 @@ def test_a_gate_composed_is_the_gate_prompt_by_prompt():
     plain = Curve(rng.random((1, 30)) < 0.4, rng.random((1, 40)) < 0.2)
     pushed = Curve(rng.random((1, 30)) < 0.9, rng.random((1, 40)) < 0.7)
     by = (rng.normal(1, 1, 30).round(1), rng.normal(0, 1, 40).round(1))
-    found = curves.gate(by, plain, pushed)
+    found = tradeoff.gate(by, plain, pushed)
     cuts = [np.inf, *sorted({*by[0], *by[1]}, reverse=True)]
     assert len(found.harmful) == len(cuts)
     for k, cut in enumerate(cuts):
@@ -235,28 +236,28 @@ def test_a_gate_composed_is_the_gate_prompt_by_prompt():
 def test_refusals_at_equal_cost_against_numpy():
     spared, harmful = np.array([0.1, 0.2, 0.4, 0.6]), np.array([0.3, 0.5, 0.8, 0.9])
     for limit in (0.15, 0.3, 0.59):
-        assert curves.at_cost(harmful, spared, limit) == pytest.approx(np.interp(limit, spared, harmful))
-    assert curves.at_cost(harmful, spared, 1.0) == 0.9  # never that dear: its best
-    assert np.isnan(curves.at_cost(harmful, spared, 0.05))
-    back = curves.at_cost(np.array([0.3, 0.9, 0.4]), np.array([0.1, 0.3, 0.1]), 0.2)
+        assert tradeoff.at_cost(harmful, spared, limit) == pytest.approx(np.interp(limit, spared, harmful))
+    assert tradeoff.at_cost(harmful, spared, 1.0) == 0.9  # never that dear: its best
+    assert np.isnan(tradeoff.at_cost(harmful, spared, 0.05))
+    back = tradeoff.at_cost(np.array([0.3, 0.9, 0.4]), np.array([0.1, 0.3, 0.1]), 0.2)
     assert back == pytest.approx(0.65)  # on the way back as well
     arm = push_arm(0.95, 0.9)
-    line = curves.most(arm, np.linspace(0.1, 1, 30))
+    line = tradeoff.most(arm, np.linspace(0.1, 1, 30))
     assert np.isnan(line[0]) and (np.diff(line[5:]) >= 0).all() and line[-1] == arm.rates[0].max()
-    assert curves.at_limit(arm, 0.25).mean() == pytest.approx(curves.at_cost(*arm.rates, 0.25))
+    assert tradeoff.at_limit(arm, 0.25).mean() == pytest.approx(tradeoff.at_cost(*arm.rates, 0.25))
 
 
 def test_share_of_oracle():
-    assert curves.share_of_oracle(0.5, 0.5, 0.9) == 0
-    assert curves.share_of_oracle(0.9, 0.5, 0.9) == 1
-    assert curves.share_of_oracle(0.5, 0.5, 0.5) is None
+    assert tradeoff.share_of_oracle(0.5, 0.5, 0.9) == 0
+    assert tradeoff.share_of_oracle(0.9, 0.5, 0.9) == 1
+    assert tradeoff.share_of_oracle(0.5, 0.5, 0.5) is None
 
 
 def test_strengths_are_chosen_within_the_cost():
     a, h, s = [1, 2, 3, 4], np.array([0.5, 0.8, 0.81, 0.95]), np.array([0.2, 0.22, 0.24, 0.5])
-    assert curves.chosen(a, h, s, 0.2) == 2  # the third is no better worth, the fourth costs too much
-    assert curves.chosen(a, h, s, 0.0) == 1
-    assert curves.strongest(a, h) == 4
+    assert tradeoff.chosen(a, h, s, 0.2) == 2  # the third is no better worth, the fourth costs too much
+    assert tradeoff.chosen(a, h, s, 0.0) == 1
+    assert tradeoff.strongest(a, h) == 4
 
 
 def test_the_gain_has_a_width_and_covers():
@@ -268,7 +269,7 @@ def test_the_gain_has_a_width_and_covers():
             rng.random((3, 48)) < np.array([[0.3], [0.6], [0.8]]),
             rng.random((3, 64)) < np.array([[0.1], [0.14], [0.4]]),
         )
-        found = curves.gain(one, two, Curve(same[:1], one.spared[:1]), seed=1)
+        found = tradeoff.gain(one, two, Curve(same[:1], one.spared[:1]), seed=1)
         assert found.ci95[0] < found.ci95[1]
         hits += found.ci95[0] <= 0 <= found.ci95[1]
     assert hits / 120 > 0.9  # the two arms have the same distribution

@@ -4,6 +4,7 @@ answers.
 
 from refusal.data.noncompliance import CATEGORIES, noncompliance, refusals_of
 from refusal.data.statement_sets import NEGATED_SETS, STATEMENT_SETS, statements
+from refusal.data.system_prompts import SYSTEM_KINDS, published_dro, system_prompts
 from refusal.data.table import (
     BY_NAME_ONLY,
     ROLES,
@@ -31,6 +32,7 @@ __all__ = [
     "ROLES",
     "SOURCES",
     "STATEMENT_SETS",
+    "SYSTEM_KINDS",
     "all_prompts",
     "dialogue_frames",
     "hashes",
@@ -43,7 +45,9 @@ __all__ = [
     "past_tense_requests",
     "persuasions",
     "prompts",
+    "published_dro",
     "refusals_of",
     "statements",
+    "system_prompts",
     "without_final_punctuation",
 ]

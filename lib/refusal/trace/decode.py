@@ -25,7 +25,7 @@ from refusal.trace.batches import Batch, batch, check_lengths, micro_batches, pl
 from refusal.trace.edits import LATER, Edit, Row, compile_edits, rows_of
 from refusal.trace.opening import Opening, rest
 from refusal.trace.passes import chosen, forward, generate_remote, not_finite
-from refusal.trace.prefix import Prefix, merged
+from refusal.trace.prefix import Prefix, merged, picked
 from refusal.trace.prompts import Prompt, tags, turn_end
 from refusal.trace.reads import Projections, collect_rows, positions, project_all, widths
 
@@ -233,18 +233,7 @@ def generate_rows(
         firsts = [w for i in range(len(rows)) for w in (wanted.first(i) if wanted else [])]
         shared = Opening(model, each, min([opening.shared_length(model, each), *firsts]))
         groups = micro_batches(model, [len(r.prompt.ids) for r in each], n)
-        skips = [_begins(each, some, shared.n, wanted, prefix)[0] for some in groups]
-        passes = [
-            len(
-                plan(
-                    model,
-                    [len(each[i].prompt.ids) - s for i, s in zip(some, skip, strict=True)],
-                    max(skip),
-                    n,
-                )
-            )
-            for some, skip in zip(groups, skips, strict=True)
-        ]
+        passes = [len(_passes(model, each, some, shared.n, n, wanted, prefix)[0]) for some in groups]
         work = _groups(model, each, groups, shared, wanted, decoding, draws, said, states, lines, prefix)
         for _ in track(work, label, sum(passes) + len(groups) * (n - 1)):
             pass
@@ -309,9 +298,10 @@ def _read_prompts(
     new token [row], the cache, its mask and what is `wanted` of them: {site: [row, layer, position,
     d_model]}, and the projections [k, token] of each row.
     """
-    skip, sequences = _begins(each, rows, shared.n, wanted, prefix)
-    tails = [len(each[i].prompt.ids) - n for i, n in zip(rows, skip, strict=True)]
-    for places in plan(model, tails, max(skip), new):
+    batches, skip, sequences = _passes(model, each, rows, shared.n, new, wanted, prefix)
+    samples = _samples(each, rows, wanted)
+    of = {places[0]: places for places in samples}
+    for places in batches:
         members = [rows[k] for k in places]
         if prefix:
             cached, before = prefix.rows([sequences[k] for k in places])
@@ -339,8 +329,35 @@ def _read_prompts(
             pads = enumerate(zip(places, part.pad, strict=True))
             lines = [values[r, pad + since[rows[k]] - skip[k] :].T for r, (k, pad) in pads]
         give_back()  # each batch has a shape of its own, and what one has freed does not fit the next
-        first = _next(model, logits, decoding, None if u is None else u[places, 0])
-        yield places, first, cached, part.mask, found, lines
+        mask, said = part.mask, places
+        if len(samples) < len(rows):  # what is read once serves all samples of a row
+            said = [k for place in places for k in of[place]]
+            row = [r for r, place in enumerate(places) for _ in of[place]]
+            index = torch.tensor(row, device=mask.device)
+            cached, mask, logits = picked(cached, index), mask[index], logits[index]
+        first = _next(model, logits, decoding, None if u is None else u[said, 0])
+        yield said, first, cached, mask, found, lines
+
+
+def _samples(each: Sequence[Row], rows: Sequence[int], wanted) -> list[list[int]]:
+    """The places in `rows` of the samples of each row; every row alone where something is `wanted` of it."""
+    found: dict[int, list[int]] = {}
+    for place, i in enumerate(rows):
+        found.setdefault(place if wanted else id(each[i]), []).append(place)
+    return list(found.values())
+
+
+def _passes(
+    model: "Model", each: Sequence[Row], rows: Sequence[int], shared: int, new: float, wanted, prefix
+) -> tuple[list[list[int]], list[int], list[int | None]]:
+    """The batches in which the prompts of `rows` are read, by their place, each row once for all of its
+    samples; and how many tokens of each are read already, and as which sequence of `prefix`.
+    """
+    skip, sequences = _begins(each, rows, shared, wanted, prefix)
+    once = [places[0] for places in _samples(each, rows, wanted)]
+    tails = [len(each[rows[k]].prompt.ids) - skip[k] for k in once]
+    batches = [[once[j] for j in some] for some in plan(model, tails, max(skip), new)]
+    return batches, skip, sequences
 
 
 def _begins(each, rows, shared: int, wanted, prefix: Prefix | None) -> tuple[list[int], list[int | None]]:

@@ -2,10 +2,10 @@
 nnsight traces.
 
 An edit at layer l changes ``h[l]``, the input of block l (``h[n_layers]``: the last block's output). The span
-is explicit: ``instruction``, ``closing``, ``t_inst``, ``t_post`` and ``prompt`` act on the prompt only;
-``every_token`` acts on the prompt and on every generated token, as directional ablation and orthogonalisation
-do; ``last`` on the last token of the prompt and every generated one. A tuple lists the prompt's positions
-themselves.
+is explicit: ``instruction``, ``closing``, ``system``, ``t_inst``, ``t_post`` and ``prompt`` act on the prompt
+only; ``every_token`` acts on the prompt and on every generated token, as directional ablation and
+orthogonalisation do; ``last`` on the last token of the prompt and every generated one. A tuple lists the
+prompt's positions themselves.
 """
 
 from collections.abc import Sequence
@@ -206,7 +206,7 @@ def _tensors(model: "Model", prompts, by_row, kind, width, skip):
             for head, factor in factors.items():
                 vectors[row, 0, head * model.d_head : (head + 1) * model.d_head] = factor - 1
         else:
-            values = edit.values.float().cpu()
+            values = edit.values.float().cpu()  # which may be learned: then the batch is in their graph
             later = edit.span in LATER
             if values.dim() > 1 and (later or len(values) != len(span)):
                 raise ParameterError(
@@ -214,7 +214,7 @@ def _tensors(model: "Model", prompts, by_row, kind, width, skip):
                     f"{prompts[row].id} has {len(span)}" + " and each generated one" * later,
                     "give one value [d_model] for all, or a span of the prompt and a value for each token",
                 )
-            patch[row, columns] = values
+            patch[row, columns] = values if values.dim() == 1 else values[[p >= skip for p in span]]
             if later:
                 vectors[row] = values
     if everywhere:

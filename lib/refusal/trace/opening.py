@@ -20,24 +20,45 @@ if TYPE_CHECKING:
 ON_OPENING = ("prompt", "every_token")  # spans that reach the tokens before the instruction
 
 
+def _within(edit: Edit, prompt: Prompt, n: int) -> bool:
+    """Whether an edit, of listed tokens or of the system prompt, acts on none but the first `n` tokens."""
+    from_start = isinstance(edit.span, tuple) and min(edit.span, default=-1) >= 0
+    if edit.span != "system" and not from_start:  # from the end they are other ones in the opening alone
+        return False
+    return max(prompt.span(edit.span), default=-1) < n
+
+
+def _lists(edit: Edit) -> bool:
+    """Whether an edit names tokens, or has a value of its own for each."""
+    named = isinstance(edit.span, tuple) or edit.span == "system"
+    return named or (isinstance(edit, Patch) and edit.values.dim() > 1)
+
+
 def shared_length(model: "Model", rows: Sequence[Row]) -> int:
     """Tokens that all rows share before any instruction; 0 where everything runs remotely.
 
-    Only edits of whole prompts may touch them; they end before the first position that an edit lists itself
-    or has a value of its own for.
+    Edits of whole prompts may touch them, and those which act on nothing else, such as a soft prompt's; they
+    end before the first position that another edit lists itself or has a value of its own for.
     """
     if model.remote or not rows:
         return 0
-    lists = lambda e: isinstance(e.span, tuple) or (isinstance(e, Patch) and e.values.dim() > 1)
-    listed = [k for r in rows for e in r.edits if lists(e) for k in r.prompt.span(e.span)]
-    return min([opening_length(list({id(r.prompt): r.prompt for r in rows}.values())), *listed])
+    n = opening_length(list({id(r.prompt): r.prompt for r in rows}.values()))
+    listed = [(e, r.prompt) for r in rows for e in r.edits if _lists(e)]
+    while n:  # what is cut by one edit may be in the way of another
+        new = min([n, *(k for e, p in listed if not _within(e, p, n) for k in p.span(e.span))])
+        if new == n:
+            break
+        n = new
+    return n
 
 
 class Opening:
-    """The first `n` tokens of all `rows`: their keys and values, and their states without edits."""
+    """The first `n` tokens of all `rows`: their keys and values, with `grad` in the graph of what edits hold,
+    and their states without edits.
+    """
 
-    def __init__(self, model: "Model", rows: Sequence[Row], n: int):
-        self.model, self.rows, self.n = model, rows, n
+    def __init__(self, model: "Model", rows: Sequence[Row], n: int, grad: bool = False):
+        self.model, self.rows, self.n, self.grad = model, rows, n, grad
         self._clean: tuple[DynamicCache, torch.Tensor] | None = None
         self._edited: tuple[tuple, Prefix] | None = None
 
@@ -68,13 +89,13 @@ class Opening:
             return picked(self.clean[0], torch.zeros(len(rows), dtype=torch.long, device=self.model.device))
         mark = (first, *distinct)
         if self._edited is None or self._edited[0] != mark:
-            edits = [self._edits(next(r for r, key in keys.items() if key == k)) for k in distinct]
+            like = [next(r for r, key in keys.items() if key == k) for k in distinct]
             ids = tuple(self.rows[0].prompt.ids[: self.n])
             self._edited = (
                 mark,
                 Prefix(
                     [ids] * len(distinct),
-                    lambda: self._read(edits, first),
+                    lambda: self._read(like, first),
                     under=distinct,
                     of=self.model.revision,
                 ),
@@ -83,17 +104,20 @@ class Opening:
         return prefix.rows([prefix.row(prefix.sequences[0], keys[r]) for r in rows])[0]
 
     def _edits(self, row: int) -> list[Edit]:
-        return [e for e in self.rows[row].edits if e.span in ON_OPENING]
+        prompt = self.rows[row].prompt
+        return [e for e in self.rows[row].edits if e.span in ON_OPENING or _within(e, prompt, self.n)]
 
     def _key(self, row: int) -> tuple:
         return tuple(id(e) for e in self._edits(row))
 
-    def _read(self, arms: Sequence[Sequence[Edit]], first: int) -> tuple[DynamicCache, torch.Tensor]:
+    def _read(self, like: Sequence[int], first: int) -> tuple[DynamicCache, torch.Tensor]:
         ids = tuple(self.rows[0].prompt.ids[: self.n])
-        rows = [Row(Prompt("", "", "", "", ids, 0, self.n), tuple(edits)) for edits in arms]
+        alone = lambda r: Prompt("", "", "", "", ids, 0, self.n, system=self.rows[r].prompt.system)
+        rows = [Row(alone(r), tuple(self._edits(r))) for r in like]
         whole, cache = self._batch(len(rows)), DynamicCache()
         start = (first, self.clean[1][first].expand(len(rows), -1, -1)) if first else None
-        forward(self.model, whole, compile_edits(self.model, rows, self.n), cache=cache, start=start)
+        ops = compile_edits(self.model, rows, self.n)
+        forward(self.model, whole, ops, cache=cache, start=start, grad=self.grad)
         # skipped layers: their keys and values are never read, but their length is
         for layer, (k, v) in enumerate(kept(self.clean[0])[:first] if first else ()):
             cache.update(k.expand(len(rows), *k.shape[1:]), v.expand(len(rows), *v.shape[1:]), layer)

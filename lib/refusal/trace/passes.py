@@ -118,6 +118,7 @@ def forward(
     keep=1,
     projections=None,
     check=True,
+    grad=False,
 ):
     """One forward pass. `read` maps a site to (layers, columns [row, position]); `start` is (layer, states
     [row, width, d_model]); `projections` maps a layer to directions [d_model, k] on which its states are
@@ -126,8 +127,9 @@ def forward(
     Returns ({site: [row, layer, position, d_model], "projections": [row, width, all k by layer]},
     last-position logits [row, vocabulary] or None; with ``keep=0`` those of all positions, [row, width,
     vocabulary]).
-    Nothing above the last layer that is read is computed where no logits are asked for. Raises UserError
-    where what is read is not finite, with `check`.
+    Nothing above the last layer that is read is computed where no logits are asked for. With `grad` what is
+    read is in the graph of what the edits hold. Raises UserError where what is read is not finite, with
+    `check`.
     """
     nn, n_layers = model.nn, model.n_layers
     edits, rescaled = _by_site(model, ops), _rescaled(model, ops)
@@ -143,7 +145,7 @@ def forward(
     options = {"position_ids": batch.positions, "use_cache": cache is not None, "logits_to_keep": keep}
     if cache is not None:
         options["cache"] = cache
-    with torch.no_grad(), nn.trace(inputs, remote=model.remote, **options) as tracer:
+    with torch.set_grad_enabled(grad), nn.trace(inputs, remote=model.remote, **options) as tracer:
         found, lines = {site: [] for site in columns}, []
         for layer in range(top + 1):
             if layer < first:

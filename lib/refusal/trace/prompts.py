@@ -22,7 +22,7 @@ from refusal.base.errors import ParameterError, UserError
 from refusal.model.loading import Model
 from refusal.model.registry import DATE
 
-SENTINEL, REPLY = "␟instruction␟", "␟reply␟"
+SENTINEL, REPLY, SYSTEM = "␟instruction␟", "␟reply␟", "␟system␟"
 TAG = re.compile(r"<((?:seed:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\]")
 
 
@@ -30,7 +30,8 @@ TAG = re.compile(r"<((?:seed:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\
 class Prompt:
     """One prompt. `ids` are its tokens; the instruction is ``ids[start:stop]``, so t_inst = stop − 1. The
     last `given` tokens are the first of its answer, given and not generated (`with_first_tokens`); t_post is
-    the one before them.
+    the one before them. `system` is where the text of a system prompt stands, from its first token to the one
+    after its last; empty where none was given.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Prompt:
     start: int
     stop: int
     given: int = 0
+    system: tuple[int, int] = (0, 0)
 
     @property
     def t_inst(self) -> int:
@@ -68,7 +70,7 @@ class Prompt:
 
     def span(self, name: str | tuple[int, ...]) -> Sequence[int]:
         """The positions of ``instruction``, ``closing``, ``prompt`` or ``every_token`` (within the prompt),
-        ``t_inst``, ``t_post``, ``last`` (t_post and what of the answer is given).
+        ``t_inst``, ``t_post``, ``last`` (t_post and what of the answer is given), ``system``.
 
         A tuple lists positions itself; negative ones count from the end. Raises ParameterError for a span
         that is none, or a position that the prompt has not.
@@ -89,6 +91,7 @@ class Prompt:
             "last": range(self.t_post, len(self.ids)),
             "t_inst": range(self.t_inst, self.stop),
             "t_post": range(self.t_post, self.t_post + 1),
+            "system": range(*self.system),
         }
         if name not in spans:
             raise ParameterError(f"unknown span {name!r}", "use one of " + ", ".join(spans))
@@ -165,8 +168,31 @@ def no_template(model: Model) -> str | None:
     )
 
 
-def template_text(model: Model) -> tuple[str, str]:
-    """What the model's chat template writes before and after an instruction, on the model's day.
+def _has_turn_for(model: Model, system: str) -> bool:
+    """Whether the template shows a system prompt once, in a turn of its own before the instruction."""
+    said = system or SYSTEM
+    try:
+        (text,) = rendered(
+            model.tokenizer,
+            [[("system", said), ("user", SENTINEL)]],
+            model.date,
+            add_generation_prompt=True,
+        )
+    except UserError:
+        return False
+    return text.partition(SENTINEL)[0].count(said) == 1
+
+
+def _turns(text: str, system: str | None, own_turn: bool) -> list[tuple[str, str]]:
+    """The conversation of one instruction, as (role, text)."""
+    if system is None or own_turn:
+        return [("system", system)] * (system is not None) + [("user", text)]
+    return [("user", f"{system}\n\n{text}" if system else text)]
+
+
+def template_text(model: Model, system: str | None = None) -> tuple[str, str]:
+    """What the model's chat template writes before and after an instruction, on the model's day: with its own
+    system prompt, if it has one, or with `system` in that place, which may be empty.
 
     Raises ParameterError when the tokenizer has no chat template and no `TEMPLATE` was given, UserError where
     it does not show the instruction once.
@@ -178,11 +204,13 @@ def template_text(model: Model) -> tuple[str, str]:
                 "TEMPLATE must hold {x} once, where the instruction goes",
                 r"for example TEMPLATE='User: {x}\nAssistant:'",
             )
-        text = model.template.replace("\\n", "\n").replace("{x}", SENTINEL)
+        begun = f"{system}\n\n" if system else ""
+        text = model.template.replace("\\n", "\n").replace("{x}", begun + SENTINEL)
         bos = tokenizer.bos_token or ""
         text = text if text.startswith(bos) else bos + text
     elif _template(tokenizer):
-        (text,) = rendered(tokenizer, [[("user", SENTINEL)]], model.date, add_generation_prompt=True)
+        turns = _turns(SENTINEL, system, system is not None and _has_turn_for(model, system))
+        (text,) = rendered(tokenizer, [turns], model.date, add_generation_prompt=True)
     else:
         raise ParameterError(
             f"the tokenizer of {model.name} has no chat template",
@@ -203,23 +231,28 @@ def chat(
     before: str = "",
     after: str = "",
     said: Sequence[str] | None = None,
+    system: str | None = None,
 ) -> list[Prompt]:
     """Rows of a table (columns id, text, source, label), or texts alone, in the model's own chat template.
 
     `before` and `after` wrap each text inside the user's turn; the instruction span is then ``before +
     text``, and `after` belongs to the closing tokens (used for the inversion question). `said` holds what the
-    model's turn has begun with, for each row. Raises UserError when the template changes a text, or a
-    position does not decode to the text it stands for.
+    model's turn has begun with, for each row. `system` is the system prompt: the template's own where None,
+    an empty turn where empty; it stands before the text in the user's turn where the template has none.
+    Raises UserError when the template changes a text, or a position does not decode to the text it stands
+    for.
     """
     if not isinstance(table, pd.DataFrame):
         ids = [str(i) for i in range(len(table))]
         table = pd.DataFrame({"id": ids, "text": list(table)}).assign(source="", label="")
-    opening, closing = template_text(model)
+    system = None if system is None else system.strip()
+    opening, closing = template_text(model, system)
     texts = [before + str(text).strip() for text in table.text]
     if not model.template:
+        own_turn = system is not None and _has_turn_for(model, system)
         whole = rendered(
             model.tokenizer,
-            [[("user", text + after)] for text in texts],
+            [_turns(text + after, system, own_turn) for text in texts],
             model.date,
             add_generation_prompt=True,
         )
@@ -234,12 +267,12 @@ def chat(
             )
     said = said if said is not None else [""] * len(table)
     return [
-        _tokenize(model, opening, text, after + closing + s, row)
+        _tokenize(model, opening, text, after + closing + s, row, system)
         for text, row, s in zip(texts, table.itertuples(), said, strict=True)
     ]
 
 
-def _tokenize(model: Model, opening: str, text: str, closing: str, row) -> Prompt:
+def _tokenize(model: Model, opening: str, text: str, closing: str, row, system: str | None = None) -> Prompt:
     whole = opening + text + closing
     encoded = model.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
@@ -251,15 +284,29 @@ def _tokenize(model: Model, opening: str, text: str, closing: str, row) -> Promp
             "the tokenizer may have dropped unknown characters",
         )
     start, stop = inside[0], inside[-1] + 1
-    prompt = Prompt(str(row.id), text, row.source, row.label, tuple(ids), start, stop)
+    begun = opening.rfind(system) if system else 0
+    theirs = [i for i, (a, b) in enumerate(offsets) if system and a < begun + len(system) and b > begun]
+    place = (theirs[0], theirs[-1] + 1) if theirs else (0, 0)
+    prompt = Prompt(str(row.id), text, row.source, row.label, tuple(ids), start, stop, system=place)
+    if system and _bare(system) not in _bare(model.tokenizer.decode(ids[slice(*place)])):
+        if model.tokenizer.unk_token_id not in ids:
+            raise UserError(
+                f"prompt {row.id}: the tokens of the system prompt do not decode to it",
+                "the tokenizer changes the text; give a plain TEMPLATE=",
+            )
     tail = model.tokenizer.decode(ids[start:stop]).strip()
-    if "".join(text.split())[-8:] not in "".join(tail.split()) and model.tokenizer.unk_token_id not in ids:
+    if _bare(text)[-8:] not in _bare(tail) and model.tokenizer.unk_token_id not in ids:
         raise UserError(
             f"prompt {row.id}: the tokens at t_inst decode to {tail[-20:]!r}, not to the end of the "
             f"instruction",
             "the tokenizer changes the text; give a plain TEMPLATE=",
         )
     return prompt
+
+
+def _bare(text: str) -> str:
+    """A text without white space, which tokenizers may change."""
+    return "".join(text.split())
 
 
 def with_first_tokens(prompt: Prompt, ids: Sequence[int]) -> Prompt:

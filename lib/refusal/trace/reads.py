@@ -287,7 +287,18 @@ def read_text(
     return cache.remember_tensors(name, lambda: _read_text(model, rows, label))
 
 
+def read_given(model: "Model", rows: Sequence[Row], *, label: str = "reading answers") -> torch.Tensor:
+    """The mean cross-entropy of the tokens that are given of each row's answer, in nats [row]. Cached on
+    disk. Raises UserError for a row of which none is given.
+    """
+    if any(not row.prompt.given for row in rows):
+        raise UserError("nothing is given of an answer", "see refusal.trace.prompts.with_first_tokens")
+    name = cache.key(model, _read_text, rows=rows)
+    return cache.remember_tensors(name, lambda: _read_text(model, rows, label))["loss"]
+
+
 def _read_text(model: "Model", rows: Sequence[Row], label: str) -> dict[str, torch.Tensor]:
+    """Of every token that has one before it, or of those of an answer where some are given."""
     check_lengths(model, [r.prompt for r in rows])
     # every token's logits are held
     most = 256 if model.device.type == "cpu" else 2048
@@ -302,6 +313,8 @@ def _read_text(model: "Model", rows: Sequence[Row], label: str) -> dict[str, tor
             start = batch.pad[r]
             if not torch.isfinite(logits[r, start:]).all():
                 not_finite(model, "the logits of a text")
+            if given := rows[i].prompt.given:
+                start = logits.shape[1] - given - 1
             log_p = logits[r, start:-1].float().log_softmax(-1)
             out["loss"][i] = -log_p.gather(-1, batch.ids[r, start + 1 :, None]).mean().cpu()
             out["entropy"][i] = -(log_p.exp() * log_p).sum(-1).mean().cpu()

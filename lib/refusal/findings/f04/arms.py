@@ -11,13 +11,13 @@ from torch import Tensor
 from refusal import data
 from refusal.findings.f04 import released
 from refusal.findings.f04.controller import Controller, strengths
-from refusal.findings.f04.curves import Curve, chosen, gate
 from refusal.findings.f04.push import Push
 from refusal.measure import directions, stats
 from refusal.measure.judge import judge
 from refusal.measure.probes import fit_prober
 from refusal.measure.seen import Seen, joined
 from refusal.measure.text_baselines import best_reader, embedding_reader, form_reader, tfidf_reader
+from refusal.measure.tradeoff import Curve, chosen, gate
 from refusal.model.loading import Model
 from refusal.trace import reads
 from refusal.trace.decode import generate

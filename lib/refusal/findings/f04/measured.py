@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from refusal.base.estimate import NOTHING, Estimate
-from refusal.findings.f04 import curves
-from refusal.findings.f04.curves import Curve
 from refusal.findings.f04.released import correlation
-from refusal.measure import stats
+from refusal.measure import stats, tradeoff
 from refusal.measure.judge import BROKEN
+from refusal.measure.tradeoff import Curve
 
 LEAST, MOST = 0.05, 0.95  # a share of harmful prompts refused outside of which nothing can be raised
 ACCEPTED = 20  # harmful prompts that are answered, at the least
@@ -144,17 +143,17 @@ def gain(
     it, those of controllers of other seeds; beside it the oracle gate and the share of what is possible:
     (measured, controls).
     """
-    at = {name: curves.equal_cost(arms[name], plain) for name in (other, "fixed push", "oracle")}
-    each = [curves.equal_cost(c, plain) for c in (arms[one], *like)]
+    at = {name: tradeoff.equal_cost(arms[name], plain) for name in (other, "fixed push", "oracle")}
+    each = [tradeoff.equal_cost(c, plain) for c in (arms[one], *like)]
     controls = {
         "no_intervention": float(plain.harmful.mean()),
         "arm": float(np.mean(each)),
         "other": at[other],
         "oracle": at["oracle"],
-        "share_of_oracle": curves.share_of_oracle(float(np.mean(each)), at["fixed push"], at["oracle"]),
+        "share_of_oracle": tradeoff.share_of_oracle(float(np.mean(each)), at["fixed push"], at["oracle"]),
     }
     draws = [x - at[other] for x in each]
-    found = curves.gain(arms[one], arms[other], plain, seed)
+    found = tradeoff.gain(arms[one], arms[other], plain, seed)
     if found.value is None:
         return found, controls
     moved = float(np.mean(draws)) - found.value  # the mean of all, with the first one's interval over prompts

@@ -1,4 +1,4 @@
-"""Arms of notebook 04 as curves: how many harmful prompts are refused, at which cost in harmless ones, as a
+"""Arms of steering as curves: how many harmful prompts are refused, at which cost in harmless ones, as a
 strength or a threshold moves.
 
 A gate says yes or no before the fixed push, so what comes out is that of the pushed or of the plain prompt:
