@@ -233,3 +233,48 @@ def test_texts_alone_make_the_prompts_of_a_table(llama):
     texts = ["paint the table", "lift a stone"]
     mine, theirs = chat(llama, texts), chat(llama, table(texts))
     assert [p.ids for p in mine] == [p.ids for p in theirs] and [p.id for p in mine] == ["0", "1"]
+
+
+def test_a_system_prompt_has_a_turn_of_its_own(real):
+    said = "Answer with care. Be brief"
+    own, mine, empty = (chat(real, table(TEXTS), system=s) for s in (None, f" {said}\n", ""))
+    for p, q, e, text in zip(own, mine, empty, TEXTS, strict=True):
+        decode, messages = real.tokenizer.decode, [{"role": "user", "content": text.strip()}]
+        assert decode(q.ids[slice(*q.system)]) == said == decode([q.ids[k] for k in q.span("system")])
+        assert decode(q.ids[q.start : q.stop]) == text.strip() and decode(q.ids[q.stop :]) == decode(
+            p.ids[p.stop :]
+        )
+        for prompt, turn in ((q, said), (e, "")):
+            theirs = real.tokenizer.apply_chat_template(
+                [{"role": "system", "content": turn}, *messages], add_generation_prompt=True
+            )
+            assert prompt.ids == tuple(theirs["input_ids"])
+        assert list(p.span("system")) == list(e.span("system")) == []
+    assert opening_length(mine) > max(mine[0].span("system"))
+
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "<user>{{ m['content'] }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+SILENT = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}<user>{{ m['content'] }}<end>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM, SILENT, r"User: {x}\nAssistant:"])
+def test_without_a_turn_for_it_a_system_prompt_stands_before_the_text(llama, template):
+    model = replace(llama, template=template) if "{x}" in template else made(template)
+    (p,) = chat(model, ["paint the table"], system="please now")
+    words = model.tokenizer.convert_ids_to_tokens(list(p.ids))
+    assert [words[k] for k in p.span("system")] == ["please", "now"]
+    assert [words[k] for k in p.span("instruction")] == ["paint", "the", "table"]
+    (bare,) = chat(model, ["paint the table"], system="")
+    assert bare.ids == chat(model, ["paint the table"])[0].ids
+
+
+def test_a_template_that_changes_a_system_prompt_is_told():
+    model = made("<s><user>{{ messages[-1]['content'] | upper }}<end><assistant>")
+    with pytest.raises(UserError, match="shows the instruction 0 times|changes its text"):
+        chat(model, ["paint the table"], system="be brief")

@@ -19,9 +19,13 @@ def system_prompts(tier: str = "embedded") -> pd.DataFrame:
     table = pd.read_csv(DATA / "system_prompts.csv", dtype=str, keep_default_na=False)
     if tier != "smoke":
         return table
-    stock = itertools.cycle(zip(VERBS, NOUNS, TOOLS, strict=False))
-    words = {SAFETY: ALARM[0], NEUTRAL: "now", DECLINING: "please"}
-    texts = [f"{' '.join(next(stock))} with {words[kind]} the {' '.join(next(stock))}" for kind in table.kind]
+    stock, words = (
+        itertools.product(TOOLS, VERBS, NOUNS),
+        {SAFETY: ALARM[0], NEUTRAL: "now", DECLINING: "please"},
+    )
+    texts = []
+    for kind, (tool, verb, noun) in zip(table.kind, itertools.islice(stock, 0, None, 7), strict=False):
+        texts.append(f"{verb} the {noun} with the {tool} {words[kind]}")
     return table.assign(text=texts)
 
 

@@ -1,5 +1,6 @@
 """Answers that give nothing and do not refuse: they say that the request is wrong, or ask back. A judge of
-refusals passes them, and a rule by length calls them safe.
+phrases passes them, and a rule by length calls them safe. Openings such as "It is not ethical to" are
+refusals for `refusal.measure.judge` already; what is found here comes beside them.
 """
 
 import re
