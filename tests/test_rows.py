@@ -160,6 +160,19 @@ def test_drawn_tokens_follow_the_probabilities_and_the_share():
     assert passes.chosen(logits.expand(2, -1), ends, 1.0, 0.7).tolist() == [0, 1]
 
 
+def test_the_most_probable_tokens_are_those_of_a_full_order(monkeypatch):
+    g = torch.Generator().manual_seed(8)
+    logits, u = torch.randn(40, 300, generator=g) * 3, torch.rand(40, generator=g, dtype=torch.float64)
+    logits[::2] /= 30  # nearly flat: few tokens do not hold the share
+    p, order = (logits.double() / 0.9).softmax(-1).sort(-1, descending=True)
+    p = p * (p.cumsum(-1) - p < 0.9)
+    total = p.cumsum(-1)
+    by_hand = [int(order[r, (total[r] > u[r] * total[r, -1]).nonzero()[0, 0]]) for r in range(40)]
+    for k in (5, 64, 1024):
+        monkeypatch.setattr(passes, "NUCLEUS", k)
+        assert passes.chosen(logits, u, 0.9, 0.9).tolist() == by_hand
+
+
 def test_control_tokens_are_kept_where_they_are_asked_for(llama, monkeypatch):
     (prompt,), vocabulary = chat(llama, table(["paint the table"])), llama.tokenizer.get_vocab()
     script = [vocabulary[word] for word in ("lift", "<assistant>", "stone", "</s>")]

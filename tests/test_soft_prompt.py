@@ -2,7 +2,6 @@
 plain PyTorch, and what is trained on planted answers finds them, on every architecture.
 """
 
-import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from refusal.base.errors import UserError
 from refusal.findings.f05 import arms, dro, trials
 from refusal.measure.readouts import refusal_score
 from refusal.model.tiny import ALARM, DISGUISE, HARMFUL, planted_direction, tiny_tokenizer
+from refusal.model.weights import final_norm, vocabulary_head
 from refusal.trace import cache, opening, reads
 from refusal.trace.decode import Decoding, generate, generate_rows
 from refusal.trace.edits import Add, Patch, Row
@@ -79,7 +79,7 @@ def test_what_is_decoded_under_it_is_what_plain_hooks_say(llama):
 def gradient(model, prompts, theta, objective, monkeypatch=None) -> tuple[float, torch.Tensor]:
     learned = torch.nn.Parameter(theta.clone())
     x = soft_prompt.outputs(model, prompts, learned)
-    loss = objective(x, range(len(prompts)), model.nn.lm_head._module)
+    loss = objective(x, range(len(prompts)), vocabulary_head(model))
     loss.backward()
     return float(loss.detach()), learned.grad
 
@@ -106,11 +106,11 @@ def test_gradients_are_those_of_plain_pytorch_and_of_finite_differences(tiny, as
             states.append(out[0, -1])
 
         handles = [path.blocks[0].register_forward_pre_hook(put, with_kwargs=True)]
-        handles.append(tiny.nn.ln_final._module.register_forward_hook(keep))
+        handles.append(final_norm(tiny).register_forward_hook(keep))
         tiny.module(input_ids=torch.tensor([p.ids]), use_cache=False)
         for handle in handles:
             handle.remove()
-    theirs = objective(torch.stack(states)[:, None], range(len(asked)), tiny.nn.lm_head._module)
+    theirs = objective(torch.stack(states)[:, None], range(len(asked)), vocabulary_head(tiny))
     theirs.backward()
     assert loss == pytest.approx(float(theirs.detach()), rel=1e-4)
     torch.testing.assert_close(got, learned.grad, rtol=2e-3, atol=1e-3)
@@ -130,9 +130,9 @@ def test_answers_that_are_given_are_read_token_by_token(llama):
         edit = plain_edit(llama, p, soft_prompt.soft(theta), len(p.ids))
         _, seen = Plain(llama.module, "llama").run(p.ids, edit)
         last = seen["resid"][-1][-1 - p.given :]
-        torch.testing.assert_close(row[-len(last) :], llama.nn.ln_final._module(last), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(row[-len(last) :], final_norm(llama)(last), rtol=1e-3, atol=1e-3)
     said = dro.Tuning(tuple(p.ids[-p.given :] for p in prompts), (True, False, True, True, False))
-    loss = said(x, range(len(prompts)), llama.nn.lm_head._module)
+    loss = said(x, range(len(prompts)), vocabulary_head(llama))
     by_hand = []
     for p, good in zip(prompts, said.good, strict=True):
         edit = plain_edit(llama, p, soft_prompt.soft(theta), len(p.ids))
@@ -183,12 +183,12 @@ def test_a_cut_training_leaves_nothing(llama):
     prompts = chat(llama, table(), system=SYSTEM)
     theta = soft_prompt.states_of_text(llama, prompts)
     before, attention = (
-        set(os.listdir(cache.cache_dir() / "computed")),
+        set((cache.cache_dir() / "computed").iterdir()),
         llama.module.config._attn_implementation,
     )
     with pytest.raises(KeyboardInterrupt):
         soft_prompt.train(llama, prompts, theta, Cut([]), [[0], [1]], learning_rate=0.1)
-    assert set(os.listdir(cache.cache_dir() / "computed")) == before
+    assert set((cache.cache_dir() / "computed").iterdir()) == before
     assert llama.module.config._attn_implementation == attention
     assert not any(p.requires_grad for p in llama.module.parameters())
 

@@ -118,6 +118,11 @@ def final_norm(model: Model) -> torch.nn.Module:
     return model.nn.ln_final._module
 
 
+def vocabulary_head(model: Model) -> torch.nn.Module:
+    """What maps outputs of the final norm to logits; a few families scale or cap these afterwards."""
+    return model.nn.lm_head._module
+
+
 def head_projection(model: Model, layer: int) -> Projection:
     """The output projection of a block's attention."""
     return model.nn.layers[layer].self_attn.o_proj._module

@@ -18,6 +18,7 @@ from refusal.trace.batches import Batch
 if TYPE_CHECKING:
     from refusal.model.loading import Model
 
+NUCLEUS = 1024  # tokens that are put in order where only the most probable count; a vocabulary is far wider
 SITES = ("resid", "heads", "attn", "mlp")  # in the order in which a block reaches them
 
 
@@ -223,15 +224,33 @@ def chosen(logits, u, temperature: float, top_p: float):
     if logits.device.type == "mps":  # has no float64
         return chosen(logits.cpu(), u.cpu(), temperature, top_p).to(logits.device)
     u = u.to(logits.device)
-    p = (logits.double() / temperature).softmax(-1)
-    index = None
     if top_p < 1:
-        p, index = p.sort(-1, descending=True)
-        p = p * (p.cumsum(-1) - p < top_p)
+        return _from_most_probable(logits, u, temperature, top_p)
+    return _drawn((logits.double() / temperature).softmax(-1), u)
+
+
+def _from_most_probable(logits, u, temperature: float, top_p: float):
+    """As `chosen`: the first `NUCLEUS` tokens by probability are looked at, all of them only for rows of
+    which these do not hold the share `top_p`.
+    """
+    k = min(NUCLEUS, logits.shape[-1])
+    top, index = logits.float().topk(k)
+    p = (top.double() / temperature - (logits.float() / temperature).logsumexp(-1, keepdim=True)).exp()
+    short = p.sum(-1) < top_p if k < logits.shape[-1] else torch.zeros(len(p), dtype=torch.bool)
+    at = _drawn(p * (p.cumsum(-1) - p < top_p), u)
+    tokens = index.gather(-1, at[:, None])[:, 0]
+    if short.any():
+        p, index = (logits[short].double() / temperature).softmax(-1).sort(-1, descending=True)
+        at = _drawn(p * (p.cumsum(-1) - p < top_p), u[short])
+        tokens[short] = index.gather(-1, at[:, None])[:, 0]
+    return tokens
+
+
+def _drawn(p, u):
+    """Where the probabilities p [row, …], added up, pass u times all of them."""
     total = p.cumsum(-1)
     last = (p > 0).double().cumsum(-1).argmax(-1)  # rounding may leave u above all of them
-    at = torch.minimum((total <= (u * total[:, -1])[:, None]).sum(-1), last)
-    return at if index is None else index.gather(-1, at[:, None])[:, 0]
+    return torch.minimum((total <= (u * total[:, -1])[:, None]).sum(-1), last)
 
 
 def _draw_step(model: "Model", u, step: int, temperature: float, top_p: float) -> None:

@@ -185,8 +185,8 @@ def _has_turn_for(model: Model, system: str) -> bool:
 
 def _turns(text: str, system: str | None, own_turn: bool) -> list[tuple[str, str]]:
     """The conversation of one instruction, as (role, text)."""
-    if system is None or own_turn:
-        return [("system", system)] * (system is not None) + [("user", text)]
+    if system is not None and own_turn:
+        return [("system", system), ("user", text)]
     return [("user", f"{system}\n\n{text}" if system else text)]
 
 

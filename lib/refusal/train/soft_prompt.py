@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refusal.base.errors import UserError
-from refusal.model.weights import final_norm
+from refusal.model.weights import final_norm, vocabulary_head
 from refusal.trace import cache, opening
 from refusal.trace.batches import check_lengths
 from refusal.trace.edits import Patch, Row, compile_edits
@@ -111,7 +111,7 @@ def learn(
     """As `train`, and not cached: {"theta", "losses"}."""
     check_lengths(model, prompts)
     learned = torch.nn.Parameter(theta.detach().clone().float())
-    head = model.nn.lm_head._module
+    head = vocabulary_head(model)
     attention = model.module.config._attn_implementation
     model.module.set_attn_implementation("eager")  # half the time of a backward pass on a CPU
 

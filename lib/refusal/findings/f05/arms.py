@@ -14,6 +14,7 @@ from refusal.measure.deflection import judged
 from refusal.measure.judge import BROKEN
 from refusal.measure.seen import Seen, joined
 from refusal.model.loading import Model
+from refusal.model.weights import vocabulary_head
 from refusal.trace import reads
 from refusal.trace.decode import Decoding, generate
 from refusal.trace.edits import Edit, Row
@@ -47,7 +48,7 @@ class Sampled:
     @property
     def any(self) -> np.ndarray:
         """Whether any of them does [prompt]."""
-        return self.complied.any(1)
+        return np.logical_or.reduce(self.complied, 1)
 
     @property
     def long_only(self) -> np.ndarray:
@@ -73,7 +74,12 @@ def sampled(model: Model, which: Sequence[Row], k: int, max_new_tokens: int, see
 
 def answered(model: Model, which: Sequence[Row], max_new_tokens: int) -> np.ndarray:
     """What the greedy answer of each row is [row]."""
-    return np.array([judged(text) for text in generate(model, which, decoding=max_new_tokens)])
+    return kinds(generate(model, which, decoding=max_new_tokens))
+
+
+def kinds(texts: Sequence[str]) -> np.ndarray:
+    """What each answer is [text]."""
+    return np.array([judged(text) for text in texts])
 
 
 def states(
@@ -95,7 +101,7 @@ def scores(model: Model, prompts: Sequence[Prompt | Row], x: Tensor, readout: Ca
     if model.remote:
         return reads.score(model, prompts, readout).reshape(-1).numpy()
     with torch.no_grad():
-        logits = model.nn.lm_head._module(x.to(model.device, model.dtype)).float()
+        logits = vocabulary_head(model)(x.to(model.device, model.dtype)).float()
     return readout(logits).cpu().numpy()
 
 

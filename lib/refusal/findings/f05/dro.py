@@ -112,9 +112,9 @@ def reader(states: Float[Tensor, "row d"], label: ArrayLike, m: int = M):
 
 def as_released(
     states: Float[Tensor, "row d"], label: ArrayLike, m: int = M, most: int = 2000
-) -> tuple[np.ndarray, int]:
+) -> tuple[float, int]:
     """The regression as the released code fits it: AdamW at 1e-4 on raw components, until three steps gain
-    less than 1e-4: (weights on raw components [m], steps).
+    less than 1e-4: the area under it on the rows that it was fitted on, and its steps.
     """
     pca = PCA(m, svd_solver="full").fit(states.numpy())
     z, y = (
@@ -131,7 +131,7 @@ def as_released(
         optimizer.step()
         still = still + 1 if before - float(loss.detach()) < 1e-4 else 0
         before, step = float(loss.detach()), step + 1
-    return area((z @ line.weight.detach()[0]).numpy(), np.asarray(label, bool)), step
+    return float(area((z @ line.weight.detach()[0]).numpy(), np.asarray(label, bool))), step
 
 
 @dataclass(frozen=True, eq=False)

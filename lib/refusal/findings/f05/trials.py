@@ -2,7 +2,7 @@
 text they begin as and what they become.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -127,7 +127,7 @@ class Line:
 
     model: Model
     start: Tensor
-    readout: object
+    readout: Callable
     cut: float
 
     def at(self, end: Tensor, share: float) -> tuple[Patch, ...]:
