@@ -1,0 +1,1 @@
+"""Notebook 07: over-refusal (arXiv 2505.23473)."""

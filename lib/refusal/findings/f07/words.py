@@ -1,0 +1,188 @@
+"""Titles and readings of the figures of notebook 07: sentences that code chooses by what was found.
+
+Each function is named after a figure and gives (title, sentences), for `Recorder.figure` and
+`Recorder.reading`; a sentence is None where there is nothing to say.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from refusal.report.rules import Record
+from refusal.report.shown import interval, percent, two, why
+
+Said = tuple[str, list[str | None]]
+
+
+def points(x: float | None) -> str:
+    """A difference of shares in points, with its sign."""
+    return "–" if x is None else f"{100 * x:+.0f} points"
+
+
+def signed(x: float | None) -> str:
+    """A difference with its sign."""
+    return "–" if x is None else f"{x:+.2f}"
+
+
+def behaviour(refused: Mapping[str, float]) -> Said:
+    """Of the share refused by group."""
+    each = ", ".join(f"{percent(share)} of {group}" for group, share in refused.items())
+    return f"By itself the model refuses {each} prompts", [
+        f"The model refuses {each} prompts. Seeds are harmless requests that were not chosen by how they are "
+        "answered; a twin is a pseudo-harmful prompt without its alarming word."
+    ]
+
+
+def search(evolution: Record, fitness: Record, recombination: Record, annealing: Record) -> Said:
+    """Of 07.search.* that compare arms of equal budget."""
+    title = (
+        f"The search refuses {points(evolution.value)} against the best of as many tries "
+        f"({evolution.verdict}), {points(fitness.value)} against none of the fitness ({fitness.verdict})"
+    )
+    return title, [
+        f"Every arm is given as many texts of each seed. What the search holds at its end is refused "
+        f"{percent(evolution.number('found'))} of the time, the best of as many single and double mutations "
+        f"{percent(evolution.number('best_of'))} ({why(evolution)}), texts picked without the fitness "
+        f"{percent(fitness.number('no_fitness'))} ({why(fitness)}).",
+        f"Recombination changes the score of what is found by {signed(recombination.value)} nats "
+        f"({why(recombination)}), annealing by {signed(annealing.value)} ({why(annealing)}).",
+    ]
+
+
+def arms(raised: Record, judged: Record, transfer: Record, other: str) -> Said:
+    """Of 07.search.raises, .judge and .transfer."""
+    title = (
+        f"Found texts are refused {percent(raised.number('found'))} of the time, their seeds "
+        f"{percent(raised.number('seeds'))} ({raised.verdict})"
+    )
+    return title, [
+        f"Found texts are refused {points(raised.value)} more often than the harmless requests that they "
+        "hold "
+        f"word for word ({why(raised)}); neutral wrappers, found by the same search, "
+        f"{points(raised.number('neutral'))}.",
+        f"In sampled answers the gain is {points(judged.number('sampled'))}, by a classifier of answers "
+        f"{points(judged.number('other_judge'))} ({why(judged)}). *{other}*, which the search never asked, "
+        f"refuses them {points(transfer.value)} more often than the seeds ({why(transfer)}).",
+    ]
+
+
+def mutators(families: Mapping[str, float], neutral: float | None) -> Said:
+    """Of the mean change of the score by family, the highest first."""
+    best = next(iter(families), None)
+    if best is None:
+        return "No mutator was tried alone", ["No text with one mutator was scored."]
+    ranked = ", ".join(f"{name} {signed(x)}" for name, x in families.items())
+    title = f"One mutator of the family {best} moves the score by {signed(families[best])} nats"
+    return f"{title}, a neutral one by {signed(neutral)}" if neutral is not None else title, [
+        f"Change of the refusal score by one mutator around the bare seed, by family: {ranked}."
+        + (f" A neutral wrapper of the same length: {signed(neutral)}." if neutral is not None else "")
+    ]
+
+
+def fitness(r: Record, sd: float) -> str:
+    """Of 07.fitness.stands."""
+    return (
+        f"Over {r.n} texts the score of one pass and the paper's fitness from sampled answers have a rank "
+        f"correlation of {interval(r)} ({why(r)}); the fitness as released has "
+        f"{two(r.number('released_form'))} with that of the paper. Of five answers "
+        f"{two(r.number('distinct_answers'))} are distinct, and the fitness has a standard deviation of "
+        f"{two(sd)}."
+    )
+
+
+def order(reached: Mapping[str, Mapping[str, float]]) -> str:
+    """Of how often the released code reaches a mutator."""
+    each = "; ".join(
+        f"where {share} of texts are safe, scenario in {percent(by['scenario'])} and other sensitive words "
+        "in "
+        f"{percent(by['sensitive'])} of rounds"
+        for share, by in reached.items()
+    )
+    return f"The released code asks its mutators in a fixed order and stops at four that are safe: {each}."
+
+
+def judges(r: Record) -> str:
+    """Of 07.judge.list."""
+    return (
+        f"The published list flags {percent(r.number('found'))} of the answers to found texts that the judge "
+        f"does not call refusals, and {percent(r.number('seeds'))} of those to the seeds: {interval(r)} "
+        f"({why(r)})."
+    )
+
+
+def factorial(word: Record, context: Record) -> Said:
+    """Of 07.word and 07.context.ignored."""
+    title = (
+        f"An alarming word raises the refusal score by {signed(word.value)} nats ({word.verdict}); a context "
+        f"that makes plain it is harmless takes {percent(context.value)} of that ({context.verdict})"
+    )
+    return title, [
+        f"With the alarming word the score is {interval(word)} nats higher than with the calm one "
+        f"({why(word)}), in {percent(word.number('share_raised'))} of the pairs; a swap between two calm "
+        "words "
+        f"moves it by {signed(word.number('neutral_swap'))}.",
+        f"After a clause that says nothing the word's effect is {signed(context.number('idle'))}, after "
+        "one that "
+        f"makes plain that the request is harmless {signed(context.number('plain'))}: {interval(context)} "
+        "of it "
+        f"is taken away ({why(context)})."
+        if context.value is not None
+        else None,
+    ]
+
+
+def attribution(occlusion: Record, gradient: Record, signed_first: float | None) -> Said:
+    """Of 07.attribution.*."""
+    title = (
+        f"Leaving out words ranks the alarming one first in {percent(occlusion.number('first'))} of requests "
+        f"({occlusion.verdict}), the gradient's norm in {percent(gradient.number('first'))} "
+        f"({gradient.verdict})"
+    )
+    return title, [
+        f"By chance it would be {percent(occlusion.number('chance'))}. What leaving the word out says goes "
+        "with "
+        f"what the swap to the calm word proves with a rank correlation of "
+        f"{two(occlusion.number('spearman_swap'))}, the gradient's norm with "
+        f"{two(gradient.number('spearman_swap'))}.",
+        f"Gradient times input, which has a sign, ranks it first in {percent(signed_first)}."
+        if signed_first is not None
+        else None,
+    ]
+
+
+def mitigation(over: Record, safe: Record, evolved: Record) -> Said:
+    """Of 07.mitigation.*."""
+    title = (
+        f"Training on found texts lowers refusals of pseudo-harmful prompts by {points(over.value)} "
+        f"({over.verdict}) and of harmful ones by {points(safe.value)} ({safe.verdict})"
+    )
+    return title, [
+        f"Pseudo-harmful prompts are refused {percent(over.number('before'))} of the time before and "
+        f"{percent(over.number('after'))} after ({why(over)}); after training on ordinary requests alone "
+        f"{percent(over.number('plain_only'))}.",
+        f"Harmful ones: {percent(safe.number('before'))} before, {percent(safe.number('after'))} after "
+        f"({why(safe)}).",
+        f"Against training on random mutations of the same seeds {points(evolved.value)} more are gained "
+        f"({why(evolved)}).",
+    ]
+
+
+def in_words(records: Sequence[Record]) -> str:
+    """What came out, in words."""
+    by, said = {r.id.removeprefix("07."): r for r in records}, []
+    if (r := by.get("search.raises")) and r.value is not None:
+        said.append(
+            f"Texts that hold a harmless request word for word and are found by the search are refused "
+            f"{points(r.value)} more often ({r.verdict}); that going on from what was found beats as many "
+            f"independent tries is {by['search.evolution'].verdict}."
+        )
+    if (r := by.get("word")) and r.value is not None:
+        said.append(
+            f"An alarming word raises the refusal score by {two(r.value)} nats ({r.verdict}), and that the "
+            f"context is ignored is {by['context.ignored'].verdict}."
+        )
+    if (r := by.get("mitigation.over")) and r.value is not None:
+        said.append(
+            f"Training lowers false refusals by {points(r.value)} ({r.verdict}) and those of harmful "
+            "prompts by "
+            f"{points(by['mitigation.safe'].value)} (that these stay is {by['mitigation.safe'].verdict})."
+        )
+    return " ".join(said) or "Nothing can be said of over-refusal here; the records give the reason."
