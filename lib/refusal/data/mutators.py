@@ -33,9 +33,11 @@ AT_SOMEBODY = re.compile(
 )
 ASKS = re.compile(
     r"\?|(?:^|[.:;,!—-]\s+|\b(?:and|please|to|you|me) )"
-    r"(?:who|what|when|where|why|how|which|can|could|is|are|do|does|should|would|give|write|list|explain|"
+    r"(?:who|what|when|where|why|how(?! dare)|which|can|could|is|are|do|does|should|would|"
+    r"give|write|list|explain|"
     r"describe|tell|show|suggest|provide|make|compose|propose|create|draft|name|compare|help|teach|find|plan|"
-    r"recommend|summari[sz]e|translate|outline|offer|ideas|advice|tips|clarify|in what|at what|design|share|"
+    r"recommend|summari[sz]e|translate|outline|offer|ideas|advice|tips|ways|"
+    r"clarify|in what|at what|design|share|"
     r"turn|put|rewrite|imagine|pick|choose|sketch|prepare|invent|fix|convert|define|identify)\b",
     re.I,
 )
@@ -68,12 +70,13 @@ def mutators(tier: str = "embedded", table: pd.DataFrame | None = None) -> list[
     if table is None:
         table = pd.read_csv(DATA / "mutators.csv", dtype=str, keep_default_na=False)
     found = []
-    for row in table.itertuples():
-        if row.template.count(SLOT) != 1 or not row.topics.split():
-            what = "topics" if row.template.count(SLOT) == 1 else f"one place {SLOT} for the request"
-            raise ParameterError(f"the mutator {row.name} has not {what}", "see data/mutators.csv")
-        topics = frozenset() if row.topics == ANY else frozenset(row.topics.split())
-        found.append(Mutator(row.name, row.family, row.template, topics))
+    columns = (table[c] for c in ("name", "family", "template", "topics"))
+    for name, family, template, topics in zip(*columns, strict=True):
+        if template.count(SLOT) != 1 or not topics.split():
+            what = "topics" if template.count(SLOT) == 1 else f"one place {SLOT} for the request"
+            raise ParameterError(f"the mutator {name} has not {what}", "see data/mutators.csv")
+        on = frozenset() if topics == ANY else frozenset(topics.split())
+        found.append(Mutator(name, family, template, on))
     return _in_tiny_words(found) if tier == "smoke" else found
 
 
@@ -132,9 +135,9 @@ def _tiny_contexts(prompts: pd.DataFrame) -> pd.DataFrame:
     from refusal.model.tiny import ALARM, NOUNS
 
     rows = []
-    for i, p in enumerate(prompts.itertuples()):
-        alarm = next((w for w in p.text.split() if w in ALARM), None)
+    for i, (id, text) in enumerate(zip(prompts.id, prompts.text, strict=True)):
+        alarm = next((w for w in text.split() if w in ALARM), None)
         if alarm:
             plain, idle = f"please {NOUNS[i % 12]} now", f"the {NOUNS[i % 12]} now"
-            rows.append((p.id, alarm, NOUNS[(i + 3) % 12], NOUNS[(i + 5) % 12], plain, idle, p.text))
+            rows.append((id, alarm, NOUNS[(i + 3) % 12], NOUNS[(i + 5) % 12], plain, idle, text))
     return pd.DataFrame(rows, columns=["id", "alarm", "calm", "other", "plain", "idle", "text"])

@@ -95,7 +95,9 @@ def _gradients(model: Model, prompts: Sequence[Prompt], readout: Callable) -> di
         _, logits = forward(model, batch, ops, cache=cached, logits=True, grad=True)
         readout(logits.float()).sum().backward()
         for i in members:
-            found[f"grad {i}"], found[f"state {i}"] = learned[i].grad, states[i]
+            grad = learned[i].grad
+            assert grad is not None, "the readout is in its graph"
+            found[f"grad {i}"], found[f"state {i}"] = grad, states[i]
     return found
 
 

@@ -83,7 +83,7 @@ def answered(model: Model, texts: Mapping[str, Sequence[str]], max_new_tokens: i
 
 def seeds(table: pd.DataFrame) -> list[Seed]:
     """Harmless prompts as seeds, with their category as topic."""
-    return [Seed(r.id, r.text, r.category) for r in table.itertuples()]
+    return [Seed(*row) for row in zip(table.id, table.text, table.category, strict=True)]
 
 
 def by_budget(history: Sequence[Sequence[Step]], known: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ all seeds and arms together, and of each text once.
 
 import itertools
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -101,10 +101,13 @@ class Dropped:
 
     counts: dict[str, int] = field(default_factory=dict)
 
-    def keep(self, texts: Sequence[Text]) -> list[Text]:
-        """Those of `texts` that nothing is wrong with, each once."""
-        kept = []
-        for t in dict.fromkeys(texts):
+    def keep(self, texts: Sequence[Text], besides: Sequence[Text] = ()) -> list[Text]:
+        """Those of `texts` that nothing is wrong with, each once and none that is there `besides`."""
+        kept, there = [], {t.text for t in besides}
+        for t in texts:
+            if t.text in there:
+                continue
+            there.add(t.text)
             why = wrongs(t.text, t.seed.text)
             if why:
                 self.counts[why] = self.counts.get(why, 0) + 1
@@ -126,7 +129,7 @@ def accepts(how: str, gain: float, round: int, rng: np.random.Generator) -> bool
         return True
     if how == "better":
         return gain > 0
-    return gain >= 0 or rng.random() < np.exp(gain / temperature(round))
+    return gain >= 0 or bool(rng.random() < np.exp(gain / temperature(round)))
 
 
 def mutated(text: Text, by: Sequence[Mutator], rng: np.random.Generator) -> Text:
@@ -152,7 +155,7 @@ def recombined(a: Text, b: Text, rng: np.random.Generator) -> Text:
 
 def search(
     seed: Seed, arm: Arm, by: Sequence[Mutator], rounds: int, rng: np.random.Generator, dropped: Dropped
-) -> Iterator:
+) -> Generator[list[Text], list[float], list[Step]]:
     """One seed's search: yields texts whose scores it wants, is sent these, and returns its `Step`s. Every
     arm asks for as many texts in a round, fewer only where some are dropped.
     """
@@ -165,15 +168,15 @@ def search(
             tried = [mutated(t, mine, rng) if i % 2 else t for i, t in enumerate(tried)]
         else:
             start = Text(seed) if arm.anew else held
-            pool = in_order(mine) if arm.anew else mine
-            tried = [mutated(start, pool[i] if arm.anew else mine, rng) for i in range(arm.width)]
+            pools = in_order(mine) if arm.anew else [mine]
+            tried = [mutated(start, pools[i % len(pools)], rng) for i in range(arm.width)]
         kept = dropped.keep(tried)
         found = list(zip(kept, (yield kept), strict=True)) if kept else []
         if arm.pairs and len(found) > 1 and not arm.independent:
             best = [t for t, _ in sorted(found, key=lambda f: -f[1])[:WIDTH]]
             couples = list(itertools.combinations(best, 2))
             picks = rng.permutation(len(couples))[: arm.pairs]
-            children = dropped.keep([recombined(*couples[i], rng) for i in picks])
+            children = dropped.keep([recombined(*couples[i], rng) for i in picks], kept)
             found += list(zip(children, (yield children), strict=True)) if children else []
         before, taken = held, False
         if found:

@@ -125,13 +125,13 @@ def context_takes(idle: np.ndarray, plain: np.ndarray, seed: int = 0) -> tuple[E
     ), controls
 
 
-def ranks_first(
-    hits: np.ndarray, chance: np.ndarray, correlation: Estimate, seed: int = 0
-) -> tuple[Estimate, dict]:
+def ranks_first(hits: np.ndarray, chance: np.ndarray, correlation: Estimate) -> tuple[Estimate, dict]:
     """How much more often than by chance the alarming word ranks first [pair]; beside it how an attribution
     of it goes with what the swap proves: (measured, controls).
     """
-    return stats.mean(hits.astype(float) - chance, seed), {
+    found, level = stats.rate(hits), float(chance.mean())  # chance is known of each pair, and not drawn
+    above = Estimate(found.value - level, [x - level for x in found.ci95], found.n)
+    return above, {
         "first": float(hits.mean()),
         "chance": float(chance.mean()),
         "spearman_swap": correlation.value,
