@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from unittest import mock
 
-
 from refusal.data import system_prompts
 from refusal.model.loading import Model
 from refusal.trace import opening
