@@ -2,6 +2,7 @@
 screen of README.md between two markers. No number on them is typed by hand.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -185,7 +186,7 @@ def first_screen(everything: Ledger, findings: Mapping[str, Finding], picture: P
     came out, and how many verdicts on papers' claims rest on which kind of evidence.
     """
     ledger = [entry for entry in everything if " @ " not in entry[1] and entry[2].evidence != "constructed"]
-    rows = []
+    rows, usual = [], _usual(findings)
     for n, finding in findings.items():
         mine = [e for e in ledger if _number(e[2]) == n]
         of = {
@@ -195,19 +196,26 @@ def first_screen(everything: Ledger, findings: Mapping[str, Finding], picture: P
         rows.append(
             [
                 f"[{n}](notebooks/{finding.stem}.ipynb) {finding.question}",
-                _came_out(mine, finding) + _moved(everything, mine, finding),
+                _came_out(mine, finding, usual) + _moved(everything, mine, finding),
                 *of.values(),
-                f"[ledger](results/README.md#nb-{n})",
             ]
         )
-    header = ["question", "what came out", *(f"papers' claims, {where}" for where in KINDS.values()), "page"]
+    came = f"what came out, on {_shown(usual)} where no other is named" if usual else "what came out"
+    header = ["question", came, *(f"papers' claims, {where}" for where in KINDS.values())]
     shown = [f"![{picture.alt}]({picture.path})", picture.reading] if picture else []
     return "\n\n".join([*shown, _table(header, rows)])
 
 
-def _came_out(mine: Ledger, finding: Finding) -> str:
+def _usual(findings: Mapping[str, Finding]) -> str | None:
+    """The model that most notebooks run on by default; None where none has one."""
+    defaults = Counter(finding.default[1] for finding in findings.values() if finding.default)
+    return defaults.most_common(1)[0][0] if defaults else None
+
+
+def _came_out(mine: Ledger, finding: Finding, usual: str | None) -> str:
     """The finding's headline claims with value and verdict, and the interval of what is not decided: of the
-    default model, or of the one that decides most where that was not run.
+    default model, or of the one that decides most where that was not run; which one it is, unless the
+    `usual`.
     """
     runs: dict[Run, list[Record]] = {}
     for tier, model, r in mine:
@@ -224,7 +232,7 @@ def _came_out(mine: Ledger, finding: Finding) -> str:
         for id, words in finding.headlines.items()
         if id in by
     ]
-    return "; ".join([*said, f"on {_shown(model)}"])
+    return "; ".join(said + [f"on {_shown(model)}"] * (model != usual))
 
 
 def _filled(words: str, r: Record) -> str:
