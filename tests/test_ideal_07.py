@@ -184,6 +184,9 @@ def test_preconditions():
     assert "already" in measured.cannot_search(some(0.5), some(0.9))
     assert "harmful prompts are refused" in measured.cannot_search(some(0.05), some(0.1))
     assert "15 points more" in measured.cannot_search(some(0.2), some(0.3))
+    assert measured.cannot_transfer(some(0.1), "a", "b") is None
+    assert "50% of the seeds" in measured.cannot_transfer(some(0.5), "a", "b")
+    assert "give another one" in measured.cannot_transfer(some(0.1), "a", "a")
     assert measured.cannot_mitigate(some(0.3), some(0.5)) is None
     assert "pseudo-harmful" in measured.cannot_mitigate(some(0.05), some(0.5))
     assert "harmful prompts" in measured.cannot_mitigate(some(0.3), some(0.1))
