@@ -300,22 +300,20 @@ def read_given(model: "Model", rows: Sequence[Row], *, label: str = "reading ans
 def _read_text(model: "Model", rows: Sequence[Row], label: str) -> dict[str, torch.Tensor]:
     """Of every token that has one before it, or of those of an answer where some are given."""
     check_lengths(model, [r.prompt for r in rows])
-    # every token's logits are held
-    most = 256 if model.device.type == "cpu" else 2048
+    # logits are held of all tokens that are read: of each row the last ones
+    kept = [1 + r.prompt.given if r.prompt.given else len(r.prompt.ids) for r in rows]
+    most = min(model.batch_tokens, 256 if model.device.type == "cpu" else 2048)
     out = {"loss": torch.empty(len(rows)), "entropy": torch.empty(len(rows))}
-    for members in track(
-        plan(replace(model, batch_tokens=min(model.batch_tokens, most)), widths(rows)), label
-    ):
+    for members in track(plan(replace(model, batch_tokens=most), kept), label):
         batch = rest(model, rows, members, 0)
         ops = compile_edits(model, [rows[i] for i in members], batch.ids.shape[1])
-        _, logits = forward(model, batch, ops, logits=True, keep=0)
+        _, logits = forward(model, batch, ops, logits=True, keep=max(kept[i] for i in members))
         for r, i in enumerate(members):
-            start = batch.pad[r]
-            if not torch.isfinite(logits[r, start:]).all():
+            read = logits[r, -kept[i] :]
+            if not torch.isfinite(read).all():
                 not_finite(model, "the logits of a text")
-            if given := rows[i].prompt.given:
-                start = logits.shape[1] - given - 1
-            log_p = logits[r, start:-1].float().log_softmax(-1)
-            out["loss"][i] = -log_p.gather(-1, batch.ids[r, start + 1 :, None]).mean().cpu()
+            log_p = read[:-1].float().log_softmax(-1)
+            said = batch.ids[r, 1 - kept[i] :, None]
+            out["loss"][i] = -log_p.gather(-1, said).mean().cpu()
             out["entropy"][i] = -(log_p.exp() * log_p).sum(-1).mean().cpu()
     return out
