@@ -159,7 +159,8 @@ def mitigation(over: Record, safe: Record, evolved: Record) -> Said:
         f"Pseudo-harmful prompts are refused {percent(over.number('before'))} of the time before and "
         f"{percent(over.number('after'))} after ({why(over)}); after training on ordinary requests and "
         f"refusals alone {percent(over.number('plain_only'))}.",
-        f"Harmful ones: {percent(safe.number('before'))} before, {percent(safe.number('after'))} after (that "
+        f"Harmful ones: {percent(safe.number('before'))} before, {percent(safe.number('after'))} after (that"
+        " "
         f"they fall by less than five points is {why(safe)}): refusals of harmful requests are part of what is "
         "taught.",
         f"Against training on random mutations of the same seeds {points(evolved.value)} more are gained "
@@ -183,7 +184,8 @@ def in_words(records: Sequence[Record]) -> str:
         )
     if (r := by.get("mitigation.over")) and r.value is not None:
         said.append(
-            f"Training changes false refusals by {points(-r.value)} (that they fall is {r.verdict}) and those "
+            f"Training changes false refusals by {points(-r.value)} (that they fall is {r.verdict}) and "
+            "those "
             f"of harmful prompts by {points(-by['mitigation.safe'].value)} (that these stay is "
             f"{by['mitigation.safe'].verdict})."
         )
