@@ -22,7 +22,7 @@ from refusal.train import soft_prompt
 from refusal.train.soft_prompt import Objective
 
 BATCH = 8
-SHARES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the way from the start to the trained prompt
+SHARES = (0.25, 0.5, 0.75, 1.0, 1.5)  # of the way from the start to the trained prompt
 Trained = tuple[Float[Tensor, "token d"], list[float]]  # the soft prompt and the loss of each step
 
 

@@ -73,7 +73,8 @@ def prompts(by: Mapping[str, Record]) -> Said:
         f"({why(neutral[0])}) "
         f"and by {interval(neutral[1])} for harmless ones ({why(neutral[1])}); prompts that decline "
         "something "
-        f"harmless by {signed(neutral[0].number('declining'))}.",
+        f"harmless by {signed(neutral[0].number('declining'))} on average and "
+        f"{signed(neutral[0].number('declining_high'))} at most, which is the bar for harmful ones.",
     ]
 
 
@@ -168,21 +169,24 @@ def samples(by: Mapping[str, Record], shares: Mapping[str, float]) -> Said:
     """Of 05.dro.* on sampled answers, and the share of samples that comply by arm."""
     low, human, swap = by["05.dro.harmful"], by["05.human.behaviour"], by["05.dro.swapped"]
     title = (
-        f"Sampled answers comply {percent(shares.get('own'))} of the time under the own prompt, "
-        f"{percent(shares.get('start'))} under the human one, {percent(low.number('dro'))} after DRO "
+        f"Of sampled answers to harmful prompts {percent(shares.get('own'))} comply under the own prompt, "
+        f"{percent(shares.get('human'))} under the human one, {percent(low.number('dro'))} after DRO "
         f"({low.verdict})"
     )
+    turned = lambda x: points(None if x is None else -x)
     return title, [
-        f"The human safety prompt lowers compliance by {interval(human)} against the template's own "
-        f"({why(human)}); its neutral twin leaves {percent(human.number('neutral'))}.",
-        f"DRO lowers it by {interval(low)} against its start ({why(low)}), from "
-        f"{percent(low.number('lowest_seed'))} to {percent(low.number('highest_seed'))} by seed; along "
-        "random "
-        f"directions {points(low.number('random'))} are gained, without the prompt that gives most "
-        f"{points(low.number('without_top_prompt'))}."
+        f"Under the human safety prompt compliance is {turned(human.value)} against the template's own, "
+        "which "
+        f"it was to lower ({why(human)}); its neutral twin leaves {percent(human.number('neutral'))}.",
+        f"DRO lowers compliance by {interval(low)} against the text it began as ({why(low)}), to between "
+        f"{percent(low.number('lowest_seed'))} and {percent(low.number('highest_seed'))} by seed; trained "
+        "along "
+        f"random directions the prompt changes it by {turned(low.number('random'))}. Without the harmful "
+        f"prompt that gives most, DRO lowers it by {two(low.number('without_top_prompt'))}."
         if low.value is not None
         else f"Of DRO nothing can be said: {why(low)}.",
-        f"With the classes swapped compliance is {points(swap.value)} higher than under DRO ({why(swap)})."
+        f"With the classes swapped in training compliance is {points(swap.value)} above that under DRO "
+        f"({why(swap)})."
         if swap.value is not None
         else None,
     ]
@@ -242,16 +246,20 @@ def in_words(records: Sequence[Record]) -> str:
     said = []
     if (r := by.get("shift.common")) and r.value is not None:
         said.append(
-            f"Safety prompts move states alike (cosine {two(r.number('safety'))}); neutral ones move them "
-            f"nearly so ({two(r.number('safety_neutral'))}), and that safety has a direction of its own is "
+            f"Safety prompts move states alike (cosine {two(r.number('safety'))}); a safety and a neutral "
+            f"one have {two(r.number('safety_neutral'))}; that safety has a direction of its own is "
             f"{r.verdict}."
         )
     if (r := by.get("human.behaviour")) and r.value is not None:
-        said.append(f"The human prompt lowers compliance by {points(r.value)} ({r.verdict}).")
+        said.append(
+            f"Under the human prompt compliance is {points(-r.value)} against the template's own; that it "
+            "falls "
+            f"is {r.verdict}."
+        )
     if (r := by.get("dro.harmful")) and r.value is not None:
         said.append(
-            f"Trained by DRO it lowers it by {points(r.value)} below its start ({r.verdict}), and refusals "
-            "of "
+            f"Trained by DRO it is {points(-r.value)} against its start (that it falls is {r.verdict}), and "
+            f"refusals of "
             f"harmless prompts rise by {points(by['dro.spares'].value)} ({by['dro.spares'].verdict}); "
             "against "
             f"training the first token alone it gains {points(by['dro.trivial'].value)} "
