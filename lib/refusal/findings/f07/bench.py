@@ -1,4 +1,6 @@
-"""What it saves that every text of a search is scored once, whichever arm asks."""
+"""What it saves that every text of a search is scored once, whichever arm asks, and that what several begin
+with is read once.
+"""
 
 from collections.abc import Callable
 
@@ -6,11 +8,14 @@ from refusal.data.mutators import mutators
 from refusal.findings.f07 import evolve
 from refusal.findings.f07.evolve import ARMS, Seed
 from refusal.model.loading import Model
+from refusal.trace import reads, stems
+from refusal.trace.edits import rows_of
+from refusal.trace.prompts import chat
 
 
 def ratios(model: Model, prompts, batches, alternate: Callable[..., dict[str, float]]) -> list[str]:
-    """Texts that are scored for all arms together, over the sum of what each alone asks for: counted, not
-    timed.
+    """Texts of one arm scored by their stems over whole passes; and how many are scored for all arms together
+    over the sum of what each alone asks for, counted.
     """
     seeds = [Seed(p.id, p.text.rstrip(".?!"), "any") for p in prompts[:16]]
     asked: list[str] = []
@@ -25,4 +30,15 @@ def ratios(model: Model, prompts, batches, alternate: Callable[..., dict[str, fl
         asked.clear()
         evolve.run(seeds, {name: arm}, mutators(), score, 3, 0)
         each += len(asked)
-    return [f"texts scored for all arms together / for each alone              {together / each:.2f}"]
+    texts = list(dict.fromkeys(asked))[:160]
+    found, readout = chat(model, texts), lambda logits: logits[:, 0]
+    t = alternate(
+        rounds=3,
+        whole=lambda: reads.score_rows(model, rows_of(found), readout),
+        stems=lambda: stems.score_stems_of(model, found, readout, "scoring"),
+    )
+    return [
+        f"texts of a search scored with what they begin with read once     {t['stems'] / t['whole']:.2f}   "
+        "(at most 0.7)",
+        f"texts scored for all arms together / for each alone              {together / each:.2f}",
+    ]

@@ -30,6 +30,15 @@ def cannot_search(seeds: np.ndarray, harmful: np.ndarray) -> str | None:
     return None
 
 
+def cannot_transfer(seeds: np.ndarray, other: str, model: str) -> str | None:
+    """Why another model says nothing, from which seeds it refuses itself; or None."""
+    if other == model:
+        return f"{other} is the model that the search asked: give another one, other="
+    if seeds.mean() > MOST_SEEDS:
+        return f"{other} refuses {seeds.mean():.0%} of the seeds itself, at most {MOST_SEEDS:.0%} may be"
+    return None
+
+
 def cannot_mitigate(pseudo: np.ndarray, harmful: np.ndarray) -> str | None:
     """Why training says nothing, from which pseudo-harmful and harmful prompts are refused; or None."""
     for name, hits, least in (("pseudo-harmful", pseudo, LEAST_PSEUDO), ("harmful", harmful, LEAST_SAFE)):

@@ -34,8 +34,8 @@ def behaviour(refused: Mapping[str, float]) -> Said:
 def search(evolution: Record, fitness: Record, recombination: Record, annealing: Record) -> Said:
     """Of 07.search.* that compare arms of equal budget."""
     title = (
-        f"The search refuses {points(evolution.value)} against the best of as many tries "
-        f"({evolution.verdict}), {points(fitness.value)} against none of the fitness ({fitness.verdict})"
+        f"What the search finds is refused {points(evolution.value)} against the best of as many tries "
+        f"({evolution.verdict}), {points(fitness.value)} without its fitness ({fitness.verdict})"
     )
     return title, [
         f"Every arm is given as many texts of each seed. What the search holds at its end is refused "
@@ -150,16 +150,18 @@ def attribution(occlusion: Record, gradient: Record, signed_first: float | None)
 
 def mitigation(over: Record, safe: Record, evolved: Record) -> Said:
     """Of 07.mitigation.*."""
+    turned = lambda r: points(None if r.value is None else -r.value)
     title = (
-        f"Training on found texts lowers refusals of pseudo-harmful prompts by {points(over.value)} "
-        f"({over.verdict}) and of harmful ones by {points(safe.value)} ({safe.verdict})"
+        f"Trained on found texts the model refuses {turned(over)} of pseudo-harmful prompts "
+        f"({over.verdict}) and {turned(safe)} of harmful ones ({safe.verdict})"
     )
     return title, [
         f"Pseudo-harmful prompts are refused {percent(over.number('before'))} of the time before and "
-        f"{percent(over.number('after'))} after ({why(over)}); after training on ordinary requests alone "
-        f"{percent(over.number('plain_only'))}.",
-        f"Harmful ones: {percent(safe.number('before'))} before, {percent(safe.number('after'))} after "
-        f"({why(safe)}).",
+        f"{percent(over.number('after'))} after ({why(over)}); after training on ordinary requests and "
+        f"refusals alone {percent(over.number('plain_only'))}.",
+        f"Harmful ones: {percent(safe.number('before'))} before, {percent(safe.number('after'))} after. That "
+        f"they fall by less than five points is {why(safe)}; refusals of harmful requests are part of what is "
+        "taught.",
         f"Against training on random mutations of the same seeds {points(evolved.value)} more are gained "
         f"({why(evolved)}).",
     ]
@@ -181,8 +183,9 @@ def in_words(records: Sequence[Record]) -> str:
         )
     if (r := by.get("mitigation.over")) and r.value is not None:
         said.append(
-            f"Training lowers false refusals by {points(r.value)} ({r.verdict}) and those of harmful "
-            "prompts by "
-            f"{points(by['mitigation.safe'].value)} (that these stay is {by['mitigation.safe'].verdict})."
+            f"Training changes false refusals by {points(-r.value)} (that they fall is {r.verdict}) and "
+            "those "
+            f"of harmful prompts by {points(-by['mitigation.safe'].value)} (that these stay is "
+            f"{by['mitigation.safe'].verdict})."
         )
     return " ".join(said) or "Nothing can be said of over-refusal here; the records give the reason."
