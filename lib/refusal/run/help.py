@@ -18,7 +18,7 @@ from refusal.run.declared import Parameter, notebooks, parameters_of, question
 TARGETS = """\
 usage: make TARGET [PARAMETER=value …]
   make hello        a first figure and a few judged answers on a 135M model; 3 minutes after downloads
-  make nb-NN        one notebook, NN of {numbers}; make help-NN: what it asks, takes and can be told
+  make nb-NN        one notebook, NN of {numbers}; make help-NN: what it asks and takes
   make reproduce    every notebook, then the ledger and the figures; RUN=results/…/run.json: that run again
   make claims       the ledger, of one MODEL, TIER or VERDICT: paper's value, value here, controls, verdict
   make doctor       does a MODEL fit: values, refusals, memory, minutes, what will be uninformative
@@ -80,7 +80,7 @@ def _short(p: Parameter) -> str:
 def _default(*same: Parameter) -> str:
     defaults = [*dict.fromkeys(str(p.default) or "none" for p in same)]
     each = " or ".join(defaults)
-    if len(each) > 40 and len(defaults) > 1:  # names of models: the notebooks' own help says which
+    if len(each) > 30 and len(defaults) > 1:  # names of models, say: the notebooks' own help says which
         return f" [{defaults[0]}, by notebook]"
     return f" [{each}{', by notebook' * (len(defaults) > 1)}]"
 
