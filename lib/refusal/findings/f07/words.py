@@ -185,7 +185,7 @@ def in_words(records: Sequence[Record]) -> str:
         said.append(
             f"Training changes false refusals by {points(-r.value)} (that they fall is {r.verdict}) and "
             "those "
-            f"of harmful prompts by {points(-by['mitigation.safe'].value)} (that these stay is "
+            f"of harmful prompts by {points(-(by['mitigation.safe'].value or 0.0))} (that these stay is "
             f"{by['mitigation.safe'].verdict})."
         )
     return " ".join(said) or "Nothing can be said of over-refusal here; the records give the reason."
