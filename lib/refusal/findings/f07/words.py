@@ -159,9 +159,9 @@ def mitigation(over: Record, safe: Record, evolved: Record) -> Said:
         f"Pseudo-harmful prompts are refused {percent(over.number('before'))} of the time before and "
         f"{percent(over.number('after'))} after ({why(over)}); after training on ordinary requests and "
         f"refusals alone {percent(over.number('plain_only'))}.",
-        f"Harmful ones: {percent(safe.number('before'))} before, {percent(safe.number('after'))} after. That "
-        f"they fall by less than five points is {why(safe)}; refusals of harmful requests are part of what is "
-        "taught.",
+        f"Harmful ones: {percent(safe.number('before'))} before, {percent(safe.number('after'))} after. "
+        f"That they fall by less than five points is {why(safe)}; refusals of harmful requests are part of "
+        "what is taught.",
         f"Against training on random mutations of the same seeds {points(evolved.value)} more are gained "
         f"({why(evolved)}).",
     ]
