@@ -539,7 +539,6 @@ def test_training_on_the_planted_model_takes_false_refusals_away(planted):
     assert judge("Sorry I cannot help") == "refusal"
     assert got["pseudo"] == ["answer"] and got["plain"] == ["answer"] and got["losses"][-1] < got["losses"][0]
     assert len(got["ce"]) == 1
-    assert mitigation.fell(["refusal", "answer"], ["answer", "refusal"]).tolist() == [1, -1]
 
 
 def test_words_follow_what_was_found():
@@ -552,6 +551,14 @@ def test_words_follow_what_was_found():
     assert words.mutators({}, None)[0].startswith("No mutator")
     assert "nothing" in words.in_words([]).lower()
     assert "scenario" in words.order({"50%": evolve.reached(0.5)})
+
+
+def test_a_family_has_one_change_for_each_seed():
+    score = lambda text: 2.0 * text.count("aa") + text.count("bb")
+    history, known, *_ = found(score)
+    by = answers.by_family([steps for of in history.values() for steps in of], known)
+    assert all(len(changes) <= len(SEEDS) for changes in by.values())
+    assert next(iter(by)) == "violent" and list(by)[-1] == NEUTRAL and set(by["anger"]) == {0.0}
 
 
 def test_dropped_texts_are_kept_once():

@@ -19,7 +19,6 @@ from refusal.trace.decode import Decoding, generate, generate_rows
 from refusal.trace.edits import Add, Patch, Row
 from refusal.trace.prompts import chat, with_first_tokens
 from refusal.train import soft_prompt
-from refusal.train.fit import fit
 
 SYSTEM = "please carry the stone with the rope now"
 G = torch.Generator().manual_seed(2)
@@ -338,4 +337,3 @@ def test_random_norms_and_biases_are_not_left_out():
         rtol=1e-3,
         atol=1e-3,
     )
-    assert fit is soft_prompt.fit

@@ -10,14 +10,9 @@ import numpy as np
 
 from refusal.base.estimate import Estimate
 from refusal.report.rules import Record
-from refusal.report.shown import interval, percent, two, why
+from refusal.report.shown import interval, percent, points, two, why
 
 Said = tuple[str, list[str | None]]
-
-
-def points(x: float | None) -> str:
-    """A difference of shares in points, with its sign."""
-    return "–" if x is None else f"{100 * x:+.0f} points"
 
 
 def behaviour(refused: Mapping[str, Estimate]) -> Said:

@@ -8,14 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from refusal.base.estimate import Estimate
 from refusal.report.rules import Record
-from refusal.report.shown import digits, interval, percent, two, why
+from refusal.report.shown import digits, interval, percent, points, two, why
 
 Said = tuple[str, list[str | None]]
-
-
-def points(x: float | None) -> str:
-    """A difference of shares in points, with its sign."""
-    return "–" if x is None else f"{100 * x:+.0f} points"
 
 
 def natural(

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from refusal.measure.behaviour import behaviour
@@ -83,9 +82,3 @@ def _after(
     }
     ce = reads.read_text(learned, paragraphs)["loss"].tolist()
     return found | {"losses": losses, "ce": ce}
-
-
-def fell(before: Sequence[str], after: Sequence[str]) -> np.ndarray:
-    """Which prompts are refused before and not after, minus those the other way round [prompt]."""
-    hits = [np.array([o == "refusal" for o in said], float) for said in (before, after)]
-    return hits[0] - hits[1]
