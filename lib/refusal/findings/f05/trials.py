@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from refusal.base.estimate import Estimate
 from refusal.findings.f05 import arms, dro
 from refusal.findings.f05.dro import Dro, FirstToken
 from refusal.measure import stats
@@ -166,6 +167,9 @@ def refused_rates(seen: Mapping[str, Seen]) -> tuple[float, float]:
     return float(seen["harmful"].refused.mean()), float(spared.mean())
 
 
-def rate(kinds: np.ndarray, kind: str):
-    """Estimate of the share of answers of one kind."""
-    return stats.rate(kinds == kind)
+def rate(kinds: Sequence[np.ndarray], kind: str) -> Estimate:
+    """Estimate of the share of answers of one kind, from one or several answers to each prompt [answer]
+    [prompt]: prompts are what varies.
+    """
+    hits = np.array([k == kind for k in kinds])
+    return stats.rate(hits[0]) if len(hits) == 1 else stats.mean(hits.mean(0))

@@ -7,19 +7,9 @@ Each function is named after a figure and gives (title, sentences), for `Recorde
 from collections.abc import Mapping, Sequence
 
 from refusal.report.rules import Record
-from refusal.report.shown import interval, percent, two, why
+from refusal.report.shown import interval, percent, points, signed, two, why
 
 Said = tuple[str, list[str | None]]
-
-
-def points(x: float | None) -> str:
-    """A difference of shares in points, with its sign."""
-    return "–" if x is None else f"{100 * x:+.0f} points"
-
-
-def signed(x: float | None) -> str:
-    """A difference with its sign."""
-    return "–" if x is None else f"{x:+.2f}"
 
 
 def behaviour(refused: Mapping[str, Mapping[str, float]], start: str, neutral: str) -> Said:
