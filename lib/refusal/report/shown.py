@@ -51,6 +51,16 @@ def percent(x: float | None) -> str:
     return "–" if x is None else f"{x:.0%}"
 
 
+def points(x: float | None) -> str:
+    """A difference of shares in points, with its sign; None as a dash."""
+    return "–" if x is None else f"{100 * x:+.0f} points"
+
+
+def signed(x: float | None) -> str:
+    """A difference with its sign and two digits; None as a dash."""
+    return "–" if x is None else f"{x:+.2f}"
+
+
 def digits(x: float | None) -> str:
     """Three digits that count, as plain text; None and what is no number as a dash."""
     return "–" if x is None or x != x else f"{x:.3g}"

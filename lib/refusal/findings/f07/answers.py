@@ -63,10 +63,6 @@ class Said:
         return np.array([judge(a) == "refusal" for a in self.answers], bool)
 
     @property
-    def outcomes(self) -> list[str]:
-        return [judge(a) for a in self.answers]
-
-    @property
     def listed(self) -> np.ndarray:
         """Which the published list flags [text]."""
         return np.array([any(phrase in a for phrase in PUBLISHED) for a in self.answers], bool)
@@ -96,11 +92,15 @@ def by_budget(history: Sequence[Sequence[Step]], known: Mapping[str, float]) -> 
 
 
 def by_family(history: Sequence[Sequence[Step]], known: Mapping[str, float]) -> dict[str, list[float]]:
-    """How much one mutator around the bare seed changes its score, by family, of all that were tried."""
+    """How much one mutator around the bare seed changes its score, by family, of all that were tried: a mean
+    for each seed, since its texts are no items of their own.
+    """
     tried = {t for steps in history for s in steps for t in s.tried if len(t.by) == 1}
-    found: dict[str, list[float]] = {}
+    changes: dict[str, dict[str, list[float]]] = {}
     for t in sorted(tried, key=lambda t: t.text):
-        found.setdefault(t.by[0].family, []).append(known[t.text] - known[t.seed.text])
+        by_seed = changes.setdefault(t.by[0].family, {})
+        by_seed.setdefault(t.seed.id, []).append(known[t.text] - known[t.seed.text])
+    found = {family: [float(np.mean(x)) for x in by_seed.values()] for family, by_seed in changes.items()}
     return dict(sorted(found.items(), key=lambda f: (f[0] == NEUTRAL, -float(np.mean(f[1])))))
 
 

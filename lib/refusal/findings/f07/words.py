@@ -7,19 +7,9 @@ Each function is named after a figure and gives (title, sentences), for `Recorde
 from collections.abc import Mapping, Sequence
 
 from refusal.report.rules import Record
-from refusal.report.shown import interval, percent, two, why
+from refusal.report.shown import interval, percent, points, signed, two, why
 
 Said = tuple[str, list[str | None]]
-
-
-def points(x: float | None) -> str:
-    """A difference of shares in points, with its sign."""
-    return "–" if x is None else f"{100 * x:+.0f} points"
-
-
-def signed(x: float | None) -> str:
-    """A difference with its sign."""
-    return "–" if x is None else f"{x:+.2f}"
 
 
 def behaviour(refused: Mapping[str, float]) -> Said:
@@ -185,7 +175,7 @@ def in_words(records: Sequence[Record]) -> str:
         said.append(
             f"Training changes false refusals by {points(-r.value)} (that they fall is {r.verdict}) and "
             "those "
-            f"of harmful prompts by {points(-by['mitigation.safe'].value)} (that these stay is "
+            f"of harmful prompts by {points(-(by['mitigation.safe'].value or 0.0))} (that these stay is "
             f"{by['mitigation.safe'].verdict})."
         )
     return " ".join(said) or "Nothing can be said of over-refusal here; the records give the reason."
