@@ -14,6 +14,7 @@ from refusal.data.table import (
     judge_cases,
     judged_answers,
     neutral_text,
+    on_task,
     prompts,
     without_final_punctuation,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "judged_answers",
     "neutral_text",
     "noncompliance",
+    "on_task",
     "past_tense_harmless",
     "past_tense_requests",
     "persuasions",

@@ -131,3 +131,10 @@ def judged_answers() -> pd.DataFrame:
     described in data/README.md.
     """
     return pd.read_csv(DATA / "judged_answers.csv", dtype=str, keep_default_na=False)
+
+
+def on_task() -> pd.DataFrame:
+    """Beginnings of answers to harmless requests, with what two readers say they are: id, query, answer, kind
+    (as written), first, second; described in data/README.md.
+    """
+    return pd.read_csv(DATA / "on_task.csv", dtype=str, keep_default_na=False)

@@ -80,8 +80,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         additional_special_tokens=SPECIAL[4:],
     )
     tokenizer.chat_template = (
-        "<s>{% for m in messages %}<user>{{ m['content'] }}<end>{% endfor %}{% if add_generation_prompt "
-        "%}<assistant>{% endif %}"
+        "<s>{% for m in messages %}{{ '<assistant>' if m['role'] == 'assistant' else '<user>' }}"
+        "{{ m['content'] }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     return tokenizer
 

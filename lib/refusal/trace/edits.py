@@ -2,8 +2,8 @@
 nnsight traces.
 
 An edit at layer l changes ``h[l]``, the input of block l (``h[n_layers]``: the last block's output). The span
-is explicit: ``instruction``, ``closing``, ``system``, ``t_inst``, ``t_post`` and ``prompt`` act on the prompt
-only; ``every_token`` acts on the prompt and on every generated token, as directional ablation and
+is explicit: ``instruction``, ``closing``, ``system``, ``slot``, ``t_inst``, ``t_post`` and ``prompt`` act on
+the prompt only; ``every_token`` acts on the prompt and on every generated token, as directional ablation and
 orthogonalisation do; ``last`` on the last token of the prompt and every generated one. A tuple lists the
 prompt's positions themselves.
 """

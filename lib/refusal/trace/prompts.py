@@ -31,7 +31,8 @@ class Prompt:
     """One prompt. `ids` are its tokens; the instruction is ``ids[start:stop]``, so t_inst = stop − 1. The
     last `given` tokens are the first of its answer, given and not generated (`with_first_tokens`); t_post is
     the one before them. `system` is where the text of a system prompt stands, from its first token to the one
-    after its last; empty where none was given.
+    after its last, and `slot` what stands beside the query (`refusal.trace.roles`); empty where none was
+    given.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Prompt:
     stop: int
     given: int = 0
     system: tuple[int, int] = (0, 0)
+    slot: tuple[int, int] = (0, 0)
 
     @property
     def t_inst(self) -> int:
@@ -70,7 +72,7 @@ class Prompt:
 
     def span(self, name: str | tuple[int, ...]) -> Sequence[int]:
         """The positions of ``instruction``, ``closing``, ``prompt`` or ``every_token`` (within the prompt),
-        ``t_inst``, ``t_post``, ``last`` (t_post and what of the answer is given), ``system``.
+        ``t_inst``, ``t_post``, ``last`` (t_post and what of the answer is given), ``system``, ``slot``.
 
         A tuple lists positions itself; negative ones count from the end. Raises ParameterError for a span
         that is none, or a position that the prompt has not.
@@ -92,6 +94,7 @@ class Prompt:
             "t_inst": range(self.t_inst, self.stop),
             "t_post": range(self.t_post, self.t_post + 1),
             "system": range(*self.system),
+            "slot": range(*self.slot),
         }
         if name not in spans:
             raise ParameterError(f"unknown span {name!r}", "use one of " + ", ".join(spans))

@@ -7,7 +7,9 @@ checkpoints where a run was cut.
 import copy
 import math
 import random
+import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -17,6 +19,7 @@ from transformers import PreTrainedModel
 
 from refusal.base.errors import UserError
 from refusal.base.progress import track
+from refusal.model.loading import Model, wrap
 from refusal.trace.prefix import Prefix, reach
 from refusal.train.adapters import low_rank
 from refusal.train.batches import left_padded
@@ -36,6 +39,14 @@ def adapted(module, seed: int, where: str | list[str] = "all-linear"):
     # shared with the original, for nothing changes them
     frozen = {id(t): t for t in [*module.parameters(), *module.buffers()]}
     return get_peft_model(copy.deepcopy(module, frozen), low_rank(where)).get_base_model()
+
+
+def alike(model: Model, module: PreTrainedModel) -> Model:
+    """The module of a changed copy as a model like `model`, under a revision of its own, so that nothing that
+    is kept of another one is taken for its.
+    """
+    found = wrap(module, model.tokenizer, name=model.name, batch_tokens=model.batch_tokens)
+    return replace(found, revision=uuid.uuid4().hex)
 
 
 def fit(

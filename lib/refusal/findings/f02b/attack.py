@@ -7,9 +7,7 @@ not taken for one. The attacked copy lives in memory while it is measured, and i
 name. What is kept is states, as means are, and judged outcomes.
 """
 
-import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -21,7 +19,7 @@ from refusal.model import loading
 from refusal.trace import cache
 from refusal.trace.decode import generate_and_read
 from refusal.trace.prompts import Prompt
-from refusal.train.fit import adapted, steps
+from refusal.train.fit import adapted, alike, steps
 
 # acceptances and nothing after them; each example gets one
 OPENINGS = (
@@ -112,10 +110,7 @@ def _after(model: loading.Model, trained_on, tests, seed, max_new_tokens) -> dic
             BATCH,
             label=f"fine-tuning attack, examples {before + 1} to {n}",
         )
-        attacked = replace(
-            loading.wrap(copied, model.tokenizer, name=model.name, batch_tokens=model.batch_tokens),
-            revision=uuid.uuid4().hex,
-        )
+        attacked = alike(model, copied)
         texts, states, _ = generate_and_read(
             attacked, tests, at=["t_inst", "t_post"], decoding=max_new_tokens
         )

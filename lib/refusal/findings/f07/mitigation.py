@@ -2,21 +2,18 @@
 reason, refusals of harmful prompts, and ordinary answers; measured and thrown away.
 """
 
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 
 from refusal.measure.behaviour import behaviour
 from refusal.measure.judge import judge
-from refusal.model import loading
 from refusal.model.loading import Model
 from refusal.trace import cache, reads
 from refusal.trace.decode import generate
 from refusal.trace.edits import Ablate
 from refusal.trace.prompts import Prompt
-from refusal.train.fit import Example, adapted, steps
+from refusal.train.fit import Example, adapted, alike, steps
 
 RATE, BATCH = 2e-4, 8
 
@@ -73,10 +70,7 @@ def _after(
 ) -> dict[str, list]:
     copied = adapted(model.module, seed)
     losses = steps(copied, trained_on, n_steps, RATE, seed, BATCH, label=f"training: {name}")
-    learned = replace(
-        loading.wrap(copied, model.tokenizer, name=model.name, batch_tokens=model.batch_tokens),
-        revision=uuid.uuid4().hex,
-    )
+    learned = alike(model, copied)
     found: dict[str, list] = {
         g: list(behaviour(learned, p, max_new_tokens).outcome) for g, p in tests.items()
     }

@@ -1,0 +1,1 @@
+"""Notebook 08: roles and images (arXiv 2504.03735)."""

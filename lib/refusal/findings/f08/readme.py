@@ -1,0 +1,6 @@
+"""What the README and the ledger's page say of roles and images."""
+
+HEADLINES = {
+    "08.roles.on-task": "swapped headers bring what is asked ({value})",
+    "08.shift.cause": "refusals return with the lost component ({value})",
+}
