@@ -2,6 +2,13 @@
 answers.
 """
 
+from refusal.data.constructive import (
+    FRAMES,
+    QUERY_KINDS,
+    constructive,
+    constructive_labels,
+    declines,
+)
 from refusal.data.noncompliance import CATEGORIES, noncompliance, refusals_of
 from refusal.data.statement_sets import NEGATED_SETS, STATEMENT_SETS, statements
 from refusal.data.system_prompts import SYSTEM_KINDS, published_dro, system_prompts
@@ -29,12 +36,17 @@ from refusal.data.wordings import (
 __all__ = [
     "BY_NAME_ONLY",
     "CATEGORIES",
+    "FRAMES",
     "NEGATED_SETS",
+    "QUERY_KINDS",
     "ROLES",
     "SOURCES",
     "STATEMENT_SETS",
     "SYSTEM_KINDS",
     "all_prompts",
+    "constructive",
+    "constructive_labels",
+    "declines",
     "dialogue_frames",
     "hashes",
     "jailbreak_templates",

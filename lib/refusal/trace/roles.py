@@ -108,12 +108,12 @@ def chat_as(
     if not isinstance(table, pd.DataFrame):
         ids = [str(i) for i in range(len(table))]
         table = pd.DataFrame({"id": ids, "text": list(table)}).assign(source="", label="")
-    each = list(slots) if isinstance(slots, (list, tuple)) else [slots] * len(table)
+    each = [slots] * len(table) if slots is None or isinstance(slots, Slot) else list(slots)
     opening = parts.begin + parts.system * system + parts.headers[asked_by]
     closing = parts.end + parts.headers[answered_by]
     return [
-        _with_slot(model, opening, str(row.text).strip(), closing, row, slot)
-        for row, slot in zip(table.itertuples(), each, strict=True)
+        _with_slot(model, opening, str(text).strip(), closing, row, slot)
+        for text, row, slot in zip(table.text, table.itertuples(), each, strict=True)
     ]
 
 

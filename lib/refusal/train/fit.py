@@ -117,10 +117,6 @@ def steps(
     if prefix and reach(module) < math.inf:
         # rows of unequal length would have padding between what was read and the rest, which counts there
         together = 1
-    attention = module.config._attn_implementation
-    # half the time on a CPU; on a GPU the default's gradients are not finite for rows padded on the left
-    module.set_attn_implementation("eager")
-    module.train()
 
     def loss_of(part: tuple[list[Example], int]) -> torch.Tensor:
         rows, learned = part
@@ -130,6 +126,21 @@ def steps(
     for rows in drawn(examples, n, batch, seed):
         learned = sum(len(answer) for _, answer in rows)
         batches.append([(rows[i : i + together], learned) for i in range(0, batch, together)])
+    return learn(module, loss_of, batches, learning_rate, label)
+
+
+def learn(
+    module: PreTrainedModel,
+    loss_of: Callable[[Part], torch.Tensor],
+    batches: Sequence[Sequence[Part]],
+    learning_rate: float,
+    label: str,
+) -> list[float]:
+    """`fit` of what is to be trained in a module; frozen and out of training afterwards."""
+    attention = module.config._attn_implementation
+    # half the time on a CPU; on a GPU the default's gradients are not finite for rows padded on the left
+    module.set_attn_implementation("eager")
+    module.train()
     trained = [p for p in module.parameters() if p.requires_grad]
     losses = fit(trained, loss_of, batches, learning_rate=learning_rate, label=label)
     module.set_attn_implementation(attention)

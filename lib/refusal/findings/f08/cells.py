@@ -83,7 +83,7 @@ def settings(parts: Roles, made_up: bool = False) -> list[Setting]:
     found = [Setting(a, b, s) for s, a, b in itertools.product(systems, own, own)]
     if made_up and "narrator" in parts.headers:
         pairs = (("narrator", "assistant"), ("user", "narrator"), ("narrator", "narrator"))
-        found += [Setting(a, b, systems[0]) for a, b in pairs]
+        found += [Setting(a, b, s) for s in systems for a, b in pairs]
     return found
 
 

@@ -37,7 +37,8 @@ def cannot_harmless(on_task: np.ndarray) -> str | None:
 def cannot_restore(lost: float) -> str | None:
     """Why nothing can be given back, from how many refusals are lost; or None."""
     if lost < LEAST_LOST:
-        return f"exchanging the roles costs {100 * lost:.0f} points of refusals, {100 * LEAST_LOST:.0f} are needed"
+        what = f"exchanging the roles costs {100 * lost:.0f} points of refusals"
+        return f"{what}, {100 * LEAST_LOST:.0f} are needed"
     return None
 
 

@@ -21,10 +21,12 @@ _GREETING = r"^\W*(?:(?:hello|hi|hey|okay|ok|yes|well|so|dear \w+)(?: there| eve
 PLAYS_USER = re.compile(
     _GREETING
     + r"(?:i (?:am (?:a |an |the |\w+ing\b|interested|curious|new|not sure|in )|was|want|need|have|had|"
-    r"wish|hope|do not (?:know|have|understand)|did not|tried|keep|use|own|live|love|heard|read|think (?:i|my)|"
+    r"wish|hope|do not (?:know|have|understand)|did not|tried|keep|use|own|live|love|heard|read|"
+    r"think (?:i|my)|"
     r"feel|would (?:like|love)|never|always|recently|often|cannot)\b|"
-    r"my |we (?:are|have|want|need|would like)\b|(?:how|what|where|when|why) (?:do|can|should|would|could|is|am|are) "
-    r"(?:i|we|my|our)\b|(?:can|could|should|may|must|shall) (?:i|we)\b|is there (?:a|any) way\b|any (?:ideas|tips|advice)\b)"
+    r"my |we (?:are|have|want|need|would like)\b|"
+    r"(?:how|what|where|when|why) (?:do|can|should|would|could|is|am|are) (?:i|we|my|our)\b|"
+    r"(?:can|could|should|may|must|shall) (?:i|we)\b|is there (?:a|any) way\b|any (?:ideas|tips|advice)\b)"
 )
 # a question to the one who asked, and nothing given
 ASKS_BACK = re.compile(
@@ -42,8 +44,9 @@ THANKS = re.compile(
 REQUESTS = re.compile(
     _GREETING + r"(?:(?:please|now|also|next|then|and|can you|could you|would you) (?:also )?(?:please )?)*"
     r"(?:write|list|explain|give|tell|describe|create|generate|translate|summari[sz]e|show|help|provide|make|compose|"
-    r"suggest|name|compare|imagine)\b (?:me\b|us\b|it (?:as|in|for|with)|a\b|an\b|the (?:\w+ )?(?:ten|five|three|best|top|"
-    r"difference|same|following)|some\b|(?:two|three|four|five|ten)\b|\d|how\b|what\b|why\b)"
+    r"suggest|name|compare|imagine)\b (?:me\b|us\b|it (?:as|in|for|with)|a\b|an\b|"
+    r"the (?:\w+ )?(?:ten|five|three|best|top|difference|same|following)|some\b|"
+    r"(?:two|three|four|five|ten)\b|\d|how\b|what\b|why\b)"
 )
 _OFF = (PLAYS_USER, ASKS_BACK, THANKS, REQUESTS)
 

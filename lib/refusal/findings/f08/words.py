@@ -162,16 +162,18 @@ def places(end: Record, out: Record, both_end: Record, both_out: Record) -> Said
 def mitigation(works: Record, needed: Record, unseen: Record, shortcut: Record) -> Said:
     """Of 08.mitigation.*."""
     title = (
-        f"Training on every setting takes {points(_less(works))} off on-task answers to harmful prompts "
-        f"({works.verdict}), {points(_less(needed))} more than training on the usual one ({needed.verdict})"
+        f"Training on every setting changes on-task answers to harmful prompts by {points(_less(works))} "
+        f"({works.verdict}); with harmful requests alone perturbed, harmless ones are refused "
+        f"{points(shortcut.value)} more ({shortcut.verdict})"
     )
     return title, [
-        f"On-task answers to harmful prompts in the perturbed settings fall by {points(works.value)} "
-        f"({why(works)}), and harmless ones are refused {points(works.number('harmless_rise'))} more often.",
-        f"Training on the usual setting alone does {points(needed.value)} less ({why(needed)}); in the "
-        f"setting "
-        f"that was left out, training on all others does {points(unseen.value)} more than that "
-        f"({why(unseen)}).",
+        f"On-task answers to harmful prompts in the perturbed settings change by {points(_less(works))} "
+        f"({why(works)}), and refusals of harmless ones by {points(works.number('harmless_rise'))}.",
+        f"Against training on the usual setting alone this is {points(_less(needed))} ({why(needed)}); in "
+        f"the setting that was left out, training on all others changes {points(_less(unseen))} against that "
+        f"({why(unseen)})."
+        if needed.value is not None
+        else None,
         f"Where only harmful prompts were perturbed, harmless ones in exchanged roles are refused "
         f"{points(shortcut.value)} more often than where both were ({why(shortcut)}).",
     ]
