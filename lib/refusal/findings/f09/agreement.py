@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
 from refusal.base.estimate import NOTHING, Estimate
-from refusal.findings.f09.scorer import ITEMS, Query
+from refusal.findings.f09.scorer import ITEMS, Query, fit_cuts, similarities
 from refusal.findings.f09.scorer import table as scored
 from refusal.measure import stats
 
@@ -53,6 +53,17 @@ def _of_reader(labels: pd.DataFrame, reader: str, of: str) -> np.ndarray:
     if of == "S":
         return labels[[f"{reader}_{item}" for item in ITEMS]].astype(int).sum(axis=1).to_numpy()
     return steps(labels[f"{reader}_{'risk' if of == 'R' else of}"].astype(float).to_numpy(), of)
+
+
+def fitted_cuts(labels: pd.DataFrame, queries: Sequence[Query]) -> tuple[float, float]:
+    """The cuts of similarity, from the answers of the part on which rules may be mended, each with its own
+    query and with the next one's.
+    """
+    by_id, known = {q.id: q for q in queries}, labels[labels.part == "develop"]
+    ids = sorted(set(known.id))
+    after = dict(zip(ids, [*ids[1:], *ids[:1]], strict=True))
+    own, other = ([by_id[i] for i in some] for some in (known.id, known.id.map(after)))
+    return fit_cuts(*(similarities(some, list(known.answer)) for some in (own, other)))
 
 
 def kappas(
