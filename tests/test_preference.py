@@ -1,5 +1,5 @@
-"""Odds-ratio preferences (`refusal.train.preference`) against plain transformers, one row at a time in float64,
-and against supervised training; and what twenty steps do to the planted model.
+"""Odds-ratio preferences (`refusal.train.preference`) against plain transformers, one row at a time in
+float64, and against supervised training; and what twenty steps do to the planted model.
 """
 
 import copy
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conftest import PATHS, tiny_module
+from refusal.trace.prompts import chat
 from refusal.train import fit, preference
 from refusal.train.preference import (
     HIGHEST,
@@ -19,7 +20,6 @@ from refusal.train.preference import (
     odds_loss,
     preference_steps,
 )
-from refusal.trace.prompts import chat
 
 PAIRS = [  # of unlike lengths, so that rows are padded
     ([4, 9, 17], [20, 21, 22, 23], [30, 31]),

@@ -18,10 +18,11 @@ COLUMNS = ["id", "source", "label", "kind", "topic", "role", "frame", "acute", "
 # disallowed requests whose decline follows from their words and not from their category
 BY_WORDS = {
     "self_harm": re.compile(
-        r"\bsuicid|\bself[- ]harm|\b(?:harm|kill|hurt|cut)(?:ing)? (?:my|your|them|him|her)sel", re.I
+        r"\bsuicid|\bself[- ]harm|\b(?:harm|kill|hurt|cut)(?:t?ing)? (?:my|your|them|him|her)sel", re.I
     ),
     "privacy": re.compile(
-        r"\baddress\b|social security|\bpersonal (?:data|information|details)\b|\bstalk|\bspy", re.I
+        r"\b(?:home|email|street) address|social security|\bpersonal (?:data|information|details)\b|\bstalk|\bspy",
+        re.I,
     ),
 }
 
@@ -33,6 +34,8 @@ def constructive(role: str, kind: str, n: int | None = None, seed: int = 0, tier
 
     Raises ParameterError for an unknown kind and for more than there are.
     """
+    if role not in ("post-training", "validation", "test"):
+        raise ParameterError(f"no queries have the role {role!r}", "post-training, validation or test")
     if kind not in QUERY_KINDS:
         raise ParameterError(f"unknown kind of query {kind!r}", f"use one of {', '.join(QUERY_KINDS)}")
     if kind == "disallowed":

@@ -103,7 +103,7 @@ def difference(a: ArrayLike, b: ArrayLike, seed: int = 0, paired: bool = False) 
         return _newcombe(a, b) if _binary(a) and _binary(b) else square_and_add(mean(a, seed), mean(b, seed))
     if len(a) != len(b):
         raise ValueError(f"paired values of {len(a)} and {len(b)} items")
-    return paired_difference(a, b) if _binary(a) and _binary(b) else mean(a - b, seed)
+    return paired_difference(a, b) if _binary(a) and _binary(b) else mean(a - b, seed, shares=False)
 
 
 def _binary(values: np.ndarray) -> bool:
@@ -131,9 +131,9 @@ def square_and_add(a: Estimate, b: Estimate, correlation: Numbers = 0.0) -> Esti
     return Estimate((x - y).tolist(), ci95.tolist(), min(a.n, b.n))
 
 
-def mean(values: ArrayLike, seed: int = 0) -> Estimate:
+def mean(values: ArrayLike, seed: int = 0, shares: bool = True) -> Estimate:
     """Estimate of a mean over the first axis; of more axes, value and bounds are nested lists. Yes and no
-    alone are a `rate`.
+    alone are a `rate`, unless they are no `shares` but differences that happen to be 0 and 1.
 
     The interval holds Student's and the bootstrap-t one: the first misses where values are skewed, the second
     where their tails are long. Values that are all the same, as one value is, show nothing of their spread:
@@ -142,7 +142,7 @@ def mean(values: ArrayLike, seed: int = 0) -> Estimate:
     values = np.asarray(values, float)
     if len(values) == 0 or np.isnan(values).all():
         return NOTHING
-    if _binary(values):
+    if shares and _binary(values):
         return rate(values)
     n, flat = len(values), values.reshape(len(values), -1)
     ci95 = np.repeat(flat.mean(0)[:, None], 2, 1) if n == 1 else _mean_interval(flat, seed)

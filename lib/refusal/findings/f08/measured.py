@@ -80,7 +80,7 @@ def system_matters(
     """
     a, b, c = (x.astype(float) for x in (bare, usual, swapped))
     controls = {"bare": float((a - b).mean()), "swapped": float((c - b).mean())}
-    return stats.mean((a - b) - (c - b), seed), controls
+    return stats.mean((a - b) - (c - b), seed, shares=False), controls
 
 
 def restored(
@@ -142,7 +142,7 @@ def per_prompt(kinds: Sequence[Sequence[str]], kind: str) -> np.ndarray:
 def of_seeds(one: Sequence[np.ndarray], other: Sequence[np.ndarray], seed: int = 0) -> Estimate:
     """mean(one) − mean(other) of shares [prompt] by training seed, paired over prompts and seeds."""
     apart = np.array(one, float) - np.array(other, float)
-    found = stats.mean(apart.mean(0), seed)
+    found = stats.mean(apart.mean(0), seed, shares=False)
     return stats.widened(found, apart.mean(1), (-1, 1))
 
 

@@ -30,7 +30,7 @@ def weighted(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Estimate:
     """
     if len(a) < 2 or len({*a} | {*b}) < 2:
         return Estimate(None, None, len(a)) if len(a) else NOTHING
-    labels = sorted({*a.tolist()} | {*b.tolist()})
+    labels = list(range(int(min(*a, *b)), int(max(*a, *b)) + 1))  # weights go by value, not by rank
 
     def kappa(x, y):
         # where a draw holds one value from both, they agree
@@ -95,6 +95,8 @@ def cannot_score(found: dict[str, dict[str, Estimate]]) -> str | None:
     for of, least in (("S", LEAST), ("R", LEAST), *((item, LEAST_ITEM) for item in ITEMS)):
         for whose in ("all", "untrained") if of in ("S", "R") else ("all",):
             value = found[of][whose].value
+            if value is None and of == "S":
+                return f"nothing is known of how the rules agree with readers on satisfaction, {whose}"
             if value is not None and value < least:
                 return f"the rules' κ with readers is {value:.2f} for {of}, {whose}; {least} is needed"
     return None

@@ -21,7 +21,7 @@ from refusal.measure.seen import POSITIONS, Seen
 from refusal.model.loading import Model
 from refusal.trace import cache, reads
 from refusal.trace.decode import generate
-from refusal.trace.prompts import Prompt, chat
+from refusal.trace.prompts import Prompt, chat, plain
 from refusal.train.fit import adapted, alike
 from refusal.train.preference import Pair, preference_steps
 from refusal.train.refusals import REFUSALS, own_words
@@ -214,7 +214,7 @@ def known(model: Model, texts: Sequence[str]) -> list[bool]:
     ones together are likelier, so that how frequent a word is drops out.
     """
     per_token = reads.read_text(model, texts)["loss"].numpy()
-    lengths = [len(ids) for ids in model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    lengths = [len(p.ids) for p in plain(model, list(texts))]
     total = (per_token * (np.array(lengths) - 1)).reshape(-1, 4)
     return (total[:, 0] + total[:, 2] < total[:, 1] + total[:, 3]).tolist()
 
@@ -223,8 +223,8 @@ def twos(table: pd.DataFrame) -> list[str]:
     """Statements as `known` takes them, from a table whose pairs come in twos that exchange subjects."""
     texts = table.sort_values("label", ascending=False, kind="stable").groupby("pair", sort=False)
     by_pair = {pair: list(part.statement) for pair, part in texts}
-    order = list(dict.fromkeys(table.pair))
-    return [text for pair in order[: len(order) // 2 * 2] for text in by_pair[pair]]
+    order = [list(dict.fromkeys(part.pair)) for _, part in table.groupby("set", sort=False)]
+    return [text for some in order for pair in some[: len(some) // 2 * 2] for text in by_pair[pair]]
 
 
 def best_axes(
@@ -274,7 +274,7 @@ def thirds(topics: pd.Series) -> dict[str, list[str]]:
 def by_thirds(
     scored: Mapping[str, Sequence[measured.Scores]], topics: pd.Series, seed: int = 0
 ) -> tuple[Estimate, dict]:
-    """C(orpo) − C(refusal) of the third of topics in which it is least; beside it that of each: (measured,
+    """C(orpo) − C(refusal) of the third of topics with the lowest lower bound; beside it each: (measured,
     controls).
     """
     c = {name: [measured.score(s, ("sensitive",)) for s in scored[name]] for name in ("orpo", "refusal")}
@@ -285,5 +285,5 @@ def by_thirds(
     controls: dict = {}
     for name, value in found.items():
         controls |= value.under(name.replace(" ", "_"))
-    least = min(found.values(), key=lambda e: e.value)
+    least = min(found.values(), key=lambda e: e.ci95[0])
     return Estimate(least.value, least.ci95, int(sum(e.n for e in found.values()))), controls

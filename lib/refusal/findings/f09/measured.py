@@ -34,7 +34,7 @@ def apart(one: Sequence[np.ndarray], other: Sequence[np.ndarray], seed: int = 0)
     n = max(len(one), len(other))
     a, b = (list(x) * (n if len(x) == 1 else 1) for x in (one, other))
     found = np.array(a, float) - np.array(b, float)
-    return stats.widened(stats.mean(found.mean(0), seed), found.mean(1) if n > 1 else [])
+    return stats.widened(stats.mean(found.mean(0), seed, shares=False), found.mean(1) if n > 1 else [])
 
 
 def difference(
@@ -99,7 +99,17 @@ def share_from_risk(
         what = f"the gain over the base is {whole.value:.2f} [{whole.ci95[0]:.2f}, {whole.ci95[1]:.2f}]"
         return NOTHING, controls, f"{what}, and no share of what may be nothing can be told"
     found = stats.bootstrap(lambda a, b: a.mean() / b.mean(), less_risk, gain, seed=seed, paired=True)
-    return found, controls, None
+    return stats.widened(found, _shares(arms, kinds)), controls, None
+
+
+def _shares(arms: Mapping[str, Sequence[Scores]], kinds: Sequence[str]) -> list[float]:
+    """βΔR / ΔC by training seed."""
+    of = lambda scores, column: float(of_kinds(scores, kinds, column).mean())
+    (base,), found = arms["base"], []
+    for one in arms["orpo"]:
+        less = BETA * (of(base, "R") - of(one, "R"))
+        found.append(less / (of(one, "S") - of(base, "S") + less))
+    return found if len(found) > 1 else []
 
 
 def turns(arms: Mapping[str, Sequence[Scores]], kinds: Sequence[str], seed: int = 0) -> tuple[Estimate, dict]:
@@ -123,7 +133,7 @@ def column_apart(
 
 
 def plain_apart(
-    one: Sequence[Sequence[float]], other: Sequence[Sequence[float]], names: tuple[str, str], seed: int = 0
+    one: Sequence, other: Sequence, names: tuple[str, str], seed: int = 0
 ) -> tuple[Estimate, dict]:
     """`apart` of values as they are, with both means as controls."""
     arrays = [[np.asarray(x, float) for x in some] for some in (one, other)]
@@ -151,7 +161,7 @@ def mechanism(
 
 def cannot_read(area: float) -> str | None:
     """Why directions say nothing, from how they tell harmful from harmless validation prompts; or None."""
-    if area < LEAST_AREA:
+    if not area >= LEAST_AREA:  # nor where it is no number
         return (
             f"the directions tell harmful from harmless prompts with AUROC {area:.2f}, {LEAST_AREA} is needed"
         )

@@ -100,8 +100,8 @@ def drawn(changed: int, rng: np.random.Generator, n: int = 4) -> tuple[list[str]
 
 
 def adopted(reading: str, changed: int, draws: int = 200, seed: int = 0) -> tuple[float, float, float]:
-    """Over draws: the share of new strategies that are adopted, how many there are afterwards, and by how
-    many the chain differs from what it was.
+    """Over draws: the share of new strategies that are adopted, how many there are afterwards, and in how
+    many the chain and what it was differ, old ones and new ones counted.
     """
     rng, found = np.random.default_rng((seed, changed)), []
     for _ in range(draws):

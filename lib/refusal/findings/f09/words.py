@@ -53,9 +53,8 @@ def beta(base: Record, refusal: Record, sft: Record, turns: Record, share: Recor
         f"({why(refusal)}), where the style alone gains {signed(refusal.number('shuffled_gain'))}.",
         f"Over supervised training preferences add {signed(sft.value)} ({why(sft)}).",
         f"At β = 0.1 the difference to the base is {signed(turns.value)}, at 10 "
-        f"{signed(turns.number('at_10'))}: that the order turns is {why(turns)}. Of the gain at 2, "
-        f"{percent(share.value) if share.value is not None else 'no share can be told'} is lower risk "
-        f"({why(share)}).",
+        f"{signed(turns.number('at_10'))}: that the order turns is {why(turns)}. Which share of the gain at "
+        f"2 is lower risk: {percent(share.value)} ({why(share)}).",
     ]
 
 
@@ -112,7 +111,7 @@ def jailbreak(disallowed: Record, attacked: Record, general: Record) -> Said:
     title = (
         f"Constructive training changes risk on disallowed requests by {signed(disallowed.value)} "
         f"({disallowed.verdict}), under jailbreak wording by "
-        f"{signed(None if attacked.value is None else -attacked.value)} ({attacked.verdict})"
+        f"{signed(None if attacked.value is None else 0.0 - attacked.value)} ({attacked.verdict})"
     )
     return title, [
         f"Risk on disallowed requests goes from {two(disallowed.number('base'))} to "
