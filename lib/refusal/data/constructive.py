@@ -21,7 +21,8 @@ BY_WORDS = {
         r"\bsuicid|\bself[- ]harm|\b(?:harm|kill|hurt|cut)(?:t?ing)? (?:my|your|them|him|her)sel", re.I
     ),
     "privacy": re.compile(
-        r"\b(?:home|email|street) address|social security|\bpersonal (?:data|information|details)\b|\bstalk|\bspy",
+        r"\b(?:home|email|street) address|social security|\bpersonal (?:data|information|details)\b|"
+        r"\bstalk|\bspy",
         re.I,
     ),
 }

@@ -3,31 +3,27 @@ knows and holds; measured and thrown away.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from refusal.base.estimate import Estimate
 from refusal.findings.f09 import measured
+from refusal.findings.f09.copies import Axis
 from refusal.findings.f09.scorer import Query, declines, is_broken, risk
 from refusal.findings.f09.scorer import table as scored_table
 from refusal.measure import stats
 from refusal.measure.directions import difference_of_means
 from refusal.measure.seen import POSITIONS, Seen
 from refusal.model.loading import Model
-from refusal.trace import cache, reads
 from refusal.trace.decode import generate
-from refusal.trace.prompts import Prompt, chat, plain
-from refusal.train.fit import adapted, alike
-from refusal.train.preference import Pair, preference_steps
+from refusal.trace.prompts import chat
+from refusal.train.preference import Pair
 from refusal.train.refusals import REFUSALS, own_words
 
 ARMS = ("refusal", "sft", "orpo", "shuffled")
-RATE, WEIGHT = 1e-3, 0.25  # λ; the field's 0.1 goes with longer runs
+WEIGHT = 0.25  # λ; the field's 0.1 goes with longer runs
 STUB = "Sure, here is how to do that:"  # what is avoided of disallowed requests; nothing follows it
 # what untrained models are asked for, in a system prompt
 SYSTEMS = {
@@ -45,36 +41,6 @@ SYSTEMS = {
     ),
 }
 ASKED = {"natural": "no system prompt of ours", "guide": "asked to guide", "decline": "asked to decline"}
-
-
-@dataclass(frozen=True)
-class Tests:
-    """What every arm is asked: groups of queries with their prompts; of `open` groups answers are kept, of
-    the others risk alone. `statements` hold true ones and false ones in turn.
-    """
-
-    queries: dict[str, list[Query]]
-    prompts: dict[str, list[Prompt]]
-    tokens: dict[str, int]
-    open: tuple[str, ...]
-    statements: list[str]
-    paragraphs: list[str]
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A direction at a layer and position, scaled so that the mean of answered harmless prompts is 0 and that
-    of refused harmful ones 1.
-    """
-
-    position: str
-    layer: int
-    origin: Float[Tensor, "d"]
-    direction: Float[Tensor, "d"]
-
-    def on(self, states: Float[Tensor, "prompt d"]) -> Float[np.ndarray, "prompt"]:
-        moved = (states.double() - self.origin.double()) @ self.direction.double()
-        return (moved / (self.direction.double() ** 2).sum()).numpy()
 
 
 def queries(table: pd.DataFrame) -> list[Query]:
@@ -150,75 +116,6 @@ def _of_another(texts: Sequence[str], topics: pd.Series, rng: np.random.Generato
     return out
 
 
-def after(
-    model: Model,
-    learned: Sequence[Pair] | None,
-    tests: Tests,
-    axes: Sequence[Axis],
-    weight: float,
-    n_steps: int,
-    seed: int,
-    label: str,
-) -> dict:
-    """What a copy that learned `learned`, or the model itself where that is None, does: {"answers": {open
-    group: texts}, "risk", "declines", "broken": {group: [query]}, "known": [two pairs of statements], "ce":
-    [paragraph], "axes": {group: [axis][query]}, "losses"}. Cached on disk.
-    """
-    given = {
-        "learned": None if learned is None else [[list(x or []) for x in pair] for pair in learned],
-        "prompts": tests.prompts,
-        "queries": tests.queries,
-        "rest": [tests.tokens, list(tests.open), tests.statements, tests.paragraphs],
-        "axes": list(axes),
-        "how": (weight, n_steps, seed),
-    }
-    name = cache.key(model, _after, **given)
-    return cache.remember_json(
-        name, lambda: _after(model, learned, tests, axes, weight, n_steps, seed, label)
-    )
-
-
-def _after(model: Model, learned, tests: Tests, axes, weight, n_steps, seed, label) -> dict:
-    losses: list[float] = []
-    if learned is not None:
-        copied = adapted(model.module, seed)
-        losses = preference_steps(copied, learned, n_steps, RATE, seed, weight, label=label)
-        model = alike(model, copied)
-    found: dict = {"losses": losses, "answers": {}, "risk": {}, "declines": {}, "broken": {}, "axes": {}}
-    for group, prompts in tests.prompts.items():
-        said = generate(model, prompts, decoding=tests.tokens[group], label=f"asking about {group}")[0]
-        both = list(zip(tests.queries[group], said, strict=True))
-        found["risk"][group] = [risk(q, a) for q, a in both]
-        found["declines"][group] = [bool(declines(a)) for a in said]
-        found["broken"][group] = [bool(is_broken(a)) for a in said]
-        if group in tests.open:
-            found["answers"][group] = said
-        found["axes"][group] = [x.tolist() for x in on_axes(model, prompts, axes)]
-    found["known"] = known(model, tests.statements)
-    found["ce"] = reads.read_text(model, tests.paragraphs)["loss"].tolist()
-    return found
-
-
-def on_axes(model: Model, prompts: Sequence[Prompt], axes: Sequence[Axis]) -> list[np.ndarray]:
-    """Where prompts lie on each axis [axis][prompt]."""
-    layers = sorted({axis.layer for axis in axes})
-    if not layers:
-        return []
-    states = reads.collect(model, prompts, at=list(POSITIONS), layers=layers)["resid"]
-    at = lambda axis: states[:, layers.index(axis.layer), POSITIONS.index(axis.position)]
-    return [axis.on(at(axis)) for axis in axes]
-
-
-def known(model: Model, texts: Sequence[str]) -> list[bool]:
-    """Whether of each two pairs of statements, true, false, true, false, with subjects exchanged, the true
-    ones together are likelier, so that how frequent a word is drops out.
-    """
-    per_token = reads.read_text(model, texts)["loss"].numpy()
-    lengths = [len(p.ids) for p in plain(model, list(texts))]
-    total = (per_token * (np.array(lengths) - 1)).reshape(-1, 4)
-    return (total[:, 0] + total[:, 2] < total[:, 1] + total[:, 3]).tolist()
-
-
 def twos(table: pd.DataFrame) -> list[str]:
     """Statements as `known` takes them, from a table whose pairs come in twos that exchange subjects."""
     texts = table.sort_values("label", ascending=False, kind="stable").groupby("pair", sort=False)
@@ -252,10 +149,27 @@ def best_axes(
     return found, float(min(areas))
 
 
+def judged(queries: Mapping[str, Sequence[Query]], said: Mapping) -> dict:
+    """What `after` gives with the answers to disallowed requests judged and left out: "risk", "declines" and
+    "broken" {group: [query]} beside the answers of the groups of which S is scored.
+    """
+    texts = said["answers"]
+    kept = {group: some for group, some in texts.items() if group in measured.OPEN}
+    each = lambda f: {
+        g: [f(q, a) for q, a in zip(queries[g], some, strict=True)] for g, some in texts.items()
+    }
+    return dict(said) | {
+        "answers": kept,
+        "risk": each(risk),
+        "declines": each(lambda _, a: bool(declines(a))),
+        "broken": each(lambda _, a: bool(is_broken(a))),
+    }
+
+
 def scores(
     queries: Mapping[str, Sequence[Query]], said: Mapping, cuts: tuple[float, float]
 ) -> dict[str, pd.DataFrame]:
-    """What `after` gives as {group: items, S and R of each query}; of disallowed ones S is 0."""
+    """What `judged` gives as {group: items, S and R of each query}; of disallowed ones S is 0."""
     found = {}
     for group, risks in said["risk"].items():
         if group in said["answers"]:
