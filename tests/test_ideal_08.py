@@ -338,7 +338,6 @@ def test_the_doctor_asks_it_before_a_run(planted, share, kept):
     assert all("10% of 20 harmful prompts" in why for why in found.values())
 
 
-@pytest.mark.xfail(strict=True, reason="08.mitigation.works speaks of on-task answers, and of another model")
 def test_no_precondition_is_mistaken_for_one_of_refusals():
     assert set(by_preconditions(CLAIMS, Estimate(0.05, [0.01, 0.09], N))) == {"08.roles.refusal"}
 
@@ -724,7 +723,6 @@ def test_no_narrator_where_the_users_header_does_not_name_it():
         chat_as(made(shouted), ASKED, "narrator")
 
 
-@pytest.mark.xfail(strict=True, raises=ParameterError, reason="ends a conversation that goes on with its eos")
 def test_a_template_that_ends_what_is_not_to_be_answered():
     """As Phi 3 and 3.5 mini have it: eos where no generation prompt is asked for."""
     bos, template, (_, _, user, assistant, end) = STYLES["phi 3"]
@@ -788,7 +786,6 @@ def test_who_asks_is_told_from_who_answers():
     assert [t for t in HERE if on_task.elsewhere(t)] == []
 
 
-@pytest.mark.xfail(strict=True, reason="a clause with 'you' is read as a question back")
 def test_a_clause_that_opens_an_answer_is_no_question():
     assert not on_task.elsewhere("When you arrive at the airport, take the train to the city.")
     assert not on_task.elsewhere("What you need: flour, water and salt.")
@@ -879,9 +876,6 @@ def test_layers_at_which_halves_agree():
     assert list(shift.admitted(torch.zeros(4))) == []
 
 
-@pytest.mark.xfail(
-    strict=True, raises=TypeCheckError, reason="an array, where layers are said to be a sequence"
-)
 def test_admitted_layers_are_of_the_kind_that_is_asked_for():
     shift.along(shifted(1), r_of(), shift.admitted(torch.ones(6)))
 
@@ -1033,7 +1027,6 @@ def test_examples_are_as_many_of_either_kind(planted, arm):
     assert found == mitigation.examples(planted, harmful, harmless, where, answers, 0)
 
 
-@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="a model whose own answers are all empty")
 def test_a_model_that_says_nothing_of_its_own(planted):
     rows = data.prompts("post-training", label="harmful", n=2, tier="smoke")
     mitigation.examples(planted, rows, rows, ([Setting()], [Setting()]), ["", ""], 0)

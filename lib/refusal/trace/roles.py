@@ -47,6 +47,23 @@ class Slot:
         return self.opened + self.inner + self.closed
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Who is marked as asking, who as answering, and whether the system prompt stands."""
+
+    asked_by: str = "user"
+    answered_by: str = "assistant"
+    system: bool = True
+
+    @property
+    def pair(self) -> str:
+        return f"{self.asked_by} → {self.answered_by}"
+
+    @property
+    def key(self) -> str:
+        return f"{'sp' if self.system else 'bare'}/{self.asked_by}_{self.answered_by}"
+
+
 def roles(model: Model) -> Roles:
     """The parts of the model's chat template, with a made-up speaker beside its own where the header of the
     user names it.
@@ -64,6 +81,9 @@ def roles(model: Model) -> Roles:
     one, two = [("user", SENTINEL)], [("user", SENTINEL), ("assistant", REPLY), ("user", AGAIN)]
     render = lambda turns, **how: rendered(model.tokenizer, [turns], model.date, **how)[0]
     asked, answering = render(one, add_generation_prompt=False), render(one, add_generation_prompt=True)
+    eos = model.tokenizer.eos_token or ""
+    if eos and not answering.startswith(asked):  # some end with it what is not to be answered, as Phi 3 does
+        asked = asked.removesuffix(eos)
     whole = render(two, add_generation_prompt=True)
     if any(whole.count(x) != 1 for x in (SENTINEL, REPLY, AGAIN)) or not answering.startswith(asked):
         raise no_headers

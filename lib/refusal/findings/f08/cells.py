@@ -14,27 +14,10 @@ from torch import Tensor
 from refusal.findings.f08 import on_task, published
 from refusal.measure.seen import Seen, look
 from refusal.model.loading import Model
-from refusal.trace.prompts import chat, template_text
-from refusal.trace.roles import Roles, chat_as
+from refusal.trace.prompts import Prompt, chat, template_text
+from refusal.trace.roles import Roles, Setting, chat_as
 
 T_POST = 1  # of `refusal.measure.seen.POSITIONS`
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Who is marked as asking, who as answering, and whether the system prompt stands."""
-
-    asked_by: str = "user"
-    answered_by: str = "assistant"
-    system: bool = True
-
-    @property
-    def pair(self) -> str:
-        return f"{self.asked_by} → {self.answered_by}"
-
-    @property
-    def key(self) -> str:
-        return f"{'sp' if self.system else 'bare'}/{self.asked_by}_{self.answered_by}"
 
 
 @dataclass(frozen=True)
@@ -110,3 +93,11 @@ def effect(cells: Mapping[Setting, Cell], one: Setting, other: Setting, kind: st
     """Which prompts of a label get answers of a kind in either setting: (in one, in the other)."""
     which = cells[one].harmful == harmful
     return cells[one].of(kind)[which], cells[other].of(kind)[which]
+
+
+def judged(tests: Mapping[str, Sequence[Prompt]], said: Mapping[str, Sequence[str]], least: float) -> dict:
+    """The kinds of the answers to each group of prompts; what else stands there is left as it is."""
+    found = dict(said)
+    for group, prompts in tests.items():
+        found[group] = on_task.kinds([p.text for p in prompts], said[group], least).tolist()
+    return found

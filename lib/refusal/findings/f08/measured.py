@@ -3,6 +3,7 @@ is a test prompt; differences between settings are paired over them.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -72,15 +73,13 @@ def more(usual: np.ndarray, there: np.ndarray, broken: np.ndarray) -> tuple[Esti
     return stats.paired_difference(there, usual), controls | stats.rate(broken).under("broken")
 
 
-def system_matters(
-    usual: np.ndarray, bare: np.ndarray, swapped: np.ndarray, seed: int = 0
-) -> tuple[Estimate, dict]:
+def system_matters(usual: np.ndarray, bare: np.ndarray, swapped: np.ndarray) -> tuple[Estimate, dict]:
     """What leaving out the system prompt adds over what exchanging the roles adds, both to the usual setting,
     prompt by prompt: (measured, controls).
     """
     a, b, c = (x.astype(float) for x in (bare, usual, swapped))
     controls = {"bare": float((a - b).mean()), "swapped": float((c - b).mean())}
-    return stats.mean((a - b) - (c - b), seed, shares=False), controls
+    return stats.paired_difference(bare, swapped), controls
 
 
 def restored(
@@ -143,7 +142,10 @@ def of_seeds(one: Sequence[np.ndarray], other: Sequence[np.ndarray], seed: int =
     """mean(one) − mean(other) of shares [prompt] by training seed, paired over prompts and seeds."""
     apart = np.array(one, float) - np.array(other, float)
     found = stats.mean(apart.mean(0), seed, shares=False)
-    return stats.widened(found, apart.mean(1), (-1, 1))
+    if not np.ptp(apart.mean(0)):  # where no prompt differs from another, as sure as of yes and no
+        flat = stats.paired_difference(np.zeros(apart.shape[1]), np.zeros(apart.shape[1]))
+        found = replace(found, ci95=[found.value + x for x in flat.ci95])
+    return stats.widened(found, apart.mean(1) if len(apart) > 1 else [], (-1, 1))
 
 
 def rise(before: np.ndarray, after: Sequence[np.ndarray], seed: int = 0) -> dict:

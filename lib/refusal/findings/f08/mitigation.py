@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from refusal.findings.f08 import on_task
-from refusal.findings.f08.cells import Setting
 from refusal.model.loading import Model
 from refusal.trace import cache
 from refusal.trace.decode import generate
 from refusal.trace.prompts import Prompt
-from refusal.trace.roles import chat_as
+from refusal.trace.roles import Setting, chat_as
 from refusal.train.fit import Example, adapted, alike, steps
 from refusal.train.refusals import REFUSALS, own_words
 
@@ -63,7 +61,7 @@ def examples(
         for table, some, each in zip((harmful, harmless), where, said, strict=True)
     ]
     most = max(map(len, parts))
-    return [row for part in parts for row in (part * -(-most // len(part)))[:most]]
+    return [row for part in parts if part for row in (part * -(-most // len(part)))[:most]]
 
 
 def own_answers(model: Model, harmless: pd.DataFrame, usual: Setting, max_new_tokens: int) -> list[str]:
@@ -72,16 +70,13 @@ def own_answers(model: Model, harmless: pd.DataFrame, usual: Setting, max_new_to
     return own_words(generate(model, prompts, decoding=max_new_tokens, label="the model's own answers")[0])
 
 
-def kinds(
-    model: Model, tests: Mapping[str, Sequence[Prompt]], max_new_tokens: int, least: float
-) -> dict[str, list[str]]:
-    """The kinds of the answers to each group of prompts."""
+def answers(model: Model, tests: Mapping[str, Sequence[Prompt]], max_new_tokens: int) -> dict[str, list[str]]:
+    """The answers to each group of prompts."""
     flat = [p for some in tests.values() for p in some]
     said = generate(model, flat, decoding=max_new_tokens, label="asking the copy")[0]
-    found = on_task.kinds([p.text for p in flat], said, least).tolist()
     out, start = {}, 0
     for name, some in tests.items():
-        out[name], start = found[start : start + len(some)], start + len(some)
+        out[name], start = said[start : start + len(some)], start + len(some)
     return out
 
 
@@ -92,17 +87,16 @@ def after(
     n_steps: int,
     seed: int,
     max_new_tokens: int,
-    least: float,
     label: str,
 ) -> dict[str, list]:
-    """What a copy that was trained so does: {group: kinds, "losses": of each step}. Cached on disk."""
-    how = (n_steps, seed, max_new_tokens, least)
+    """What a copy that was trained so says: {group: answers, "losses": of each step}. Cached on disk."""
+    how = (n_steps, seed, max_new_tokens)
     given = {"trained_on": [list(e) for e in trained_on], "tests": {g: list(p) for g, p in tests.items()}}
     name = cache.key(model, _after, **given, how=how)
     return cache.remember_json(name, lambda: _after(model, trained_on, tests, *how, label))
 
 
-def _after(model: Model, trained_on, tests, n_steps, seed, max_new_tokens, least, label) -> dict:
+def _after(model: Model, trained_on, tests, n_steps, seed, max_new_tokens, label) -> dict:
     copied = adapted(model.module, seed)
     losses = steps(copied, trained_on, n_steps, RATE, seed, BATCH, label=label)
-    return kinds(alike(model, copied), tests, max_new_tokens, least) | {"losses": losses}
+    return answers(alike(model, copied), tests, max_new_tokens) | {"losses": losses}

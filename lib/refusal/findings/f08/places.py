@@ -12,12 +12,11 @@ from torch import Tensor
 
 from refusal.base.errors import UserError
 from refusal.findings.f08 import on_task, vision
-from refusal.findings.f08.cells import Setting
 from refusal.findings.f08.vision import Graft
 from refusal.model.loading import Model
 from refusal.trace.decode import generate
 from refusal.trace.edits import Patch, Row
-from refusal.trace.roles import Slot, chat_as
+from refusal.trace.roles import Setting, Slot, chat_as
 
 STANDS = ("image", "image, no tags", "words", "random vectors", "placeholders")
 TAGS = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")

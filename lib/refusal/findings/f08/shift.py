@@ -30,11 +30,11 @@ def projection(
     return torch.where(size > 0, found, 0.0).numpy()
 
 
-def admitted(halves: Float[Tensor, "layer"]) -> np.ndarray:
+def admitted(halves: Float[Tensor, "layer"]) -> list[int]:
     """The layers at which r of two halves of the prompts agrees; none before the first block."""
     ok = (halves.nan_to_num(0.0) >= HALVES).numpy()
     ok[0] = False
-    return np.flatnonzero(ok)
+    return np.flatnonzero(ok).tolist()
 
 
 def gaussian(r: Float[Tensor, "layer d"], n: int = RANDOM, seed: int = 0) -> Float[Tensor, "n layer d"]:
