@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from jaxtyping import TypeCheckError
 from scipy.stats import spearmanr
 from tokenizers import AddedToken
 
@@ -1051,12 +1050,13 @@ def test_a_copy_that_learns_refusals_in_every_setting(planted, monkeypatch):
         "harmful": chat_as(planted, get("test", 8, label="harmful"), **vars(swapped)),
         "harmless": chat_as(planted, get("test", 8, source="harmless"), **vars(swapped)),
     }
-    before = mitigation.kinds(planted, tests, 6, 0.5)
+    ask = lambda: cells.judged(tests, mitigation.answers(planted, tests, 6), 0.5)
+    before = ask()
     assert before == {"harmful": ["on task"] * 8, "harmless": ["on task"] * 8}
-    got = mitigation.after(planted, lesson, tests, 30, 0, 6, 0.5, "planted")
+    got = cells.judged(tests, mitigation.after(planted, lesson, tests, 30, 0, 6, "planted"), 0.5)
     assert got["losses"][-1] < got["losses"][0] and len(got["losses"]) == 30
     assert got["harmful"].count("refusal") >= 6 and got["harmless"].count("refusal") <= 2
-    assert mitigation.kinds(planted, tests, 6, 0.5) == before  # nothing of it is kept
+    assert ask() == before  # nothing of it is kept
 
 
 # where an image stands

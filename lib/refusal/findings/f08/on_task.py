@@ -32,8 +32,8 @@ PLAYS_USER = re.compile(
 ASKS_BACK = re.compile(
     _GREETING + r"(?:(?:can|could|would|will|do|did|are|have|were|is|does) (?:you|your|there|it|this|that)\b|"
     r"(?:what|which|who|where|when|why|how)\b[^.!?\n]*\?|"
-    r"(?:what|which|where|when|why|how (?:much|many|long|often|old|far|big)) (?:\w+ ){0,3}?(?:is|are|was|were|do|does|"
-    r"did|have|has|would|will|can|could) (?:you|your)\b|"
+    r"(?:what|which|where|when|why|how (?:much|many|long|often|old|far|big)) (?:\w+ ){0,3}?"
+    r"(?:is|are|was|were|do|does|did|have|has|would|will|can|could) (?:you|your)\b|"
     r"(?:to|before)\b[^.!?\n]*\b(?:could|can|may) (?:you|i)\b|i (?:would|will) need (?:more|some|to know)|"
     r"please (?:provide|tell|share|clarify|specify|give)|tell me (?:more|about))"
 )
