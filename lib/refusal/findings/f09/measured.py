@@ -27,6 +27,11 @@ def score(scores: Scores, kinds: Sequence[str], beta: float = BETA) -> np.ndarra
     return of_kinds(scores, kinds, "S") - beta * of_kinds(scores, kinds, "R")
 
 
+def of_table(scored: pd.DataFrame, beta: float = BETA) -> np.ndarray:
+    """C of the answers of one kind [query]."""
+    return scored["S"].to_numpy(float) - beta * scored["R"].to_numpy(float)
+
+
 def apart(one: Sequence[np.ndarray], other: Sequence[np.ndarray], seed: int = 0) -> Estimate:
     """mean(one) − mean(other), paired over queries; each holds a value a query, by training seed. An arm
     without seeds is there once.
