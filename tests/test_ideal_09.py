@@ -18,7 +18,7 @@ from refusal import data
 from refusal.base.errors import ParameterError
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.base.files import NOTEBOOKS
-from refusal.findings.f09 import agreement, arms, doctor, measured, released, scorer, words
+from refusal.findings.f09 import agreement, arms, copies, doctor, measured, released, scorer, words
 from refusal.findings.f09.arms import Axis
 from refusal.findings.f09.scorer import ITEMS, Query
 from refusal.measure import stats
@@ -342,7 +342,7 @@ def test_words_where_nothing_could_be_told():
     others = [
         RECORDS[f"09.{id}"]["replicated"] for id in ("over-base", "over-refusal", "over-sft", "beta.turns")
     ]
-    assert "no share can be told" in words.beta(*others, gain)[1][2]
+    assert "lower risk: – (uninformative" in words.beta(*others, gain)[1][2]
     found = a_record("09.mechanism", stats.rate([]), {"half_gap": None, "harm_change": None}, "too few")
     title, sentences = words.mechanism(found, [])
     assert "–" in title and sentences == ["Uninformative: too few."]
@@ -632,7 +632,12 @@ def test_statements_come_in_twos():
     texts = arms.twos(table)
     assert len(texts) == 4 * FACTS and all(exchanging(texts, table))
     odd = pd.DataFrame(
-        {"pair": ["p", "p", "q", "q", "r", "r"], "label": [False, True] * 3, "statement": list("fTgUhV")}
+        {
+            "set": "s",
+            "pair": ["p", "p", "q", "q", "r", "r"],
+            "label": [False, True] * 3,
+            "statement": list("fTgUhV"),
+        }
     )
     assert arms.twos(odd) == ["T", "f", "U", "g"]  # one that is left over
 
@@ -651,11 +656,11 @@ def test_what_is_known(planted, monkeypatch):
             *(9.0, 2.0, 0.5, 6.0),  # together the true ones are likelier, though the first is not
         ]
     )
-    monkeypatch.setattr(arms.reads, "read_text", lambda model, given: {"loss": loss})
-    assert arms.known(planted, texts) == [True, False, True]
+    monkeypatch.setattr(copies.reads, "read_text", lambda model, given: {"loss": loss})
+    assert copies.known(planted, texts) == [True, False, True]
     monkeypatch.undo()
     real = reads.read_text(planted, texts[:4])["loss"].numpy() * (np.array([3, 4, 3, 4]) - 1)
-    assert arms.known(planted, texts[:4]) == [bool(real[0] + real[2] < real[1] + real[3])]
+    assert copies.known(planted, texts[:4]) == [bool(real[0] + real[2] < real[1] + real[3])]
 
 
 TOPIC_WORDS = ["river", "song", "window", "letter"]
@@ -807,17 +812,21 @@ def test_scores_of_what_an_arm_said(monkeypatch):
 def test_an_arm_on_the_planted_model(planted):
     tables = {kind: data.constructive("test", kind, 3, 0, "smoke").assign(acute="0") for kind in ALL}
     facts = data.statements(FACT_SETS, pairs=2, seed=0, tier="smoke")
-    tests = arms.Tests(
-        {kind: arms.queries(table) for kind, table in tables.items()},
+    queries = {kind: arms.queries(table) for kind, table in tables.items()}
+    tests = copies.Tests(
         {kind: chat(planted, table) for kind, table in tables.items()},
         dict.fromkeys(ALL, 8),
-        measured.OPEN,
         arms.twos(facts),
         ["paint the table now", "fold the letter"],
     )
     d = planted.d_model
     axes = [Axis(p, 2 + k, torch.zeros(d), torch.eye(d)[k]) for k, p in enumerate(POSITIONS)]
-    before = arms.after(planted, None, tests, axes, 0.0, 0, 0, "itself")
+
+    def after(learned, n, label):
+        said = copies.after(planted, learned, tests, axes, 0.0, n, 0, label)
+        return arms.judged(queries, said)
+
+    before = after(None, 0, "itself")
     assert before["losses"] == [] and {*before["answers"]} == {*measured.OPEN}
     assert before["answers"]["benign"][0].startswith("Sure here is") and len(before["ce"]) == 2
     hidden = [any(word in text for word in DISGUISE) for text in tables["disallowed"].text]
@@ -829,16 +838,16 @@ def test_an_arm_on_the_planted_model(planted):
     for k, axis in enumerate(axes):
         got = before["axes"]["benign"][k]
         assert got == pytest.approx(states[:, k, k, k].numpy(), abs=1e-5)
-        assert got == pytest.approx(arms.on_axes(planted, tests.prompts["benign"], [axis])[0])
+        assert got == pytest.approx(copies.on_axes(planted, tests.prompts["benign"], [axis])[0])
     lessons = lesson()
     own = arms.own_answers(planted, lessons["benign"], 8)
     assert len(own) == 8 and "Sure here is the text you need" in own[0]
     taught = arms.pairs(planted, "refusal", lessons, own, ["Sorry I cannot help"] * 8, 8, 0)
-    got = arms.after(planted, taught, tests, axes, 0.0, 12, 0, "refusal")
+    got = after(taught, 12, "refusal")
     assert len(got["losses"]) == 12 and got["losses"][-1] < got["losses"][0]
     assert got["ce"] != before["ce"] and got["axes"]["benign"][1] != before["axes"]["benign"][1]
-    assert arms.after(planted, taught, tests, axes, 0.0, 12, 0, "refusal") == got
-    assert arms.on_axes(planted, tests.prompts["benign"], []) == []
+    assert after(taught, 12, "refusal") == got
+    assert copies.on_axes(planted, tests.prompts["benign"], []) == []
 
 
 def test_systems_are_named():
