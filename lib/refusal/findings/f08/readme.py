@@ -2,5 +2,4 @@
 
 HEADLINES = {
     "08.roles.on-task": "swapped headers bring what is asked ({value})",
-    "08.shift.cause": "refusals return with the lost component ({value})",
 }
