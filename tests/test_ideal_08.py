@@ -37,6 +37,7 @@ from refusal.findings.f08.cells import Cell, Setting
 from refusal.measure import directions, stats
 from refusal.measure.judge import judge
 from refusal.measure.seen import Seen, look
+from refusal.measure.text_baselines import youden
 from refusal.model import loading
 from refusal.model.registry import DATE
 from refusal.model.tiny import ALARM, planted_direction, tiny_tokenizer
@@ -742,10 +743,10 @@ def test_the_cut_is_that_of_a_plain_loop():
             gain = sum(x >= level for x in own) / len(own) - sum(x >= level for x in other) / len(other)
             if gain > best + 1e-12:
                 best, at = gain, level
-        assert on_task.cut(own, other) == at, k
-    assert on_task.cut(np.array([0.5, 0.9]), np.array([0.1, 0.2])) == 0.5
-    with pytest.raises(ValueError, match="no answers"):
-        on_task.cut(np.zeros(0), np.ones(2))
+        assert youden(own, other) == at, k
+    assert youden(np.array([0.5, 0.9]), np.array([0.1, 0.2])) == 0.5
+    with pytest.raises(ValueError, match="a cut needs values"):
+        youden(np.zeros(0), np.ones(2))
 
 
 def test_both_readers_and_the_rule_agree_on_short_answers():

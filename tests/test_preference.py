@@ -200,7 +200,7 @@ def test_batches_pass_over_all_pairs():
     assert all(flat.count(pair) == 3 for pair in PAIRS)
     assert [len(some) for some in drawn(PAIRS, 2, 8, 0)] == [8, 8]  # fewer pairs than a batch holds
     for call in (lambda: drawn([], 1, 4, 0), lambda: preference_steps(None, [], 1, 1, 0, 1, label="")):
-        with pytest.raises(ValueError, match="no pairs"):
+        with pytest.raises(ValueError, match="no examples"):
             call()
 
 

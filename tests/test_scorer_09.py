@@ -8,6 +8,7 @@ import pytest
 from refusal.base.errors import ParameterError
 from refusal.findings.f09 import scorer
 from refusal.findings.f09.scorer import Query
+from refusal.measure import text_baselines
 
 CUTS = (0.2, 0.4)
 CLOSE, BETWEEN, FAR = 0.6, 0.3, 0.1
@@ -292,7 +293,7 @@ def test_similarities_embed_each_text_once(monkeypatch):
         asked.extend(texts)
         return np.array([[1.0, 0.0] if "club" in t or t == FEELING.text else [0.6, 0.8] for t in texts])
 
-    monkeypatch.setattr(scorer, "sentence_embeddings", embed)
+    monkeypatch.setattr(text_baselines, "sentence_embeddings", embed)
     queries, answers = [FEELING, FEELING, SOUP, SOUP], ["Join a club.", "Join a club.", "Add water.", " "]
     assert np.allclose(scorer.similarities(queries, answers), [1, 1, 1, 0])
     assert len(asked) == len(set(asked)) == 4

@@ -73,6 +73,27 @@ def sentence_embeddings(texts: Sequence[str], batch: int = 32) -> np.ndarray:
     return torch.cat(out).numpy()
 
 
+def similarity(queries: Sequence[str], answers: Sequence[str]) -> Float[np.ndarray, "answer"]:
+    """The cosine of the sentence embeddings of each answer and its query; each distinct text is embedded
+    once, and an empty one has 0. Raises ValueError where the two differ in number.
+    """
+    pairs = list(zip(queries, answers, strict=True))
+    texts = sorted({t for pair in pairs if all(x.strip() for x in pair) for t in pair})
+    vectors = dict(zip(texts, sentence_embeddings(texts), strict=True)) if texts else {}
+    return np.array([float(vectors[q] @ vectors[a]) if q.strip() and a.strip() else 0.0 for q, a in pairs])
+
+
+def youden(positive: np.ndarray, negative: np.ndarray) -> float:
+    """The value, the lowest of equals, from which on positives exceed negatives most. Raises ValueError
+    where there are none of either.
+    """
+    if not len(positive) or not len(negative):
+        raise ValueError("a cut needs values on both sides")
+    levels = np.unique(np.concatenate([positive, negative]))
+    gain = [(positive >= x).mean() - (negative >= x).mean() for x in levels]
+    return float(levels[int(np.argmax(gain))])
+
+
 def embedding_reader(harmful: Sequence[str], harmless: Sequence[str]) -> Reader:
     """As `tfidf_reader`, on sentence embeddings."""
     model = LogisticRegression(C=10, class_weight="balanced", max_iter=2000)

@@ -27,6 +27,7 @@ from refusal.train.batches import left_padded
 TOGETHER = 2  # examples per backward pass
 Example = tuple[list[int], list[int]]  # the tokens of a prompt and of its answer
 Part = TypeVar("Part")
+Drawn = TypeVar("Drawn", bound=tuple)
 
 
 def adapted(module, seed: int, where: str | list[str] = "all-linear"):
@@ -81,9 +82,9 @@ def fit(
     return losses
 
 
-def drawn(examples: Sequence[Example], n: int, batch: int, seed: int) -> list[list[Example]]:
-    """`n` batches from seeded passes over all examples; within a batch alike lengths go together. Raises
-    ValueError where there is no example.
+def drawn(examples: Sequence[Drawn], n: int, batch: int, seed: int) -> list[list[Drawn]]:
+    """`n` batches from seeded passes over all examples, each a prompt, its answer and what may follow; within
+    a batch alike lengths go together. Raises ValueError where there is no example.
     """
     if not examples:
         raise ValueError("there are no examples to train on")

@@ -7,7 +7,6 @@ so that λ = 0 is supervised training; trl averages it over the prompts' tokens 
 over pairs. Our own few lines, for trl brings a data library for them.
 """
 
-import random
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import PreTrainedModel
 
 from refusal.train.batches import left_padded
-from refusal.train.fit import TOGETHER, Example, learn
+from refusal.train.fit import TOGETHER, Example, drawn, learn
 
 HIGHEST = -1e-6  # of ℓ: at 0 the odds are infinite
 Pair = tuple[list[int], list[int], list[int] | None]  # a prompt, the answer to prefer, the one to avoid
@@ -41,21 +40,6 @@ def log_probabilities(module: torch.nn.Module, rows: Sequence[Example]) -> tuple
 def odds_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     """−log σ of the difference of log-odds, summed over pairs, from ℓ of both [pair]."""
     return -logsigmoid(log_odds(chosen) - log_odds(rejected)).sum()
-
-
-def drawn(pairs: Sequence[Pair], n: int, batch: int, seed: int) -> list[list[Pair]]:
-    """`n` batches from seeded passes over all pairs; within a batch alike lengths go together. Raises
-    ValueError where there is no pair.
-    """
-    if not pairs:
-        raise ValueError("there are no pairs to train on")
-    rng, order, out = random.Random(seed), [], []
-    for _ in range(n):
-        while len(order) < batch:
-            order += rng.sample(range(len(pairs)), len(pairs))
-        some, order = order[:batch], order[batch:]
-        out.append(sorted((pairs[i] for i in some), key=lambda pair: len(pair[0]) + len(pair[1])))
-    return out
 
 
 def preference_steps(

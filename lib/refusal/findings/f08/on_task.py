@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from refusal.base.estimate import Estimate
 from refusal.measure import stats
 from refusal.measure.judge import BROKEN, judge, spelled_out
-from refusal.measure.text_baselines import sentence_embeddings
+from refusal.measure.text_baselines import similarity, youden
 
 KINDS = ("refusal", "on task", "off task", "broken")
 
@@ -66,32 +65,10 @@ def elsewhere(answer: str) -> bool:
     return any(pattern.match(rest) for pattern in _OFF)
 
 
-def similarity(queries: Sequence[str], answers: Sequence[str]) -> Float[np.ndarray, "answer"]:
-    """The cosine of the sentence embeddings of each answer and its query; 0 for an empty answer."""
-    distinct = list(dict.fromkeys(t for t in (*queries, *answers) if t.strip()))
-    at = {text: i for i, text in enumerate(distinct)}
-    found = sentence_embeddings(distinct) if distinct else np.zeros((0, 1))
-    pairs = zip(queries, answers, strict=True)
-    return np.array(
-        [float(found[at[q]] @ found[at[a]]) if a.strip() and q.strip() else 0.0 for q, a in pairs]
-    )
-
-
-def cut(own: np.ndarray, exchanged: np.ndarray) -> float:
-    """The similarity that best parts answers of their own query from those of another one (Youden's index);
-    the lowest of several. Raises ValueError where there are none.
-    """
-    if not len(own) or not len(exchanged):
-        raise ValueError("no answers to fit a cut on")
-    levels = np.unique([*own, *exchanged])
-    gain = [(own >= x).mean() - (exchanged >= x).mean() for x in levels]
-    return float(levels[int(np.argmax(gain))])
-
-
 def fitted(queries: Sequence[str], answers: Sequence[str]) -> float:
-    """`cut` of ordinary answers, each with its own query and with the next one's."""
+    """The cut of similarity from ordinary answers, each with its own query and with the next one's."""
     others = [*queries[1:], *queries[:1]]
-    return cut(similarity(queries, answers), similarity(others, answers))
+    return youden(similarity(queries, answers), similarity(others, answers))
 
 
 def kinds(queries: Sequence[str], answers: Sequence[str], least: float) -> np.ndarray:

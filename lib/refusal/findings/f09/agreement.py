@@ -13,7 +13,6 @@ from refusal.findings.f09.scorer import ITEMS, Query, fit_cuts, similarities
 from refusal.findings.f09.scorer import table as scored
 from refusal.measure import stats
 
-PARTS = ("develop", "validate")  # answers that rules may be mended on, and those that say how good they are
 LEAST, LEAST_ITEM = 0.6, 0.4
 UNTRAINED = ("base", "natural", "guide", "decline")  # arms of models that nothing here has trained
 READERS = ("a", "b")

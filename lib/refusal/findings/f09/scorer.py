@@ -19,7 +19,8 @@ import pandas as pd
 from refusal.base.errors import ParameterError
 from refusal.measure import judge
 from refusal.measure.deflection import judged
-from refusal.measure.text_baselines import sentence_embeddings
+from refusal.measure.text_baselines import similarity as nearness
+from refusal.measure.text_baselines import youden
 
 Numbers = np.ndarray | pd.Series | float | int
 KINDS = ("sensitive", "benign", "disallowed")
@@ -808,16 +809,11 @@ def risk(query: Query, answer: str) -> float:
 
 
 def similarities(queries: Sequence[Query], answers: Sequence[str]) -> np.ndarray:
-    """The cosine between each answer and its query [answer]; each distinct text is embedded once, an
-    empty answer has 0. Raises ParameterError where the two differ in number.
+    """The cosine between each answer and its query [answer]; an empty answer has 0. Raises ParameterError
+    where the two differ in number.
     """
     _paired(queries, answers)
-    texts = sorted({t for q, a in zip(queries, answers, strict=True) if not is_empty(a) for t in (q.text, a)})
-    if not texts:
-        return np.zeros(len(answers))
-    vectors = dict(zip(texts, sentence_embeddings(texts), strict=True))
-    pairs = zip(queries, answers, strict=True)
-    return np.array([0.0 if is_empty(a) else float(vectors[q.text] @ vectors[a]) for q, a in pairs])
+    return nearness([q.text for q in queries], ["" if is_empty(a) else a for a in answers])
 
 
 def fit_cuts(own: np.ndarray, exchanged: np.ndarray) -> tuple[float, float]:
@@ -831,9 +827,7 @@ def fit_cuts(own: np.ndarray, exchanged: np.ndarray) -> tuple[float, float]:
         raise ParameterError(
             "cuts need similarities of own and of exchanged answers", "give at least one of each"
         )
-    values = np.unique(np.concatenate([own, exchanged]))
-    gain = [(own >= v).mean() - (exchanged >= v).mean() for v in values]
-    high = float(values[int(np.argmax(gain))])
+    high = youden(own, exchanged)
     return min(float(np.median(exchanged)), high), high
 
 
