@@ -397,3 +397,13 @@ def test_an_area_within_strata_counts_pairs_of_one_stratum():
     assert found.n == min((yes & both).sum(), (~yes & both).sum())
     assert stats.auroc_within(scores, yes, np.arange(60)) == NOTHING
     assert stats.auroc_within_difference(scores, scores, yes, stratum).value == 0
+
+
+def test_differences_that_happen_to_be_yes_and_no_are_no_shares():
+    """One item of many moves: a rate would be above 0 for sure, a difference is not; and either way alike."""
+    before = np.full(64, 0.25)
+    after = before + np.eye(64)[0]
+    up, down = (stats.difference(a, b, paired=True) for a, b in ((after, before), (before, after)))
+    assert up.ci95[0] < 0 < up.ci95[1]
+    assert up.ci95 == pytest.approx([-x for x in down.ci95[::-1]])
+    assert stats.mean(np.eye(64)[0]) == stats.rate(np.eye(64)[0])  # of shares it is one

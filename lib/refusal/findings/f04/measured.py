@@ -220,7 +220,7 @@ def capability(plain: np.ndarray, pushed: np.ndarray, full: np.ndarray) -> tuple
     """By how much the cross-entropy of neutral text grows at a harmless prompt's scale, in nats per token
     [text]; beside it at full strength: (measured, controls).
     """
-    return stats.mean(pushed - plain), {
+    return stats.mean(pushed - plain, shares=False), {
         "plain": float(np.mean(plain)),
         "full_strength": float(np.mean(full - plain)),
     }

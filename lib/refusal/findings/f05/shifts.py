@@ -81,7 +81,7 @@ def over_texts(differences: Float[np.ndarray, "text prompt"], seed: int = 0) -> 
     """The mean of paired differences over prompts and texts, its interval over prompts widened over texts."""
     by_text = differences.mean(1)
     draws = by_text.mean() + (by_text - by_text.mean()) / np.sqrt(len(by_text))
-    return stats.widened(stats.mean(differences.mean(0), seed), draws)
+    return stats.widened(stats.mean(differences.mean(0), seed, shares=False), draws)
 
 
 def gap(delta: Tensor, to: Tensor, origin: Tensor) -> float:

@@ -161,4 +161,7 @@ def cost(with_token: np.ndarray, twin: np.ndarray) -> tuple[Estimate, dict]:
     """
     if not len(with_token):
         return NOTHING, {"twin": None}
-    return stats.mean(with_token - twin), {"with_token": float(with_token.mean()), "twin": float(twin.mean())}
+    return stats.mean(with_token - twin, shares=False), {
+        "with_token": float(with_token.mean()),
+        "twin": float(twin.mean()),
+    }
