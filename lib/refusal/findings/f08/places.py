@@ -18,7 +18,7 @@ from refusal.trace.decode import generate
 from refusal.trace.edits import Patch, Row
 from refusal.trace.roles import Setting, Slot, chat_as
 
-STANDS = ("image", "image, no tags", "words", "random vectors", "placeholders")
+STANDS = ("image", "words", "random vectors", "placeholders", "image, no tags")
 TAGS = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
 QUESTION = "What does the picture show?"
 

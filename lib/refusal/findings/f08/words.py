@@ -51,7 +51,7 @@ def roles(
 
 
 def _less(r: Record) -> float | None:
-    return None if r.value is None else -r.value
+    return None if r.value is None else 0.0 - r.value
 
 
 def published(success: Mapping[str, float], on_task: Mapping[str, float]) -> Said:
@@ -141,14 +141,15 @@ def graft(scores: Mapping[str, float], named: np.ndarray, in_words: np.ndarray) 
 def places(end: Record, out: Record, both_end: Record, both_out: Record) -> Said:
     """Of 08.places.* and 08.compose.*."""
     title = (
-        f"Against an image before the query, one after it costs {points(end.value)} of refusals "
-        f"({end.verdict}), one after the header {points(out.value)} ({out.verdict})"
+        f"Against an image before the query, refusals change by {points(_less(end))} with one after it "
+        f"({end.verdict}), by {points(_less(out))} with one after the header ({out.verdict})"
     )
+    less = lambda x: points(None if x is None else 0.0 - x)
     return title, [
-        f"Refusals fall by {points(end.value)} with the image after the query and by {points(out.value)} "
+        f"Refusals change by {points(_less(end))} with the image after the query and by {points(_less(out))} "
         f"after the header ({why(end)}; {why(out)}); with its caption in words by "
-        f"{points(end.number('words'))} and {points(out.number('words'))}; broken are "
-        f"{percent(end.number('broken'))} and {percent(out.number('broken'))}."
+        f"{less(end.number('words'))} and {less(out.number('words'))}. Broken are "
+        f"{percent(end.number('broken'))} and {percent(out.number('broken'))} of the answers."
         if end.value is not None
         else capitalized(why(end)) + ".",
         f"Together with exchanged headers on-task answers come {points(both_end.value)} and "
@@ -196,7 +197,7 @@ def in_words(records: Sequence[Record]) -> str:
             f"this back restores refusals is {r.verdict}."
         )
     if (r := by.get("places.out")) and r.value is not None:
-        said.append(f"An image after the header takes {points(r.value)} of refusals ({r.verdict}).")
+        said.append(f"An image after the header changes refusals by {points(_less(r))} ({r.verdict}).")
     if (r := by.get("mitigation.needed")) and r.value is not None:
         said.append(f"That training needs the perturbed settings is {r.verdict}.")
     return " ".join(said) or "Nothing can be said of roles here; the records give the reason."
