@@ -184,7 +184,7 @@ def _rates(ax, part, plan):
         ax.errorbar(x, y, **{error: errors}, elinewidth=1.2 * plan.size, **look)
     ticks = range(len(order))
     if plan.sideways:
-        ax.set_yticks(ticks, groups.values())
+        ax.set_yticks(ticks, groups.values(), fontsize=plan.text * plan.size)
         ax.set_ylim(len(order) - 0.4, -0.6)
     else:
         ax.set_xticks(ticks, groups.values())

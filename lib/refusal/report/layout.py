@@ -59,7 +59,7 @@ class Plan:
     """
 
     def __init__(self, spec: dict, data: pd.DataFrame, style: str):
-        self.spec, self.data = spec, data
+        self.spec, self.data, self.style = spec, data, style
         self.size, self.width = STYLES[style].scale, STYLES[style].width
         self.panels = list(dict.fromkeys(data["panel"])) if "panel" in data else [""]
         count = len(self.panels)
@@ -74,6 +74,7 @@ class Plan:
         self.looks = looks(self.series, controls)
         self.series.sort(key=lambda name: name not in controls)  # what is drawn first lies below
         self.sideways, self.groups, sizes = False, {}, [1.0] * self.rows
+        self.text = TEXT  # points of what groups are called
         if spec["kind"] == "rates":
             sizes = self._lay_groups()
         needed = {1: 3.9, 2: 5.4}.get(self.rows, 6.2)
@@ -110,15 +111,25 @@ class Plan:
             every = {g: _counted(g, data) if differ else str(g) for g in dict.fromkeys(data["group"])}
             own = dict.fromkeys(self.panels, every)
             names = set(every.values())
-        side = {name: wrapped(name, 0.24 * self.width, TEXT * self.size) for name in names}
-        shown = side if self.sideways else upright
+        below = [max(len(own[p]) for p in row) for row in self._panel_rows()]
+        shown = self._beside(names, sum(below)) if self.sideways else upright
         self.groups = {panel: {g: shown[name] for g, name in of.items()} for panel, of in own.items()}
         pitch = max(0.24, 0.105 * len(self.series), 0.135 * max(t.count("\n") + 1 for t in shown.values()))
-        lengths = [len(self.groups[panel]) for panel in self.panels]
-        return [
-            (0.4 + max(lengths[i * self.columns : (i + 1) * self.columns])) * pitch if self.sideways else 1.0
-            for i in range(self.rows)
-        ]
+        return [(0.4 + groups) * pitch if self.sideways else 1.0 for groups in below]
+
+    def _panel_rows(self) -> list[list]:
+        return [self.panels[i : i + self.columns] for i in range(0, len(self.panels), self.columns)]
+
+    def _beside(self, names: set[str], below: int) -> dict[str, str]:
+        """What `below` groups below each other are called at their side: in a quarter of the width, or in a
+        little more and smaller, where their lines would run into each other.
+        """
+        room = (STYLES[self.style].height or 6.2) - (1.1 + 0.25 * self.rows) * self.size
+        shown = {name: wrapped(name, 0.24 * self.width, TEXT * self.size) for name in names}
+        if below * max(text.count("\n") + 1 for text in shown.values()) * TEXT * self.size * 1.25 / 72 < room:
+            return shown
+        self.text = SMALL
+        return {name: wrapped(name, 0.27 * self.width, SMALL * self.size) for name in names}
 
     def _check_marks(self) -> None:
         for mark in [*self.spec.get("bars", []), *self.spec.get("paper", [])]:
@@ -249,7 +260,7 @@ def lay_out(fig, axes, plan, edge: float = 1.0):
     xlabel = wrapped(xlabel, room * 0.9, LABEL * size)
     lines = xlabel.count("\n") + 1 if xlabel else 0
     ylabel = wrapped(ylabel, (height - top - below) * 0.8, LABEL * size)
-    left = side + (ylabel.count("\n") + 1 if ylabel else 0) * LABEL * row
+    left = side + (ylabel.count("\n") + 1.3 if ylabel else 0) * LABEL * row
     bottom = below + lines * LABEL * row
     fig.subplots_adjust(  # about right, so that the ticks are those of the end
         (left + 0.4 * size) / width,

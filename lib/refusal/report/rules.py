@@ -394,13 +394,15 @@ def needed_n(rule: Rule, measured: Measured) -> int | None:
 
 
 def record(claim: Claim, measured: Measured, evidence: Evidence, precondition: str | None = None) -> Record:
-    """The ledger's line for a claim and what was measured; `evidence` is that of the notebook's models."""
+    """The ledger's line for a claim and what was measured; `evidence` is that of the notebook's models: where
+    they are constructed, so is whatever another claim is about.
+    """
     verdict, reason, needed = decide(claim.rule, measured, precondition)
     fixed = claim.model_dump(exclude={"evidence"})
     return Record(
         **fixed,
         **measured.model_dump(),
-        evidence=claim.evidence or evidence,
+        evidence=evidence if evidence == "constructed" else claim.evidence or evidence,
         expected=claim.rule.words(),
         verdict=verdict,
         reason=reason,

@@ -18,7 +18,7 @@ from refusal.run.declared import Parameter, notebooks, parameters_of, question
 TARGETS = """\
 usage: make TARGET [PARAMETER=value …]
   make hello        a first figure and a few judged answers on a 135M model; 3 minutes after downloads
-  make nb-NN        one notebook, NN of {numbers}; make help-NN: what it asks and takes
+  make nb-NN        one notebook: {numbers}; make help-NN says what it asks and takes
   make reproduce    every notebook, then the ledger and the figures; RUN=results/…/run.json: that run again
   make claims       the ledger, of one MODEL, TIER or VERDICT: paper's value, value here, controls, verdict
   make doctor       does a MODEL fit: values, refusals, memory, minutes, what will be uninformative
@@ -86,7 +86,7 @@ def _default(*same: Parameter) -> str:
 
 
 def _overview(options: Mapping[str, tuple[str, str]]) -> None:
-    print(TARGETS.format(numbers=", ".join(notebooks())))
+    print(TARGETS.format(numbers=" ".join(notebooks())))
     for name, about in make_variables().items():
         print(f"  {name:<13} {about}")
     of: dict[str, list[str]] = {}
