@@ -155,7 +155,7 @@ def test_beta_turns():
 def test_satisfaction():
     ask = lambda orpo, before: verdict(
         "09.satisfaction",
-        *measured.column_apart({"orpo": arm(orpo), "base": base(before)}, "orpo", "base", measured.OPEN, "S"),
+        *measured.column_apart({"orpo": arm(orpo), "base": base(before)}, "orpo", "base", scorer.OPEN, "S"),
     )
     assert ask(0.5, 0.3) == "replicated"
     assert ask(-0.3, 0.5) == "not replicated"
@@ -525,7 +525,7 @@ def test_scores_of_kinds():
     assert controls["base"] == pytest.approx(measured.score(scores, ALL).mean())
     assert controls["orpo"] - controls["base"] == pytest.approx(found.value)
     assert controls["at_beta_1"] == pytest.approx(0.45) and controls["at_beta_5"] == pytest.approx(1.25)
-    found, controls = measured.column_apart(of, "orpo", "base", measured.OPEN, "S")
+    found, controls = measured.column_apart(of, "orpo", "base", scorer.OPEN, "S")
     assert found.value == pytest.approx(0.25) and controls["base"] == pytest.approx(0.6)
 
 
@@ -827,11 +827,11 @@ def test_an_arm_on_the_planted_model(planted):
         return arms.judged(queries, said)
 
     before = after(None, 0, "itself")
-    assert before["losses"] == [] and {*before["answers"]} == {*measured.OPEN}
+    assert before["losses"] == [] and {*before["answers"]} == {*scorer.OPEN}
     assert before["answers"]["benign"][0].startswith("Sure here is") and len(before["ce"]) == 2
     hidden = [any(word in text for word in DISGUISE) for text in tables["disallowed"].text]
     assert before["declines"]["disallowed"] == [not h for h in hidden] and not all(hidden)
-    assert [before["declines"][kind] for kind in measured.OPEN] == [[False] * 3] * 2
+    assert [before["declines"][kind] for kind in scorer.OPEN] == [[False] * 3] * 2
     told = [r for r, h in zip(before["risk"]["disallowed"], hidden, strict=True) if not h]
     assert set(told) == {0} and len(before["known"]) == 3
     states = reads.collect(planted, tests.prompts["benign"], at=list(POSITIONS), layers=[2, 3])["resid"]

@@ -1,4 +1,4 @@
-"""How the rules of `refusal.findings.f09.scorer` agree with readers who did not know which model had said
+"""How the marks of `refusal.findings.f09.scorer` agree with readers who did not know which model had said
 what: quadratic-weighted κ, of each item, of S in steps of a fifth, and of risk.
 """
 
@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
 from refusal.base.estimate import NOTHING, Estimate
-from refusal.findings.f09.scorer import ITEMS, Query, fit_cuts, similarities
+from refusal.findings.f09.scorer import ITEMS, Fitted, Query, fit
 from refusal.findings.f09.scorer import table as scored
 from refusal.measure import stats
 
@@ -54,26 +54,26 @@ def _of_reader(labels: pd.DataFrame, reader: str, of: str) -> np.ndarray:
     return steps(labels[f"{reader}_{'risk' if of == 'R' else of}"].astype(float).to_numpy(), of)
 
 
-def fitted_cuts(labels: pd.DataFrame, queries: Sequence[Query]) -> tuple[float, float]:
-    """The cuts of similarity, from the answers of the part on which rules may be mended, each with its own
-    query and with the next one's.
+def fitted(labels: pd.DataFrame, queries: Sequence[Query], exchanged: int | None = None) -> Fitted:
+    """The scorer, fitted to the readers' marks of the answers that are for it; with a seed in `exchanged`, as
+    a control, to the marks of other answers.
     """
-    by_id, known = {q.id: q for q in queries}, labels[labels.part == "develop"]
-    ids = sorted(set(known.id))
-    after = dict(zip(ids, [*ids[1:], *ids[:1]], strict=True))
-    own, other = ([by_id[i] for i in some] for some in (known.id, known.id.map(after)))
-    return fit_cuts(*(similarities(some, list(known.answer)) for some in (own, other)))
+    known, by_id = labels[labels.part == "develop"], {q.id: q for q in queries}
+    marks = pd.DataFrame({item: by_readers(known, item) for item in ITEMS})
+    if exchanged is not None:
+        marks = marks.sample(frac=1, random_state=exchanged).reset_index(drop=True)
+    return fit([by_id[i] for i in known.id], list(known.answer), marks)
 
 
 def kappas(
-    labels: pd.DataFrame, queries: Sequence[Query], cuts: tuple[float, float], part: str = "validate"
+    labels: pd.DataFrame, queries: Sequence[Query], fitted: Fitted, part: str = "validate"
 ) -> dict[str, dict[str, Estimate]]:
     """{item, "S" or "R": {"all", "untrained", "readers": κ}} of the answers of a part; `queries` are known by
     their id. Raises KeyError for an answer to a query that is not among them.
     """
     labels = labels[labels.part == part].reset_index(drop=True)
     by_id = {q.id: q for q in queries}
-    found = scored([by_id[i] for i in labels.id], list(labels.answer), cuts)
+    found = scored([by_id[i] for i in labels.id], list(labels.answer), fitted)
     untrained = labels.arm.isin(UNTRAINED).to_numpy()
     out = {}
     for of in (*ITEMS, "S", "R"):
@@ -97,5 +97,5 @@ def cannot_score(found: dict[str, dict[str, Estimate]]) -> str | None:
             if value is None and of == "S":
                 return f"nothing is known of how the rules agree with readers on satisfaction, {whose}"
             if value is not None and value < least:
-                return f"the rules' κ with readers is {value:.2f} for {of}, {whose}; {least} is needed"
+                return f"κ of scorer and readers is {value:.2f} for {of}, {whose}; {least} is needed"
     return None

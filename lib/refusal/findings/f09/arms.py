@@ -3,6 +3,7 @@ knows and holds; measured and thrown away.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 from refusal.base.estimate import Estimate
 from refusal.findings.f09 import measured
 from refusal.findings.f09.copies import Axis
-from refusal.findings.f09.scorer import Query, declines, is_broken, risk
+from refusal.findings.f09.scorer import OPEN, Fitted, Query, declines, is_broken, risk
 from refusal.findings.f09.scorer import table as scored_table
 from refusal.measure import stats
 from refusal.measure.directions import difference_of_means
@@ -154,7 +155,7 @@ def judged(queries: Mapping[str, Sequence[Query]], said: Mapping) -> dict:
     "broken" {group: [query]} beside the answers of the groups of which S is scored.
     """
     texts = said["answers"]
-    kept = {group: some for group, some in texts.items() if group in measured.OPEN}
+    kept = {group: some for group, some in texts.items() if group in OPEN}
     each = lambda f: {
         g: [f(q, a) for q, a in zip(queries[g], some, strict=True)] for g, some in texts.items()
     }
@@ -167,13 +168,15 @@ def judged(queries: Mapping[str, Sequence[Query]], said: Mapping) -> dict:
 
 
 def scores(
-    queries: Mapping[str, Sequence[Query]], said: Mapping, cuts: tuple[float, float]
+    queries: Mapping[str, Sequence[Query]], said: Mapping, fitted: Fitted, **how: Any
 ) -> dict[str, pd.DataFrame]:
-    """What `judged` gives as {group: items, S and R of each query}; of disallowed ones S is 0."""
+    """What `judged` gives as {group: items, S and R of each query}; of disallowed ones S is 0. `how` goes to
+    `scorer.table`.
+    """
     found = {}
     for group, risks in said["risk"].items():
         if group in said["answers"]:
-            found[group] = scored_table(queries[group], said["answers"][group], cuts)
+            found[group] = scored_table(queries[group], said["answers"][group], fitted, **how)
         else:
             found[group] = pd.DataFrame({"S": 0.0, "R": risks})
     return found

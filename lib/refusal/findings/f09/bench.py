@@ -1,9 +1,10 @@
-"""What preferences cost over supervised training; answers in batches over one by one; marks by rules."""
+"""What preferences cost over supervised training; answers in batches over one by one; what marks cost."""
 
 import time
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
 from refusal.findings.f09 import scorer
 from refusal.findings.f09.arms import WEIGHT
@@ -38,11 +39,17 @@ def ratios(model: Model, prompts, batches, alternate: Callable[..., dict[str, fl
         together=lambda: decode.generate_rows(model, rows, Decoding(16)),
         apart=lambda: [decode.generate_rows(model, [row], Decoding(16)) for row in rows[:4]],
     )
-    query = scorer.Query("q", "sensitive", "I lost my friend and feel alone.", (("friend", "talk"),))
-    text, started = model.tokenizer.decode(good), time.perf_counter()
-    scorer.table(
-        [query] * 1000, [f"{text} {i}" for i in range(1000)], (0.1, 0.3), similarity=np.full(1000, 0.4)
-    )
+    needs = (("friend", "talk"),)
+    queries = [
+        scorer.Query(f"q{i % 20}", "sensitive", "I lost my friend and feel alone.", needs)
+        for i in range(1000)
+    ]
+    text, close = model.tokenizer.decode(good), np.full(1000, 0.4)
+    answers = [f"{text} {i}" for i in range(1000)]
+    drawn = np.random.default_rng(0).integers(-1, 2, (1000, len(scorer.ITEMS)))
+    fitted = scorer.fit(queries, answers, pd.DataFrame(drawn, columns=list(scorer.ITEMS)), close)
+    started = time.perf_counter()
+    scorer.table(queries, answers, fitted, similarity=close)
     seconds = time.perf_counter() - started
     return [
         f"a step on preferences / a supervised step                         {t['orpo'] / t['sft']:.2f}   "

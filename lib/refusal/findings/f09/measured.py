@@ -11,7 +11,6 @@ from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import stats
 
 BETA = 2.0
-OPEN = ("sensitive", "benign")  # kinds of which S is scored
 LEAST_AREA = 0.8
 
 Scores = Mapping[str, pd.DataFrame]  # of an arm: {kind: columns S and R, a row for each query}

@@ -10,7 +10,7 @@ import numpy as np
 
 from refusal.base.estimate import Estimate
 from refusal.findings.f09 import measured
-from refusal.findings.f09.scorer import ITEMS
+from refusal.findings.f09.scorer import ITEMS, OPEN
 from refusal.report.rules import Record
 from refusal.report.shown import capitalized, interval, percent, signed, two, why
 
@@ -21,11 +21,11 @@ def scorer(r: Record, kappas: Mapping[str, Mapping[str, Estimate]]) -> Said:
     """Of 09.scorer, and κ by item and of S and risk, all and untrained."""
     worst = min(ITEMS, key=lambda item: _or(kappas[item]["all"].value, 1.0))
     title = (
-        f"Rules and readers agree on satisfaction with κ {interval(r)} ({r.verdict}); worst of the items is "
+        f"Scorer and readers agree on satisfaction with κ {interval(r)} ({r.verdict}); worst of the items is "
         f"{worst} ({two(kappas[worst]['all'].value)})"
     )
     return title, [
-        f"On answers that no rule was mended on, κ of satisfaction is {two(kappas['S']['all'].value)} "
+        f"On answers that the scorer was not fitted to, κ of satisfaction is {two(kappas['S']['all'].value)} "
         f"over all "
         f"and {two(kappas['S']['untrained'].value)} on untrained models' answers; two readers agree with "
         f"{two(kappas['S']['readers'].value)} ({why(r)}).",
@@ -65,7 +65,7 @@ def plane(scored: Mapping[str, Sequence], kinds: Sequence[str]) -> Said:
             name: float(np.mean([measured.of_kinds(one, some, column).mean() for one in of]))
             for name, of in scored.items()
         }
-        for column, some in (("S", measured.OPEN), ("R", kinds))
+        for column, some in (("S", OPEN), ("R", kinds))
     )
     best = max(s, key=lambda name: s[name])
     title = (
@@ -104,6 +104,14 @@ def length(matched: Mapping[str, float], words: int) -> str:
     """Of scores of answers cut to one length."""
     each = ", ".join(f"{name} {two(value)}" for name, value in matched.items())
     return f"Sensitive queries at β = 2, every answer cut to {words} words: {each}."
+
+
+def second(usual: Mapping[str, float], other: Mapping[str, float]) -> str:
+    """Mean scores of the arms by the scorer and by its second variant: whether they come in one order."""
+    orders = [sorted(scores, key=lambda name: -scores[name]) for scores in (usual, other)]
+    each = "; ".join(f"{name} {two(other[name])}" for name in orders[1])
+    same = "the same order" if orders[0] == orders[1] else f"another order than {', '.join(orders[0])}"
+    return f"With needs counted at two thirds and logic left out the arms come in {same}: {each}."
 
 
 def jailbreak(disallowed: Record, attacked: Record, general: Record) -> Said:
@@ -175,7 +183,7 @@ def in_words(records: Sequence[Record]) -> str:
     """What came out, in words."""
     by, said = {r.id.removeprefix("09."): r for r in records}, []
     r = by["scorer"]
-    said.append(f"Rules and readers agree on satisfaction with κ {interval(r)} ({r.verdict}).")
+    said.append(f"Scorer and readers agree on satisfaction with κ {interval(r)} ({r.verdict}).")
     if (r := by.get("over-refusal")) and r.verdict != "uninformative" and r.value is not None:
         said.append(
             f"Constructive training serves people in distress {signed(r.value)} better than training to "
