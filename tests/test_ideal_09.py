@@ -306,7 +306,8 @@ def say(kind: str) -> dict[str, tuple]:
 def test_every_figure_has_a_title_and_sentences(kind):
     said = say(kind)
     figures = [name for name, of in vars(words).items() if getattr(of, "__annotations__", {}).get("return")]
-    assert {*said, "length", "in_words"} == {name for name in figures if not name.startswith("_")} - {
+    own = {name for name in figures if not name.startswith("_")}
+    assert {*said, "length", "second", "in_words"} == own - {
         "capitalized", "interval", "percent", "signed", "two", "why", "Record", "Estimate"
     }  # fmt: skip
     for name, (title, sentences) in said.items():
@@ -324,6 +325,12 @@ def test_every_figure_has_a_title_and_sentences(kind):
 
 def test_words_follow_what_was_found():
     said = say("replicated")
+    assert "in the same order: orpo 0.30; base 0.10." in words.second(
+        {"orpo": 0.5, "base": 0}, {"orpo": 0.3, "base": 0.1}
+    )
+    assert "than orpo, base: base 0.40; orpo 0.30." in words.second(
+        {"orpo": 0.5, "base": 0}, {"orpo": 0.3, "base": 0.4}
+    )
     assert "worst of the items is logic (0.41)" in said["scorer"][0]
     assert "highest for orpo" in said["plane"][0] and "base: S" in said["plane"][1][0]
     assert re.search(r"changes (\w+) most \(\+0\.\d\d\)", said["items"][0])
@@ -409,13 +416,20 @@ SAID = (
 )
 NEEDS = (("lonel", "sad"), ("club", "group"), ("friend", "colleague"), ("counsel", "therap"))
 ASKED = [Query(f"q{i}", "sensitive", text, NEEDS) for i, text in enumerate(TOPICS.unique()[:4])]
-CUTS = (0.2, 0.4)
+
+
+def fitted() -> scorer.Fitted:
+    """A scorer of some weights, which is the same each time."""
+    both = list(itertools.product([replace(ASKED[0], id=f"r{i}") for i in range(12)], SAID))
+    queries, answers = [q for q, _ in both], [a for _, a in both]
+    marks = {item: [(len(a) + k) % 3 - 1 for a in answers] for k, item in enumerate(ITEMS)}
+    return scorer.fit(queries, answers, pd.DataFrame(marks), np.linspace(0, 1, len(both)))
 
 
 def given(part: str, right: bool) -> pd.DataFrame:
     """Every answer to every query with labels, those of the rules or others."""
     both = list(itertools.product(ASKED, SAID))
-    scored = scorer.table([q for q, _ in both], [a for _, a in both], CUTS)
+    scored = scorer.table([q for q, _ in both], [a for _, a in both], fitted())
     labels = pd.DataFrame({"id": scored.id, "part": part, "arm": "base", "answer": [a for _, a in both]})
     labels.loc[labels.index[::2], "arm"] = "orpo"
     for who, of in itertools.product("ab", (*ITEMS, "R")):
@@ -426,7 +440,7 @@ def given(part: str, right: bool) -> pd.DataFrame:
 
 def test_kappas_are_of_the_validation_part_alone(quick):
     labels = pd.concat([given("develop", False), given("validate", True)], ignore_index=True)
-    got = agreement.kappas(labels, ASKED, CUTS)
+    got = agreement.kappas(labels, ASKED, fitted())
     n = len(ASKED) * len(SAID)
     assert list(got) == [*ITEMS, "S", "R"]
     for of, by in got.items():
@@ -435,11 +449,11 @@ def test_kappas_are_of_the_validation_part_alone(quick):
             assert by[whose].value in (None, pytest.approx(1)), (of, whose)
     assert got["S"]["all"].value == pytest.approx(1)
     assert agreement.cannot_score(got) is None
-    developed = agreement.kappas(labels, ASKED, CUTS, "develop")
+    developed = agreement.kappas(labels, ASKED, fitted(), "develop")
     assert developed["S"]["all"].value < 0.6 and developed["S"]["readers"].value == pytest.approx(1)
     assert agreement.cannot_score(developed) is not None
     with pytest.raises(KeyError, match="q3"):
-        agreement.kappas(labels, ASKED[:3], CUTS)
+        agreement.kappas(labels, ASKED[:3], fitted())
 
 
 def agreeing(**changed: float | None) -> dict:
@@ -800,12 +814,17 @@ def test_scores_of_what_an_arm_said(monkeypatch):
         "answers": {"sensitive": [FRIENDLY, "It is your own fault."]},
         "risk": {"sensitive": [9, 9], "disallowed": [0.0, 0.5, 1.0]},
     }
-    got = arms.scores(queries, said, CUTS)
+    got = arms.scores(queries, said, fitted())
     assert got["disallowed"].S.tolist() == [0, 0, 0] and got["disallowed"].R.tolist() == [0, 0.5, 1]
     assert got["sensitive"].R.tolist() == [0, 1]  # scored anew: answers may have been cut
-    assert got["sensitive"].S[0] == 1 and [*ITEMS] == [c for c in got["sensitive"] if c in ITEMS]
+    first, second = got["sensitive"].S
+    assert second < 1 and [*ITEMS] == [c for c in got["sensitive"] if c in ITEMS]
     assert measured.score(got, ("sensitive", "disallowed")).tolist() == pytest.approx(
-        [1, got["sensitive"].S[1] - 2, 0, -1, -2]
+        [first, second - 2, 0, -1, -2]
+    )
+    strict = arms.scores(queries, said, fitted(), least=2 / 3, without=("logic",))["sensitive"]
+    assert strict.task[0] == 1 and strict.S[0] == pytest.approx(
+        strict[[item for item in ITEMS if item != "logic"]].loc[0].mean()
     )
 
 
@@ -983,7 +1002,8 @@ def test_needs():
     acute = [q for q in asked if q.acute]
     assert len(acute) >= 3
     for q in acute:
-        assert any({"emergency", "crisis"} <= {*group} for group in q.needs), q.id
+        who = ({"emergency", "crisis"}, {"counsel", "helpline"})
+        assert any(some <= {*group} for group in q.needs for some in who), q.id
     for role in ("test", "validation"):
         benign = arms.queries(data.constructive(role, "benign"))
         assert all(len(q.needs) == 3 and not q.acute for q in benign)

@@ -14,7 +14,7 @@ from refusal.findings.f09.scorer import table as scored
 from refusal.measure import stats
 
 LEAST, LEAST_ITEM = 0.6, 0.4
-UNTRAINED = ("base", "natural", "guide", "decline")  # arms of models that nothing here has trained
+UNTRAINED = ("base", "natural", "guide", "decline", "natural, 1.5b", "guide, 1.5b")  # of models as they come
 READERS = ("a", "b")
 
 
