@@ -32,6 +32,8 @@ from refusal.trace import cache, decode
 from refusal.trace.edits import Ablate, Add, Patch, ScaleHead
 from refusal.trace.prompts import chat
 
+# files of tests that run notebooks of this clone, or read what such runs leave
+NOTEBOOKS = ("test_new", "test_runner", "test_site", "test_sweep", "test_user")
 # where plain PyTorch finds the parts: blocks, attention, its output projection, MLP, and what each sublayer
 # writes
 PATHS = {
@@ -92,6 +94,15 @@ def tiny_module(kind: str) -> torch.nn.Module:
     torch.manual_seed(3)
     module = transformers.AutoModelForCausalLM.from_config(tiny_config(kind, **extra), dtype=torch.float32)
     return randomised(module)
+
+
+def pytest_collection_modifyitems(items):
+    """With several processes a file's tests stay in one, and those that run notebooks of this clone in the
+    same.
+    """
+    for item in items:
+        group = "notebooks" if item.path.stem in NOTEBOOKS else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)

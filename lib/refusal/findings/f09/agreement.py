@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import cohen_kappa_score
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.findings.f09.scorer import ITEMS, Fitted, Query, fit
@@ -29,13 +28,11 @@ def weighted(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Estimate:
     """
     if len(a) < 2 or len({*a} | {*b}) < 2:
         return Estimate(None, None, len(a)) if len(a) else NOTHING
-    labels = list(range(int(min(*a, *b)), int(max(*a, *b)) + 1))  # weights go by value, not by rank
 
     def kappa(x, y):
+        by_chance = x.var() + y.var() + (x.mean() - y.mean()) ** 2
         # where a draw holds one value from both, they agree
-        if len({*x.tolist()} | {*y.tolist()}) < 2:
-            return 1.0
-        return float(cohen_kappa_score(x, y, weights="quadratic", labels=labels))
+        return float(1 - ((x - y) ** 2).mean() / by_chance) if by_chance else 1.0
 
     return stats.bootstrap(kappa, a, b, seed=seed, paired=True)
 
