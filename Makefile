@@ -63,7 +63,7 @@ nb-%: $(READY) FORCE
 	@$(PY) -m refusal.run.cli nb $*
 
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 # The tests of numbers as a processor of the other kind runs them: without bfloat16 arithmetic where this one has it, with it where it has none.
 test-numbers: $(READY)

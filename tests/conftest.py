@@ -2,6 +2,7 @@
 no padding.
 """
 
+import contextlib
 import copy
 import os
 import shutil
@@ -25,6 +26,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from filelock import FileLock
 
 from refusal.model import loading
 from refusal.model.tiny import tiny_tokenizer
@@ -96,13 +98,12 @@ def tiny_module(kind: str) -> torch.nn.Module:
     return randomised(module)
 
 
-def pytest_collection_modifyitems(items):
-    """With several processes a file's tests stay in one, and those that run notebooks of this clone in the
-    same.
-    """
-    for item in items:
-        group = "notebooks" if item.path.stem in NOTEBOOKS else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.fixture(scope="module", autouse=True)
+def one_at_a_time(request, tmp_path_factory):
+    """With several processes, files that run notebooks of this clone wait for each other."""
+    alone = FileLock(tmp_path_factory.getbasetemp().parent / "notebooks.lock")
+    with alone if request.path.stem in NOTEBOOKS else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -500,7 +500,8 @@ def test_apart_is_that_of_numpy():
         found = measured.apart(list(one), list(b))
         differ = one - b
         within = stats.mean(differ.mean(0))
-        more = student.ppf(0.975, SEEDS - 1) * differ.mean(1).std(ddof=1)
+        more = student.ppf(0.975, SEEDS - 1) * differ.mean(1).std(ddof=1) / np.sqrt(SEEDS)
+        assert found.half_width == pytest.approx(more)
         assert found.value == pytest.approx(differ.mean()) and found.n == N
         for end in (0, 1):
             half = np.hypot(within.ci95[end] - within.value, more)

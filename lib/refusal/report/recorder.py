@@ -25,7 +25,16 @@ from refusal.base.took import about_minutes, peak_memory
 from refusal.model.names import folder_name
 from refusal.report import shown
 from refusal.report.pictures import picture
-from refusal.report.rules import Claim, Measured, Record, bars, evidence_of, read_claims, read_records, record
+from refusal.report.rules import (
+    Claim,
+    Measured,
+    Record,
+    bars,
+    evidence_of,
+    read_claims,
+    read_records,
+    record,
+)
 
 if TYPE_CHECKING:
     from refusal.model.loading import Model
@@ -193,7 +202,10 @@ class Recorder:
         value, ci95, n = _plain(measured.value), _plain(measured.ci95), measured.n
         if value is None or ci95 is None or None in ci95:  # not finite: nothing was measured
             value = ci95 = None
-        found = Measured(value=value, ci95=ci95, n=n, controls={k: _plain(v) for k, v in controls.items()})
+        half, controls = getattr(measured, "half_width", 0.0), {k: _plain(v) for k, v in controls.items()}
+        found = Measured.model_validate(
+            {"value": value, "ci95": ci95, "n": n, "controls": controls, "half_width": half}
+        )
         entry = record(self.planned[id], found, self.evidence, precondition)
         self.claims.append(entry)
         said = html.escape(f"({entry.reason})")

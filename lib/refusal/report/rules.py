@@ -23,6 +23,8 @@ from refusal.model.registry import CONSTRUCTED, RECIPES
 
 MIN_N = 20  # below this many items a cell is underpowered, whatever its value
 Verdict = Literal["replicated", "not replicated", "uninformative", "underpowered"]
+# the control that says which part of the value's half width is of trainings (`refusal.measure.trainings`)
+OF_TRAININGS = "trainings_half_width"
 Evidence = Literal["released", "trained here", "constructed"]
 Origin = Literal["paper", "ours"]
 Answer = tuple[str, str]  # yes | no | unclear, and the sentence behind it
@@ -223,6 +225,17 @@ class Measured(_Frozen):
     n: int
     controls: dict[str, float | int | str | None | list] = Field(min_length=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_trainings(cls, given):
+        """What an estimate says of its trainings stands among the controls."""
+        if not isinstance(given, dict) or "half_width" not in given:
+            return given
+        given = dict(given)
+        if half := given.pop("half_width"):
+            given["controls"] = given["controls"] | {OF_TRAININGS: half}
+        return given
+
     def number(self, name: str) -> float | int | None:
         """A control that is one number; None where it is not there."""
         found = self.controls.get(name)
@@ -369,6 +382,8 @@ def _what_would_decide(rule: Rule, measured: Measured) -> str:
     # a bar that is a control was measured as well, and moves with its own items
     bars = dict.fromkeys(part.bar for part in unclear if isinstance(part.bar, str))
     others = [*bars, *dict.fromkeys(part.of for part in unclear if part.of)]
+    if n is None and any(_hidden(part, measured) for part in unclear):
+        return "trainings differ by more than lies between value and bar, which no number of items changes"
     if n is None:
         return "a value lies on its bar, so no number of items decides"
     also = f", with as many times the items of {', '.join(others)}" if others else ""
@@ -377,8 +392,8 @@ def _what_would_decide(rule: Rule, measured: Measured) -> str:
 
 def needed_n(rule: Rule, measured: Measured) -> int | None:
     """About how many items would put every interval on one side of its bar, if values and bars stay and the
-    items of controls grow as those of the value do: widths shrink with √n. None where a value lies on its
-    bar.
+    items of controls grow as those of the value do: widths shrink with √n, but for what the trainings behind
+    the value differ by. None where a value lies on its bar, or within that of it.
     """
     needed = []
     for part in _unclear(rule, measured):
@@ -388,9 +403,24 @@ def needed_n(rule: Rule, measured: Measured) -> int | None:
             gap = value - level
             if abs(gap) < 1e-9:  # on it, but for rounding
                 return None
-            widths = abs(value - ci95[0 if gap > 0 else 1]) / abs(gap)
-            needed.append(math.ceil(round(measured.n * widths**2, 6)))
+            width, stays = abs(value - ci95[0 if gap > 0 else 1]), _stays(part, measured)
+            if stays >= abs(gap):
+                return None
+            shrinks = max(width**2 - stays**2, 0.0) / (gap**2 - stays**2)
+            needed.append(math.ceil(round(measured.n * shrinks, 6)))
     return max(needed, default=None)
+
+
+def _stays(part: Above | Below, measured: Measured) -> float:
+    """Which part of the half width of what a comparison is about no number of items takes away."""
+    return float(measured.number(OF_TRAININGS) or 0.0) if part.of is None else 0.0
+
+
+def _hidden(part: Above | Below, measured: Measured) -> bool:
+    """Whether trainings differ by more than lies between the value and its bar."""
+    level = part.level(measured)
+    gaps = [abs(v - level) for _, v, _ in measured.named(part.of) if v is not None and level is not None]
+    return any(1e-9 <= gap <= _stays(part, measured) for gap in gaps)
 
 
 def record(claim: Claim, measured: Measured, evidence: Evidence, precondition: str | None = None) -> Record:

@@ -16,6 +16,7 @@ from refusal.base.estimate import NOTHING, Estimate
 from refusal.findings.f03.cliff_heads import Off, Spoken
 from refusal.measure import stats
 from refusal.measure.probes import FEW
+from refusal.measure.trainings import mean_over
 
 MIN_EACH = 10  # refused and answered prompts, without which no prober is trained
 # what the AUROC of a prober must be above, on held-out prompts, and among harmful ones after thinking
@@ -234,7 +235,7 @@ def over_seeds(found: Estimate, *arms: np.ndarray, least: float = -1) -> Estimat
     prompt]; a mean varies less than one of them.
     """
     for hits in arms:
-        found = stats.widened(found, (hits.mean(1) - hits.mean()) / np.sqrt(len(hits)), (least, 1))
+        found = mean_over(found, hits.mean(1), (least, 1))
     return found
 
 

@@ -14,6 +14,7 @@ from refusal.findings.f04.released import correlation
 from refusal.measure import stats, tradeoff
 from refusal.measure.judge import BROKEN
 from refusal.measure.tradeoff import Curve
+from refusal.measure.trainings import mean_over
 
 LEAST, MOST = 0.05, 0.95  # a share of harmful prompts refused outside of which nothing can be raised
 ACCEPTED = 20  # harmful prompts that are answered, at the least
@@ -158,10 +159,7 @@ def gain(
         return found, controls
     moved = float(np.mean(draws)) - found.value  # the mean of all, with the first one's interval over prompts
     found = Estimate(found.value + moved, [x + moved for x in found.ci95], found.n)
-    # of a mean of so many
-    spread = [np.mean(draws) + (x - np.mean(draws)) / len(draws) ** 0.5 for x in draws]
-    widened, _ = over_controllers(found, spread)
-    return widened, controls | over_controllers(found, draws)[1]
+    return mean_over(found, draws, (-1, 1)), controls | over_controllers(found, draws)[1]
 
 
 def weights_gain(learned: np.ndarray, equal: np.ndarray, plain: np.ndarray) -> tuple[Estimate, dict]:

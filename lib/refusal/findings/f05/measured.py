@@ -14,6 +14,7 @@ from refusal.base.estimate import Estimate
 from refusal.findings.f05 import shifts
 from refusal.findings.f05.arms import Sampled, broken
 from refusal.measure import stats
+from refusal.measure.trainings import mean_over
 
 LEAST, MOST, RANKS = 0.05, 0.95, 0.75
 
@@ -107,7 +108,7 @@ def over_seeds(before: np.ndarray, after: Sequence[np.ndarray], seed: int = 0) -
     """
     found = lowers(before.astype(float), np.mean([a.astype(float) for a in after], 0), seed)
     each = np.array([float(before.mean() - a.mean()) for a in after])
-    return stats.widened(found, each.mean() + (each - each.mean()) / np.sqrt(len(each)), (-1, 1))
+    return mean_over(found, each, (-1, 1))
 
 
 def without_top(before: np.ndarray, after: Sequence[np.ndarray], seed: int = 0) -> Estimate:

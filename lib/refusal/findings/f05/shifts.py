@@ -11,6 +11,7 @@ from torch import Tensor
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import stats
+from refusal.measure.trainings import mean_over
 
 DRAWS, HALVINGS = 300, 10
 Pairs = Sequence[tuple[str, str]]  # a safety prompt and its neutral one
@@ -80,8 +81,7 @@ def between(moved: Mapping[str, Tensor], some: Sequence[str], others: Sequence[s
 def over_texts(differences: Float[np.ndarray, "text prompt"], seed: int = 0) -> Estimate:
     """The mean of paired differences over prompts and texts, its interval over prompts widened over texts."""
     by_text = differences.mean(1)
-    draws = by_text.mean() + (by_text - by_text.mean()) / np.sqrt(len(by_text))
-    return stats.widened(stats.mean(differences.mean(0), seed, shares=False), draws)
+    return mean_over(stats.mean(differences.mean(0), seed, shares=False), by_text)
 
 
 def gap(delta: Tensor, to: Tensor, origin: Tensor) -> float:

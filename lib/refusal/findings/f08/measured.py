@@ -9,6 +9,7 @@ import numpy as np
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import stats
+from refusal.measure.trainings import mean_over
 
 LEAST_REFUSED, LEAST_OF_KIND = 0.2, 10
 LEAST_HARMLESS, LEAST_LOST, LEAST_NAMED, LEAST_ON_TASK = 0.5, 0.1, 0.8, 0.1
@@ -145,7 +146,7 @@ def of_seeds(one: Sequence[np.ndarray], other: Sequence[np.ndarray], seed: int =
     if not np.ptp(apart.mean(0)):  # where no prompt differs from another, as sure as of yes and no
         flat = stats.paired_difference(np.zeros(apart.shape[1]), np.zeros(apart.shape[1]))
         found = replace(found, ci95=[found.value + x for x in flat.ci95])
-    return stats.widened(found, apart.mean(1) if len(apart) > 1 else [], (-1, 1))
+    return mean_over(found, apart.mean(1), (-1, 1))
 
 
 def rise(before: np.ndarray, after: Sequence[np.ndarray], seed: int = 0) -> dict:

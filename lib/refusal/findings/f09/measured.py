@@ -9,6 +9,7 @@ import pandas as pd
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import stats
+from refusal.measure.trainings import mean_over
 
 BETA = 2.0
 LEAST_AREA = 0.8
@@ -38,7 +39,7 @@ def apart(one: Sequence[np.ndarray], other: Sequence[np.ndarray], seed: int = 0)
     n = max(len(one), len(other))
     a, b = (list(x) * (n if len(x) == 1 else 1) for x in (one, other))
     found = np.array(a, float) - np.array(b, float)
-    return stats.widened(stats.mean(found.mean(0), seed, shares=False), found.mean(1) if n > 1 else [])
+    return mean_over(stats.mean(found.mean(0), seed, shares=False), found.mean(1))
 
 
 def difference(
@@ -103,7 +104,7 @@ def share_from_risk(
         what = f"the gain over the base is {whole.value:.2f} [{whole.ci95[0]:.2f}, {whole.ci95[1]:.2f}]"
         return NOTHING, controls, f"{what}, and no share of what may be nothing can be told"
     found = stats.bootstrap(lambda a, b: a.mean() / b.mean(), less_risk, gain, seed=seed, paired=True)
-    return stats.widened(found, _shares(arms, kinds)), controls, None
+    return mean_over(found, _shares(arms, kinds)), controls, None
 
 
 def _shares(arms: Mapping[str, Sequence[Scores]], kinds: Sequence[str]) -> list[float]:
