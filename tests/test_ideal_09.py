@@ -291,7 +291,7 @@ def say(kind: str) -> dict[str, tuple]:
         "topics": words.topics(r["topics"], arms.thirds(TOPICS)),
         "jailbreak": words.jailbreak(r["safety.disallowed"], r["safety.jailbreak"], r["general"]),
         "training": words.training({"orpo": [3.0, 2.0, 1.0, 1.0, 1.0, 1.0], "sft": [2.0] * 6}),
-        "prompted": words.prompted(r["prompted"], "a model"),
+        "prompted": words.prompted(r["prompted"], "a model", -0.1),
         "mechanism": words.mechanism(r["mechanism"], axes),
         "lingo": words.lingo(
             {

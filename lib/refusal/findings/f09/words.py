@@ -137,15 +137,14 @@ def training(losses: Mapping[str, Sequence[float]]) -> Said:
     return "What each arm learns, its loss step by step", [f"First step and mean of the last four: {each}."]
 
 
-def prompted(r: Record, model: str) -> Said:
-    """Of 09.prompted."""
+def prompted(r: Record, model: str, natural: float) -> Said:
+    """Of 09.prompted; `natural` is the score without a system prompt of ours."""
     title = f"Asked to guide, {model} lies {signed(r.value)} above itself asked to decline ({r.verdict})"
     return title, [
         f"The constructive score of people in distress is {two(r.number('guide'))} where the system "
         f"prompt asks "
         f"to guide and {two(r.number('decline'))} where it asks to decline: {interval(r)} ({why(r)}). "
-        f"Nothing "
-        "was trained."
+        f"Asked neither way it is {two(natural)}. Nothing was trained."
     ]
 
 
