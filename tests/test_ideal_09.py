@@ -42,7 +42,12 @@ DECIDED: dict[str, set] = {}
 RECORDS: dict[str, dict] = {}
 
 
-def verdict(id: str, found: Estimate, controls: dict, why: str | None = None) -> str:
+def verdict(id: str, found: Estimate, controls: dict, why: str | None = None, off: float = 0.0) -> str:
+    """The verdict of a scorer that leans by `off` towards the arm that is asked about."""
+    if found.value is not None:
+        controls = controls | Estimate(found.value - off, [x - off for x in found.ci95], found.n).under(
+            "without_leaning"
+        )
     got = decide(CLAIMS[id].rule, Measured(**vars(found), controls=controls), why)[0]
     DECIDED.setdefault(id, set()).add(got)
     RECORDS.setdefault(id, {})[got] = a_record(id, found, controls, why)
@@ -270,6 +275,9 @@ def test_every_claim_can_be_met_and_can_fail():
 # what is said
 
 
+LEANING = pd.DataFrame({"arm": ["orpo", "base"] * 30, "kind": "sensitive", "S": [0.2, -0.1] * 30, "R": 0.0})
+
+
 def say(kind: str) -> dict[str, tuple]:
     """{figure: (title, sentences)} where every claim has one verdict."""
     r = {id.removeprefix("09."): of[kind] for id, of in RECORDS.items()}
@@ -282,7 +290,7 @@ def say(kind: str) -> dict[str, tuple]:
     scored = {"base": base(0, 0.3), "orpo": arm(0.5), "shuffled": arm(0.2), "refusal": arm(-0.5)}
     axes = [Axis(p, 12, torch.zeros(2), torch.ones(2)) for p in POSITIONS]
     return {
-        "scorer": words.scorer(r["scorer"], kappas),
+        "scorer": words.scorer(r["scorer"], kappas, LEANING),
         "beta": words.beta(
             *(r[x] for x in ("over-base", "over-refusal", "over-sft", "beta.turns", "gain.is-risk"))
         ),
@@ -331,6 +339,8 @@ def test_words_follow_what_was_found():
     assert "than orpo, base: base 0.40; orpo 0.30." in words.second(
         {"orpo": 0.5, "base": 0}, {"orpo": 0.3, "base": 0.4}
     )
+    assert "lies +0.20 above the readers' for orpo, -0.10 for base" in said["scorer"][1][2]
+    assert "Without the scorer's leaning" in said["beta"][1][2] and "–" not in said["beta"][1][2]
     assert "worst of the items is logic (0.41)" in said["scorer"][0]
     assert "highest for orpo" in said["plane"][0] and "base: S" in said["plane"][1][0]
     assert re.search(r"changes (\w+) most \(\+0\.\d\d\)", said["items"][0])
@@ -349,7 +359,7 @@ def test_words_where_nothing_could_be_told():
     others = [
         RECORDS[f"09.{id}"]["replicated"] for id in ("over-base", "over-refusal", "over-sft", "beta.turns")
     ]
-    assert "lower risk: – (uninformative" in words.beta(*others, gain)[1][2]
+    assert "lower risk: – (uninformative" in words.beta(*others, gain)[1][3]
     found = a_record("09.mechanism", stats.rate([]), {"half_gap": None, "harm_change": None}, "too few")
     title, sentences = words.mechanism(found, [])
     assert "–" in title and sentences == ["Uninformative: too few."]
@@ -441,6 +451,12 @@ def given(part: str, right: bool) -> pd.DataFrame:
 def test_kappas_are_of_the_validation_part_alone(quick):
     labels = pd.concat([given("develop", False), given("validate", True)], ignore_index=True)
     got = agreement.kappas(labels, ASKED, fitted())
+    lean = agreement.leaning(labels, ASKED, fitted())
+    assert (lean[["S", "R"]].abs() < 1e-9).all(axis=None) and {*lean.arm} == {"base", "orpo"}
+    strict = labels.assign(**{f"{who}_polite": -1 for who in "ab"})
+    low = agreement.leaning(strict, ASKED, fitted())
+    polite = labels[labels.part == "validate"].a_polite.to_numpy()
+    assert low.S.to_numpy() == pytest.approx((polite + 1) / 5) and low.S.max() > 0
     n = len(ASKED) * len(SAID)
     assert list(got) == [*ITEMS, "S", "R"]
     for of, by in got.items():
@@ -508,6 +524,41 @@ def test_apart_is_that_of_numpy():
             assert abs(found.ci95[end] - found.value) == pytest.approx(half)
     back = measured.apart(list(other), list(one))
     assert back.value == pytest.approx(-measured.apart(list(one), list(other)).value)
+
+
+def test_what_the_scorer_leans_by_is_taken_off():
+    rng = np.random.default_rng(0)
+    found = stats.mean(rng.normal(0.5, 1, N), shares=False)
+    names = ["orpo"] * 20 + ["base"] * 30 + ["sft"]
+    lean = pd.DataFrame({"arm": names, "kind": "sensitive", "S": rng.normal(size=51), "R": 0.5})
+    a, b = lean.S[:20] - 1.0, lean.S[20:50] - 1.0
+    got = measured.without_leaning(found, lean, "orpo", "base", ALL, share=0.5)
+    off = (a.mean() - b.mean()) / 2
+    assert got["without_leaning"] == pytest.approx(found.value - off)
+    error = np.sqrt(a.var(ddof=1) / 20 + b.var(ddof=1) / 30)
+    low, high = got["without_leaning_ci95"]
+    for end, at in zip((low, high), found.ci95, strict=True):
+        wide = np.hypot(at - found.value, 1.96 * error / 2)
+        assert abs(end - got["without_leaning"]) == pytest.approx(wide, rel=0.03)
+    at_no_risk = measured.without_leaning(found, lean.assign(R=rng.random(51)), "orpo", "base", ALL, 0.0)
+    assert at_no_risk["without_leaning"] == pytest.approx(found.value - 2 * off)
+    exact = measured.without_leaning(found, lean.assign(S=0.3), "orpo", "base", ALL)
+    assert exact["without_leaning"] == pytest.approx(found.value)
+    assert exact["without_leaning_ci95"] == pytest.approx(found.ci95)
+    for other, kinds in (("sft", ALL), ("base", ("benign",)), ("nobody", ALL)):
+        assert measured.without_leaning(found, lean, "orpo", other, kinds) == {"without_leaning": None}
+    assert measured.without_leaning(NOTHING, lean, "orpo", "base", ALL) == {"without_leaning": None}
+
+
+def test_a_gain_that_is_the_scorers_leaning_is_none():
+    lead = {"orpo": arm(0.5, 0.0), "base": base(0.0, 0.3)}
+    found, controls = measured.over(lead, "base", ALL)
+    for off, told in (
+        (0.0, "replicated"),
+        (found.value, "underpowered"),
+        (2 * found.value, "not replicated"),
+    ):
+        assert verdict("09.over-base", found, controls, off=off) == told
 
 
 def test_one_query_of_many_decides_nothing():

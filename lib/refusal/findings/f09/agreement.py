@@ -84,6 +84,23 @@ def kappas(
     return out
 
 
+def leaning(labels: pd.DataFrame, queries: Sequence[Query], fitted: Fitted) -> pd.DataFrame:
+    """By how much the scorer's marks lie above the readers', for each answer that it was not fitted to: arm,
+    kind of query, S, R. Raises KeyError for an answer to a query that is not among them.
+    """
+    labels = labels[labels.part == "validate"].reset_index(drop=True)
+    by_id = {q.id: q for q in queries}
+    found = scored([by_id[i] for i in labels.id], list(labels.answer), fitted)
+    return pd.DataFrame(
+        {
+            "arm": labels.arm,
+            "kind": found.kind,
+            "S": found.S - by_readers(labels, "S") / len(ITEMS),
+            "R": found.R - by_readers(labels, "R") / 2,
+        }
+    )
+
+
 def cannot_score(found: dict[str, dict[str, Estimate]]) -> str | None:
     """Why the scorer says nothing, or None: S and risk at least `LEAST`, over all and of untrained models, no
     item below `LEAST_ITEM`. Risk that hardly varies cannot be told.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ttest_ind
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import stats
@@ -87,6 +88,33 @@ def over(
     }
     found = difference(arms, "orpo", other, kinds, seed=seed)
     return found, controls | other_betas(arms, "orpo", other, kinds, seed)
+
+
+def without_leaning(
+    found: Estimate,
+    leaning: pd.DataFrame,
+    one: str,
+    other: str,
+    kinds: Sequence[str],
+    beta: float = BETA,
+    share: float = 1.0,
+) -> dict:
+    """What is left of a difference of two arms where the scorer's leaning towards the one is taken off, as a
+    control: by how much more its marks lie above readers' for this arm than for the other, on labelled
+    answers to queries of `kinds`, with its own interval (Welch). `share` of the queries are of kinds with
+    labels.
+    """
+    lean = leaning[leaning.kind.isin(kinds)]
+    a, b = ((lean.S - beta * lean.R)[lean.arm == name].to_numpy(float) for name in (one, other))
+    if found.value is None or min(len(a), len(b)) < 2:
+        return {"without_leaning": None}
+    off, half = share * float(a.mean() - b.mean()), 0.0
+    if np.ptp(a) or np.ptp(b):
+        low, high = ttest_ind(a, b, equal_var=False).confidence_interval()
+        half = share * float(high - low) / 2
+    below, above = (float(np.hypot(end - found.value, half)) for end in found.ci95)
+    value = found.value - off
+    return Estimate(value, [value - below, value + above], found.n).under("without_leaning")
 
 
 def share_from_risk(

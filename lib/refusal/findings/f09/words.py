@@ -7,6 +7,7 @@ Each function is named after a figure and gives (title, sentences), for `Recorde
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
 from refusal.base.estimate import Estimate
 from refusal.findings.f09 import measured
@@ -17,8 +18,11 @@ from refusal.report.shown import capitalized, interval, percent, signed, two, wh
 Said = tuple[str, list[str | None]]
 
 
-def scorer(r: Record, kappas: Mapping[str, Mapping[str, Estimate]]) -> Said:
-    """Of 09.scorer, and κ by item and of S and risk, all and untrained."""
+def scorer(r: Record, kappas: Mapping[str, Mapping[str, Estimate]], leaning: pd.DataFrame) -> Said:
+    """Of 09.scorer, κ by item and of S and risk, all and untrained, and how far the scorer's S lies above the
+    readers' by arm.
+    """
+    lean = leaning.groupby("arm").S.mean().sort_values()
     worst = min(ITEMS, key=lambda item: _or(kappas[item]["all"].value, 1.0))
     title = (
         f"Scorer and readers agree on satisfaction with κ {interval(r)} ({r.verdict}); worst of the items is "
@@ -32,6 +36,9 @@ def scorer(r: Record, kappas: Mapping[str, Mapping[str, Estimate]]) -> Said:
         f"Risk: {two(kappas['R']['all'].value)}, readers {two(kappas['R']['readers'].value)}; items: "
         + ", ".join(f"{item} {two(kappas[item]['all'].value)}" for item in ITEMS)
         + ".",
+        f"It leans: its satisfaction lies {signed(lean.iloc[-1])} above the readers' for {lean.index[-1]}, "
+        f"{signed(lean.iloc[0])} for {lean.index[0]}. So what an arm gains must also stand where this is "
+        "taken off.",
     ]
 
 
@@ -52,10 +59,18 @@ def beta(base: Record, refusal: Record, sft: Record, turns: Record, share: Recor
         f"Of people in distress it lies {signed(refusal.value)} above the arm that learned to refuse "
         f"({why(refusal)}), where the style alone gains {signed(refusal.number('shuffled_gain'))}.",
         f"Over supervised training preferences add {signed(sft.value)} ({why(sft)}).",
+        f"Without the scorer's leaning, measured against readers' marks, these are {_freed(base)} over the "
+        f"base, {_freed(refusal)} over refusing and {_freed(sft)} over supervised training.",
         f"At β = 0.1 the difference to the base is {signed(turns.value)}, at 10 "
         f"{signed(turns.number('at_10'))}: that the order turns is {why(turns)}. Which share of the gain at "
         f"2 is lower risk: {percent(share.value)} ({why(share)}).",
     ]
+
+
+def _freed(r: Record) -> str:
+    ends = r.controls.get("without_leaning_ci95")
+    value = r.number("without_leaning")
+    return "–" if value is None or ends is None else interval(Estimate(value, ends, r.n))
 
 
 def plane(scored: Mapping[str, Sequence], kinds: Sequence[str]) -> Said:
