@@ -15,28 +15,17 @@ def picture(folder: str, model: str, records: list[Record]) -> Picture | None:
     """Harmless requests that `model` refuses when a direction is added; its figures stand in `folder`. None
     where that was not measured.
     """
-    by = {r.id: r for r in records}
-    said = []
-    for claim, words in (
-        (
-            "harm.instruction",
-            f"Adding v_harm, from harmless to harmful, to the instruction tokens makes `{model}` refuse",
-        ),
-        (
-            "refuse.prompt",
-            "Adding v_refuse, from answering to refusing, to the prompt tokens makes it refuse",
-        ),
-    ):
-        r = by.get(f"02.steer.{claim}")
-        if r is None or r.ci95 is None:
-            return None
-        said.append(
-            f"{words} {percent(r.value)} of {r.n} harmless requests that it answers otherwise (95 % interval "
-            f"{percent(r.ci95[0])} to {percent(r.ci95[1])}; random directions: up to "
-            f"{percent(r.number('random_direction_high'))}): **{r.verdict}**."
-        )
+    r = {r.id: r for r in records}.get("02.steer.harm.instruction")
+    if r is None or r.ci95 is None:
+        return None
+    said = (
+        f"Adding v_harm, from harmless to harmful, to the instruction tokens makes `{model}` refuse "
+        f"{percent(r.value)} of {r.n} harmless requests that it answers otherwise (95 % interval "
+        f"{percent(r.ci95[0])} to {percent(r.ci95[1])}; random directions: up to "
+        f"{percent(r.number('random_direction_high'))}): **{r.verdict}**."
+    )
     return Picture(
         f"{folder}/steering_rates.png",
         f"Share of harmless requests that {model} refuses when a direction is added, beside random ones",
-        " ".join(said),
+        said,
     )
