@@ -2,7 +2,6 @@
 no padding.
 """
 
-import contextlib
 import copy
 import os
 import shutil
@@ -26,7 +25,6 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from filelock import FileLock
 
 from refusal.model import loading
 from refusal.model.tiny import tiny_tokenizer
@@ -34,8 +32,8 @@ from refusal.trace import cache, decode
 from refusal.trace.edits import Ablate, Add, Patch, ScaleHead
 from refusal.trace.prompts import chat
 
-# files of tests that run notebooks of this clone, or read what such runs leave
-NOTEBOOKS = ("test_new", "test_runner", "test_site", "test_sweep", "test_user")
+# files of tests that run notebooks of this clone
+NOTEBOOKS = ("test_runner", "test_sweep", "test_user")
 # where plain PyTorch finds the parts: blocks, attention, its output projection, MLP, and what each sublayer
 # writes
 PATHS = {
@@ -98,12 +96,19 @@ def tiny_module(kind: str) -> torch.nn.Module:
     return randomised(module)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_at_a_time(request, tmp_path_factory):
-    """With several processes, files that run notebooks of this clone wait for each other."""
-    alone = FileLock(tmp_path_factory.getbasetemp().parent / "notebooks.lock")
-    with alone if request.path.stem in NOTEBOOKS else contextlib.nullcontext():
-        yield
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With several processes a file's tests stay in one, and those that run notebooks of this clone in the
+    same.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            stem = Path(nodeid.split("::")[0]).stem
+            return "notebooks" if stem in NOTEBOOKS else stem
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

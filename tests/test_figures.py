@@ -108,7 +108,11 @@ def test_panels_that_share_their_groups_say_how_many_items_there_are_in_both(dra
     rows = rates(dict.fromkeys(groups, 0.1), n=32, panel="x") + rates(
         dict.fromkeys(groups, 0.2), n=8, panel="y"
     )
-    assert {f"{group}, n 8–32" for group in groups} <= words(draw(SPEC, rows))
+    told = words(draw(SPEC, rows))
+    assert {"x, n 32", "y, n 8", *groups} <= told  # one number for each panel: in its title
+    more = rows + rates({groups[0]: 0.3}, "other", n=9, panel="y")
+    told = words(draw(SPEC, more))
+    assert {f"{groups[0]}, n 8–32", f"{groups[1]}, n 8–32", "x", "y"} <= told
 
 
 @pytest.mark.parametrize(

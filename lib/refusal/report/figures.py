@@ -64,7 +64,7 @@ def draw(spec: dict, data: pd.DataFrame, style: str = "paper") -> plt.Figure:
         part = data[data["panel"] == panel] if "panel" in data else data
         _KINDS[spec["kind"]](ax, part, plan)
         _compared(ax, panel, plan)
-        ax.set_title(wrapped(str(panel), plan.width / plan.columns * 0.85, LABEL * size))
+        ax.set_title(wrapped(plan.titles[panel], plan.width / plan.columns * 0.85, LABEL * size))
     for ax in axes.flat[len(plan.panels) :]:
         ax.remove()
         axes[-2][axes[-1].tolist().index(ax)].tick_params(labelbottom=True)

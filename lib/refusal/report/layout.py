@@ -75,6 +75,7 @@ class Plan:
         self.series.sort(key=lambda name: name not in controls)  # what is drawn first lies below
         self.sideways, self.groups, sizes = False, {}, [1.0] * self.rows
         self.text = TEXT  # points of what groups are called
+        self.titles = {panel: str(panel) for panel in self.panels}
         if spec["kind"] == "rates":
             sizes = self._lay_groups()
         needed = {1: 3.9, 2: 5.4}.get(self.rows, 6.2)
@@ -98,6 +99,10 @@ class Plan:
         data, own = self.data, {}
         numbered = any(re.search(r"\bn\W?\d", str(g)) for g in data["group"])
         differ = len(self.counts()) > 1 and not numbered
+        parts = {p: _counts(data[data["panel"] == p]) for p in self.panels} if "panel" in data else {}
+        if differ and parts and all(len(counts) == 1 for counts in parts.values()):  # one for each panel
+            self.titles = {p: f"{p}, n {counts[0]}" for p, counts in parts.items()}
+            differ = False
         for panel in self.panels:
             part = data[data["panel"] == panel] if "panel" in data else data
             own[panel] = {g: _counted(g, part) if differ else str(g) for g in dict.fromkeys(part["group"])}
