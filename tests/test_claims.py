@@ -285,6 +285,29 @@ def test_evidence_is_that_of_the_model_furthest_from_a_released_one():
     )
 
 
+@pytest.mark.parametrize("own", [None, "released", "trained here", "constructed"])
+def test_what_another_claim_is_about_is_constructed_where_the_notebooks_models_are(own):
+    claim = Claim(**CLAIM | {"evidence": own})
+    found = measured(0.8, [0.7, 0.9])
+    assert record(claim, found, "constructed").evidence == "constructed"
+    assert record(claim, found, "released").evidence == (own or "released")
+
+
+RUNS = sorted((files.RESULTS / "embedded").glob("*/*/claims.json"))
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: f"{p.parent.parent.name}-{p.parent.name[:3]}")
+def test_a_figure_of_models_trained_in_a_run_names_no_other(path):
+    """Where all that a figure is about is of models trained in this run, it does not carry the run's."""
+    of = {r.id: r for r in read_records(path)}
+    name = json.loads((path.parent / "run.json").read_text())["model"]["name"]
+    if evidence_of(*name.split("--vs--")) != "released":
+        return
+    for figure, spec in json.loads((path.parent / "figures.json").read_text()).items():
+        about = {of[id].evidence for id in spec.get("claims", []) if id in of}
+        assert about != {"trained here"} or spec["model"] != name, figure
+
+
 def test_the_table_shows_paper_here_and_controls():
     made = record(Claim(**(CLAIM | {"paper_value": {"Llama3": 0.94}})), measured(0.8, [0.7, 0.9]), "released")
     assert table([made])[0][1:] == [

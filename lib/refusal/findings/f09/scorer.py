@@ -290,7 +290,8 @@ def fit(
     ids = [q.id for q in queries]
     if len(set(ids)) < FOLDS:
         raise ParameterError(f"{len(set(ids))} queries to fit the scorer to", f"give at least {FOLDS}")
-    x, found = _signs(queries, answers, similarity), {}
+    reads = [reading(q, a) for q, a in zip(queries, answers, strict=True)]
+    x, found = _signs(queries, answers, reads, similarity), {}
     for item in ITEMS:
         y, model = marks[item].to_numpy(int), make_pipeline(StandardScaler(), Ridge(RIDGE))
         apart = cross_val_predict(model, x, y, groups=ids, cv=GroupKFold(FOLDS))
@@ -299,10 +300,13 @@ def fit(
     return found
 
 
-def _signs(queries: Sequence[Query], answers: Sequence[str], similarity: np.ndarray | None) -> np.ndarray:
+def _signs(
+    queries: Sequence[Query], answers: Sequence[str], reads: Sequence[Reading], similarity: np.ndarray | None
+) -> np.ndarray:
     close = similarities(queries, answers) if similarity is None else similarity
-    rows = [signs(q, a, float(s), reading(q, a)) for q, a, s in zip(queries, answers, close, strict=True)]
-    return np.array([list(row.values()) for row in rows], float).reshape(len(rows), len(SIGNS))
+    of = zip(queries, answers, close, reads, strict=True)
+    rows = [list(signs(q, a, float(s), read).values()) for q, a, s, read in of]
+    return np.array(rows, float).reshape(len(rows), len(SIGNS))
 
 
 def items(fitted: Fitted, rows: np.ndarray) -> pd.DataFrame:
@@ -380,9 +384,9 @@ def table(
         raise ParameterError(f"{unknown[0]!r} is no item", f"one of {', '.join(ITEMS)}")
     if not (counted := [name for name in ITEMS if name not in without]):
         raise ParameterError("no item is left to score", "leave out fewer, without=")
-    scored = items(fitted, _signs(queries, answers, similarity))
-    for i, (query, answer) in enumerate(zip(queries, answers, strict=True)):
-        read = reading(query, answer)
+    reads = [reading(q, a) for q, a in zip(queries, answers, strict=True)]
+    scored = items(fitted, _signs(queries, answers, reads, similarity))
+    for i, (query, answer, read) in enumerate(zip(queries, answers, reads, strict=True)):
         if least is not None:
             share = met(query, read.text) / len(query.needs)
             scored.loc[i, "task"] = 1 if share >= least else 0 if share > 0 else -1
