@@ -5,7 +5,7 @@ import pytest
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import stats
-from refusal.measure.trainings import OverTrainings, mean_over
+from refusal.measure.trainings import OverTrainings, mean_over, under
 from refusal.report.rules import OF_TRAININGS, Above, Measured, decide, needed_n
 
 
@@ -55,8 +55,13 @@ def test_what_no_number_of_items_takes_away_is_said():
     assert "on its bar" in decide(rule, measured(0.0, 0.4))[1]
 
 
-def test_what_trainings_hide_is_counted_for_the_value_alone():
+def test_what_trainings_hide_of_a_control_is_counted_for_it_alone():
     rule = Above(above=0, of="other")
-    given = measured(0.9, 0.4, (0.5, 1.1)).controls | {"other": 0.1, "other_ci95": [-0.1, 0.3]}
-    found = Measured(value=0.9, ci95=(0.5, 1.1), n=48, controls=given)
-    assert needed_n(rule, found) == 48 * 4
+    other = under(OverTrainings(0.1, [-0.1, 0.3], 48, 0.05), "other")
+    found = Measured(value=0.9, ci95=(0.5, 1.1), n=48, controls={OF_TRAININGS: 0.4} | other)
+    assert needed_n(rule, found) == int(np.ceil(48 * (0.2**2 - 0.05**2) / (0.1**2 - 0.05**2)))
+    plain = {OF_TRAININGS: 0.4} | under(Estimate(0.1, [-0.1, 0.3], 48), "other")
+    assert needed_n(rule, Measured(value=0.9, ci95=(0.5, 1.1), n=48, controls=plain)) == 48 * 4
+    much = {"base": 1} | under(OverTrainings(0.1, [-0.1, 0.3], 48, 0.15), "other")
+    verdict, reason, n = decide(rule, Measured(value=0.9, ci95=(0.5, 1.1), n=48, controls=much))
+    assert (verdict, n) == ("underpowered", None) and "trainings differ by more" in reason

@@ -36,3 +36,9 @@ def mean_over(
     given = {f.name: getattr(wide, f.name) for f in fields(Estimate)}
     before = getattr(found, "half_width", 0.0)
     return OverTrainings(**given, half_width=float(np.hypot(before, half)))
+
+
+def under(found: Estimate, name: str) -> dict:
+    """A control called `name`, with its interval and the part of it that is of trainings."""
+    half = getattr(found, "half_width", 0.0)
+    return found.under(name) | ({f"{name}_trainings_half_width": half} if half else {})

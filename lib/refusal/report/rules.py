@@ -23,7 +23,8 @@ from refusal.model.registry import CONSTRUCTED, RECIPES
 
 MIN_N = 20  # below this many items a cell is underpowered, whatever its value
 Verdict = Literal["replicated", "not replicated", "uninformative", "underpowered"]
-# the control that says which part of the value's half width is of trainings (`refusal.measure.trainings`)
+# the control that says which part of the half width of the value, or after its name of a control, is of trainings
+# (`refusal.measure.trainings`)
 OF_TRAININGS = "trainings_half_width"
 Evidence = Literal["released", "trained here", "constructed"]
 Origin = Literal["paper", "ours"]
@@ -413,7 +414,7 @@ def needed_n(rule: Rule, measured: Measured) -> int | None:
 
 def _stays(part: Above | Below, measured: Measured) -> float:
     """Which part of the half width of what a comparison is about no number of items takes away."""
-    return float(measured.number(OF_TRAININGS) or 0.0) if part.of is None else 0.0
+    return float(measured.number(f"{part.of}_{OF_TRAININGS}" if part.of else OF_TRAININGS) or 0.0)
 
 
 def _hidden(part: Above | Below, measured: Measured) -> bool:

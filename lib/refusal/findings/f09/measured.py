@@ -10,7 +10,7 @@ from scipy.stats import ttest_ind
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import stats
-from refusal.measure.trainings import mean_over
+from refusal.measure.trainings import OverTrainings, mean_over, under
 
 BETA = 2.0
 LEAST_AREA = 0.8
@@ -114,7 +114,8 @@ def without_leaning(
         half = share * float(high - low) / 2
     below, above = (float(np.hypot(end - found.value, half)) for end in found.ci95)
     value = found.value - off
-    return Estimate(value, [value - below, value + above], found.n).under("without_leaning")
+    ends, stays = [value - below, value + above], getattr(found, "half_width", 0.0)
+    return under(OverTrainings(value, ends, found.n, stays), "without_leaning")
 
 
 def share_from_risk(
@@ -148,7 +149,7 @@ def _shares(arms: Mapping[str, Sequence[Scores]], kinds: Sequence[str]) -> list[
 def turns(arms: Mapping[str, Sequence[Scores]], kinds: Sequence[str], seed: int = 0) -> tuple[Estimate, dict]:
     """C(orpo) − C(base) at β = 0.1; beside it the same at 10: (measured, controls)."""
     at = lambda beta: difference(arms, "orpo", "base", kinds, beta, seed)
-    return at(0.1), at(10.0).under("at_10")
+    return at(0.1), under(at(10.0), "at_10")
 
 
 def column_apart(
