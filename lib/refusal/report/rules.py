@@ -23,8 +23,8 @@ from refusal.model.registry import CONSTRUCTED, RECIPES
 
 MIN_N = 20  # below this many items a cell is underpowered, whatever its value
 Verdict = Literal["replicated", "not replicated", "uninformative", "underpowered"]
-# the control that says which part of the half width of the value, or after its name of a control, is of trainings
-# (`refusal.measure.trainings`)
+# the control that says which part of a half width is of trainings (`refusal.measure.trainings`): the
+# value's, or, after its name, a control's
 OF_TRAININGS = "trainings_half_width"
 Evidence = Literal["released", "trained here", "constructed"]
 Origin = Literal["paper", "ours"]
