@@ -561,6 +561,17 @@ def test_a_gain_that_is_the_scorers_leaning_is_none():
         assert verdict("09.over-base", found, controls, off=off) == told
 
 
+def test_what_trainings_differ_by_is_kept_wherever_they_are_compared():
+    """In whatever is taken out of a comparison of trained arms: the ledger counts no query for it."""
+    lead = {"orpo": arm(0.5), "base": base(0.0, 0.3), "refusal": arm(-0.5, seed=1)}
+    thirds = arms.by_thirds(lead, TOPICS)
+    turn = measured.turns(lead, ALL)
+    for found, controls in (thirds, turn, measured.over(lead, "base", ALL)):
+        assert found.half_width > 0
+        compared = [k.removesuffix("_ci95") for k in controls if k.endswith("_ci95")]
+        assert compared and all(controls[f"{k}_trainings_half_width"] > 0 for k in compared)
+
+
 def test_one_query_of_many_decides_nothing():
     one, none = np.eye(2 * SIZES["disallowed"])[0], np.zeros(2 * SIZES["disallowed"])
     up, down = measured.apart([one], [none]), measured.apart([none], [one])

@@ -9,7 +9,7 @@ import numpy as np
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import stats
-from refusal.measure.trainings import mean_over
+from refusal.measure.trainings import mean_over, under
 
 LEAST_REFUSED, LEAST_OF_KIND = 0.2, 10
 LEAST_HARMLESS, LEAST_LOST, LEAST_NAMED, LEAST_ON_TASK = 0.5, 0.1, 0.8, 0.1
@@ -151,4 +151,4 @@ def of_seeds(one: Sequence[np.ndarray], other: Sequence[np.ndarray], seed: int =
 
 def rise(before: np.ndarray, after: Sequence[np.ndarray], seed: int = 0) -> dict:
     """By how much more harmless prompts are refused after training, as a control."""
-    return of_seeds(after, [before] * len(after), seed).under("harmless_rise")
+    return under(of_seeds(after, [before] * len(after), seed), "harmless_rise")

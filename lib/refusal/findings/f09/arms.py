@@ -3,6 +3,7 @@ knows and holds; measured and thrown away.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from refusal.findings.f09.scorer import table as scored_table
 from refusal.measure import stats
 from refusal.measure.directions import difference_of_means
 from refusal.measure.seen import POSITIONS, Seen
+from refusal.measure.trainings import under
 from refusal.model.loading import Model
 from refusal.trace.decode import generate
 from refusal.trace.prompts import chat
@@ -201,6 +203,6 @@ def by_thirds(
         found[name] = measured.apart(*([x[which] for x in c[arm]] for arm in ("orpo", "refusal")), seed)
     controls: dict = {}
     for name, value in found.items():
-        controls |= value.under(name.replace(" ", "_"))
+        controls |= under(value, name.replace(" ", "_"))
     least = min(found.values(), key=lambda e: e.ci95[0])
-    return Estimate(least.value, least.ci95, int(sum(e.n for e in found.values()))), controls
+    return replace(least, n=int(sum(e.n for e in found.values()))), controls

@@ -61,7 +61,7 @@ def other_betas(
     """The same difference at β = 1 and 5, as controls: a verdict that hangs on β shows there."""
     found: dict = {}
     for beta in (1.0, 5.0):
-        found |= difference(arms, one, other, kinds, beta, seed).under(f"at_beta_{beta:g}")
+        found |= under(difference(arms, one, other, kinds, beta, seed), f"at_beta_{beta:g}")
     return found
 
 
@@ -189,6 +189,7 @@ def mechanism(
     low, high = sorted(abs(x) for x in moved.ci95)
     low = 0.0 if moved.ci95[0] <= 0 <= moved.ci95[1] else low
     controls = {"half_gap": gap / 2, "harm_change": abs(moved.value), "harm_change_ci95": [low, high]}
+    controls |= {k: v for k, v in under(moved, "harm_change").items() if k not in controls}
     controls |= {f"refuse_{name}": float(np.mean(x)) for name, x in refuse.items()}
     return apart(refuse["orpo"], refuse["refusal"], seed), controls
 
