@@ -113,6 +113,8 @@ class Page:
         self.command("notebook:clear-all-cell-outputs")
 
     def start(self, which: str = "notebook:run-all-cells") -> None:
+        """Begin once the kernel has nothing to do: after an error it drops what it is sent too soon."""
+        until(lambda: self.ask("return book.sessionContext.session.kernel.status === 'idle'"), "a rest")
         self.ask(
             """window.ended = false;
             jupyterapp.commands.execute(a[0]).finally(() => {window.ended = true})""",
@@ -233,11 +235,12 @@ def test_a_wrong_parameter_is_two_lines_before_anything_is_loaded(scratch, house
 def test_an_interrupt_is_one_line_and_leaves_the_kernel_at_work(scratch):
     long = """import time
 from refusal.base.progress import track
-for _ in track(range(600), "work"):
+for _ in track(range(9000), "work"):
     time.sleep(0.1)"""
     scratch.write(long, "print(6 * 7)")
     scratch.start()
-    until(lambda: scratch.seen(BAR), "a bar")
+    until(lambda: scratch.seen(BAR) or scratch.ended(), "a bar")
+    assert scratch.seen(BAR), scratch.outputs()[0]
     scratch.picture("at-work")
     scratch.command("notebook:interrupt-kernel")
     until(scratch.ended, "the end of the cell")
