@@ -27,7 +27,7 @@ from refusal.model.tiny import DISGUISE, tiny_tokenizer
 from refusal.report.outlook import Asked
 from refusal.report.rules import Measured, decide, read_claims, record
 from refusal.run.params import parameters_of
-from refusal.trace import reads
+from refusal.trace import decode, reads
 from refusal.trace.prompts import Prompt, chat
 from refusal.train.refusals import REFUSALS
 
@@ -917,10 +917,9 @@ def test_an_arm_on_the_planted_model(planted):
     told = [r for r, h in zip(before["risk"]["disallowed"], hidden, strict=True) if not h]
     assert set(told) == {0} and len(before["known"]) == 3
     states = reads.collect(planted, tests.prompts["benign"], at=list(POSITIONS), layers=[2, 3])["resid"]
-    for k, axis in enumerate(axes):
+    for k in range(len(axes)):
         got = before["axes"]["benign"][k]
         assert got == pytest.approx(states[:, k, k, k].numpy(), abs=1e-5)
-        assert got == pytest.approx(copies.on_axes(planted, tests.prompts["benign"], [axis])[0])
     lessons = lesson()
     own = arms.own_answers(planted, lessons["benign"], 8)
     assert len(own) == 8 and "Sure here is the text you need" in own[0]
@@ -929,7 +928,21 @@ def test_an_arm_on_the_planted_model(planted):
     assert len(got["losses"]) == 12 and got["losses"][-1] < got["losses"][0]
     assert got["ce"] != before["ce"] and got["axes"]["benign"][1] != before["axes"]["benign"][1]
     assert after(taught, 12, "refusal") == got
-    assert copies.on_axes(planted, tests.prompts["benign"], []) == []
+    assert copies.asked(planted, tests, [])["axes"] == {kind: [] for kind in ALL}
+
+
+def test_what_a_copy_is_asked_is_put_back_into_its_groups(planted):
+    """Groups whose answers are of one length are decoded together, whatever lies between them."""
+    prompts = {k: chat(planted, data.constructive("test", k, 3, 0, "smoke")) for k in ALL}
+    axes = [Axis("t_post", 3, torch.zeros(planted.d_model), torch.eye(planted.d_model)[1])]
+    tests = copies.Tests(prompts, dict(zip(ALL, (8, 5, 8), strict=True)), [], [])
+    got = copies.asked(planted, tests, axes)
+    assert list(got["answers"]) == list(got["axes"]) == list(ALL)
+    for kind, some in prompts.items():
+        said = decode.generate(planted, some, decoding=tests.tokens[kind])[0]
+        assert got["answers"][kind] == said
+        states = reads.collect(planted, some, at=["t_post"], layers=[3])["resid"][:, 0, 0, 1]
+        assert got["axes"][kind] == [pytest.approx(states.tolist(), abs=1e-5)]
 
 
 def test_systems_are_named():

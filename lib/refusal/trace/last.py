@@ -12,7 +12,7 @@ import torch
 
 from refusal.base.progress import track
 from refusal.trace import cache
-from refusal.trace.batches import batch, check_lengths, plan
+from refusal.trace.batches import batch, check_lengths, micro_batches
 from refusal.trace.decode import read_prefix
 from refusal.trace.edits import Row, compile_edits
 from refusal.trace.passes import forward, not_finite
@@ -58,7 +58,7 @@ def score_last_rows(
         return score_rows(model, rows, readout, label=label)
     prompts, out = [r.prompt for r in rows], None
     check_lengths(model, prompts)
-    for members in track(plan(model, [len(p.ids) for p in prompts]), label):
+    for members in track(micro_batches(model, [len(p.ids) for p in prompts], 0), label):
         some = [prompts[i] for i in members]
         cached, mask = prefix.rows([prefix.row(p.ids[:-1]) for p in some])
         part = batch(model, [p.ids[-1:] for p in some], mask, members)

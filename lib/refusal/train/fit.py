@@ -24,7 +24,7 @@ from refusal.trace.prefix import Prefix, reach
 from refusal.train.adapters import low_rank
 from refusal.train.batches import left_padded
 
-TOGETHER = 2  # examples per backward pass
+TOGETHER = 4  # examples per backward pass
 Example = tuple[list[int], list[int]]  # the tokens of a prompt and of its answer
 Part = TypeVar("Part")
 Drawn = TypeVar("Drawn", bound=tuple)
@@ -64,7 +64,7 @@ def fit(
     step's gradient. Raises UserError where a loss is not finite.
     """
     trained = list(parameters)
-    optimizer, losses = torch.optim.AdamW(trained, lr=learning_rate, foreach=True), []
+    optimizer, losses = torch.optim.AdamW(trained, lr=learning_rate, fused=True), []
     for parts in track(batches, label):
         total = 0.0
         for part in parts:

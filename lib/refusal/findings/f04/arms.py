@@ -143,8 +143,10 @@ def collected(model: Model, prompts) -> Float[Tensor, "prompt layer d"]:
 
 
 def taught_in_frames(framed: Tensor, bare: Tensor) -> tuple[Tensor, np.ndarray]:
-    """States and labels of classes of different form: harmful dialogues, harmless instructions."""
-    return torch.cat([framed, bare]), np.repeat([True, False], [len(framed), len(bare)])
+    """States and labels of classes of different form: harmful dialogues, harmless instructions, as far up as
+    the former were read.
+    """
+    return torch.cat([framed, bare[:, : framed.shape[1]]]), np.repeat([True, False], [len(framed), len(bare)])
 
 
 def typical(strength: Strength) -> tuple[float, np.ndarray | None]:
@@ -234,21 +236,21 @@ def gated(scores: Mapping[str, Mapping[str, np.ndarray]], plain: Curve, pushed: 
 
 
 def in_other_form(
-    model: Model, tables: Mapping[tuple[str, str], pd.DataFrame]
+    model: Model, tables: Mapping[tuple[str, str], pd.DataFrame], top: int
 ) -> dict[tuple[str, str], Float[Tensor, "prompt layer d"]]:
-    """States of the prompts put into dialogues: the harmful ones that teach, and those of both kinds that
-    test.
+    """States, up to layer `top`, of the prompts put into dialogues: the harmful ones that teach, and those of
+    both kinds that test.
     """
     wanted = (("direction", "harmful"), ("test", "harmful"), ("test", "harmless"))
     asked = {key: chat(model, in_frames(tables[key])) for key in wanted}
-    return {key: reads.collect(model, p, at=["t_post"])["resid"][:, :, 0] for key, p in asked.items()}
+    return {key: _up_to(model, p, top) for key, p in asked.items()}
 
 
 def in_other_words(
-    model: Model, tables: Mapping[tuple[str, str], pd.DataFrame], n: int, seed: int
+    model: Model, tables: Mapping[tuple[str, str], pd.DataFrame], n: int, seed: int, top: int
 ) -> dict[tuple[str, str], Float[Tensor, "prompt layer d"]]:
-    """States of `n` test prompts of each kind in persuasions and in jailbreak templates: {(form, group):
-    states}.
+    """States, up to layer `top`, of `n` test prompts of each kind in persuasions and in jailbreak templates:
+    {(form, group): states}.
     """
     forms = {
         "persuasion": data.persuasions(),
@@ -258,8 +260,12 @@ def in_other_words(
     for form, wordings in forms.items():
         for g in SOURCES:
             asked = chat(model, worded(tables["test", g].iloc[:n], wordings))
-            found[form, g] = reads.collect(model, asked, at=["t_post"])["resid"][:, :, 0]
+            found[form, g] = _up_to(model, asked, top)
     return found
+
+
+def _up_to(model: Model, prompts, top: int) -> Float[Tensor, "prompt layer d"]:
+    return reads.collect(model, prompts, at=["t_post"], layers=range(top + 1))["resid"][:, :, 0]
 
 
 def at_chosen(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from refusal.model.loading import Model
 from refusal.trace import cache, reads
-from refusal.trace.decode import generate
+from refusal.trace.decode import Decoding, Reading, generate_rows
+from refusal.trace.edits import rows_of
 from refusal.trace.prompts import Prompt, plain
 from refusal.train.fit import adapted, alike
 from refusal.train.preference import Pair, preference_steps
@@ -81,24 +82,33 @@ def _after(model: Model, learned, tests: Tests, axes, weight, n_steps, seed, lab
         copied = adapted(model.module, seed)
         losses = preference_steps(copied, learned, n_steps, RATE, seed, weight, label=label)
         model = alike(model, copied)
-    found: dict = {"losses": losses, "answers": {}, "axes": {}}
-    for group, prompts in tests.prompts.items():
-        said = generate(model, prompts, decoding=tests.tokens[group], label=f"asking about {group}")[0]
-        found["answers"][group] = said
-        found["axes"][group] = [x.tolist() for x in on_axes(model, prompts, axes)]
-    found["known"] = known(model, tests.statements)
-    found["ce"] = reads.read_text(model, tests.paragraphs)["loss"].tolist()
-    return found
+    return {
+        "losses": losses,
+        **asked(model, tests, axes),
+        "known": known(model, tests.statements),
+        "ce": reads.read_text(model, tests.paragraphs)["loss"].tolist(),
+    }
 
 
-def on_axes(model: Model, prompts: Sequence[Prompt], axes: Sequence[Axis]) -> list[np.ndarray]:
-    """Where prompts lie on each axis [axis][prompt]."""
-    layers = sorted({axis.layer for axis in axes})
-    if not layers:
-        return []
-    states = reads.collect(model, prompts, at=list(POSITIONS), layers=layers)["resid"]
-    at = lambda axis: states[:, layers.index(axis.layer), POSITIONS.index(axis.position)]
-    return [axis.on(at(axis)) for axis in axes]
+def asked(model: Model, tests: Tests, axes: Sequence[Axis]) -> dict[str, dict[str, list]]:
+    """What is answered and where the prompts lie on each axis, from one pass: {"answers": {group: texts},
+    "axes": {group: [axis][prompt]}}. Groups of answers of one length are decoded together.
+    """
+    answers, lie = {}, {}
+    for n in set(tests.tokens.values()):
+        groups = {group: prompts for group, prompts in tests.prompts.items() if tests.tokens[group] == n}
+        rows = rows_of([p for prompts in groups.values() for p in prompts])
+        wanted = Reading(reads.positions([r.prompt for r in rows], POSITIONS))
+        said, states, _ = generate_rows(
+            model, rows, Decoding(n), f"asking about {', '.join(groups)}", wanted=wanted
+        )
+        read = states["resid"]
+        on = [axis.on(read[:, axis.layer, POSITIONS.index(axis.position)]).tolist() for axis in axes]
+        ends = np.cumsum([len(prompts) for prompts in groups.values()])
+        for group, end in zip(groups, ends, strict=True):
+            mine = slice(end - len(tests.prompts[group]), end)
+            answers[group], lie[group] = [texts[0] for texts in said[mine]], [line[mine] for line in on]
+    return {"answers": {g: answers[g] for g in tests.prompts}, "axes": {g: lie[g] for g in tests.prompts}}
 
 
 def known(model: Model, texts: Sequence[str]) -> list[bool]:
