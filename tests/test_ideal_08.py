@@ -41,6 +41,7 @@ from refusal.measure.text_baselines import youden
 from refusal.model import loading
 from refusal.model.registry import DATE
 from refusal.model.tiny import ALARM, planted_direction, tiny_tokenizer
+from refusal.model.vision import Tags
 from refusal.report.outlook import Asked, by_preconditions
 from refusal.report.rules import Measured, decide, read_claims, record
 from refusal.run.params import parameters_of
@@ -427,7 +428,8 @@ def test_words_are_said_of_every_verdict(told):
         words.shift(*get("shift.along", "shift.harmful-only"), *cosines),
         words.paradox(by["shift.explains"], "user → user", 0.9, 0.8),
         words.restore(by["shift.cause"], chosen),
-        words.graft(COS, named, ~named),
+        words.pictures(COS, named, ~named),
+        words.pictures({}, named, ~named, 576),
         words.places(*get("places.end", "places.out", "compose.end", "compose.out")),
         words.mitigation(*(by[f"mitigation.{id}"] for id in ("works", "needed", "unseen", "shortcut"))),
     ]
@@ -442,7 +444,7 @@ def test_words_are_said_of_every_verdict(told):
         "shift",
         "paradox",
         "restore",
-        "graft",
+        "pictures",
         "places",
         "mitigation",
     }
@@ -452,7 +454,7 @@ def test_words_are_said_of_every_verdict(told):
         for text in (title, *kept):
             assert not any(bad in text for bad in ("None", "nan", "{", "}", "  ")), text
         assert all(s.endswith(".") and s[0].isupper() for s in kept), kept
-    for title, _ in (said[0], *said[2:5], *said[6:]):
+    for title, _ in (said[0], *said[2:5], *said[7:]):
         assert expected in title, title
 
 
@@ -1063,30 +1065,35 @@ def test_a_copy_that_learns_refusals_in_every_setting(planted, monkeypatch):
 # where an image stands
 
 
-def graft(d: int) -> vision.Graft:
+PLAIN = Tags("", "<pad>", "")
+
+
+def graft(d: int, around: Tags = PLAIN) -> vision.Shown:
     """Four pictures by hand: random tokens."""
     tokens = torch.randn(4, 4, d, generator=torch.Generator().manual_seed(0))
     shown = vision.in_turn(4)
-    return vision.Graft(tokens, [c for c, _ in shown], [s for _, s in shown], dict(COS))
+    return vision.Shown(tokens, [c for c, _ in shown], [s for _, s in shown], around, dict(COS))
 
 
 def test_tags_are_those_of_the_vocabulary():
     tokenizer = copy.deepcopy(tiny_tokenizer())
-    assert places.tags(tokenizer) == ("", "<pad>", "")
-    tokenizer.add_tokens(list(places.TAGS[:2]), special_tokens=True)
-    assert places.tags(tokenizer) == ("", "<pad>", "")  # not all of them
-    tokenizer.add_tokens(list(places.TAGS[2:]), special_tokens=True)
-    assert places.tags(tokenizer) == ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
-    slot = places.slot(tokenizer, "image", "in", 4, " picture of red circle")
+    assert vision.tags(tokenizer) == Tags("", "<pad>", "")
+    opened, holds, closed = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+    tokenizer.add_tokens([opened, holds], special_tokens=True)
+    assert vision.tags(tokenizer) == Tags("", "<pad>", "")  # not all of them
+    tokenizer.add_tokens([closed], special_tokens=True)
+    assert vision.tags(tokenizer) == Tags(opened, holds, closed)
+    image = graft(32, Tags(opened, holds, closed))
+    slot = places.slot(image, "image", "in", " picture of red circle")
     assert slot == Slot("in", "<|image_pad|>" * 4, "<|vision_start|>", "<|vision_end|>")
-    bare = places.slot(tokenizer, "image, no tags", "out", 4, "")
+    bare = places.slot(image, "image, no tags", "out", "")
     assert bare == Slot("out", "<|image_pad|>" * 4)
     for place, inner, closed in (
         ("in", " picture of red circle", "\n"),
         ("end", " picture of red circle", ""),
         ("out", "picture of red circle", "\n"),
     ):
-        assert places.slot(tokenizer, "words", place, 4, places.caption("red", "circle")) == Slot(
+        assert places.slot(image, "words", place, places.caption("red", "circle")) == Slot(
             place, inner, closed=closed
         )
 

@@ -45,6 +45,17 @@ def run(llama, monkeypatch, tmp_path):
     return made, said
 
 
+def test_a_run_may_be_evidence_for_more_than_the_claims_file_says(run):
+    """The file's claim is about a constructed part; a model that brings that part itself is what it is."""
+    made, _ = run
+    claim = rules.Claim(id="99.eyes", statement="It sees", evidence="constructed", **CLAIM)
+    for id, given, expected in (("99.eyes", None, "constructed"), ("99.own", "trained here", "trained here")):
+        made.planned[id] = claim.model_copy(update={"id": id})
+        made.claim(id, Estimate(0.7, (0.6, 0.8), 40), CONTROLS, None, given)
+        assert made.claims[-1].evidence == expected
+    assert made.planned["99.own"].evidence == "constructed"
+
+
 def test_the_ledger_shows_every_record_whole():
     long = "A statement that is longer than any cell " * 5
     text = shown.ledger([a_record(statement=long), a_record("99.fails", value=0.1)])

@@ -3,9 +3,11 @@ edits that stand for images of a released model, checked against that model's ow
 """
 
 import copy
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
@@ -13,14 +15,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from conftest import randomised, tiny_config, tiny_module
 from refusal.base.errors import UserError
-from refusal.findings.f08 import vision
+from refusal.findings.f08 import places, vision
 from refusal.model import loading
 from refusal.model.tiny import tiny_tokenizer
-from refusal.model.vision import image_tokens, language_model
+from refusal.model.vision import Eyes, Tags, image_tokens, is_seeing, language_model, seen
 from refusal.trace import reads
 from refusal.trace.decode import Decoding, generate
 from refusal.trace.edits import Patch, Row
 from refusal.trace.prompts import Prompt
+from refusal.trace.roles import PLACES, Setting
 
 SEED = 3
 PLACEHOLDER, N_TOKENS = 9, 4
@@ -318,3 +321,89 @@ def test_models_in_which_an_image_is_more_than_its_tokens_are_told(kind, why):
 def test_a_model_without_images_is_told():
     with pytest.raises(UserError, match="no features of images"):
         language_model(tiny_module("llama"))
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """A tiny LLaVA in a folder, as the hub has it: weights, tokenizer, and what prepares pictures."""
+    folder, tokenizer = tmp_path_factory.mktemp("released") / "tiny-llava", tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    text = tiny_config("llama", num_key_value_heads=2)
+    text.vocab_size = len(tokenizer)
+    sight = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**sight, image_size=16, patch_size=8, projection_dim=16),
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=N_TOKENS,
+    )
+    torch.manual_seed(7)
+    randomised(transformers.LlavaForConditionalGeneration(config).float()).save_pretrained(folder)
+    sized = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    transformers.LlavaProcessor(
+        transformers.CLIPImageProcessor(**sized),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=tokenizer.chat_template,
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_a_released_model_is_loaded_with_its_eyes(released):
+    model = loading.load(str(released), device="cpu", dtype="float32")
+    whole = transformers.LlavaForConditionalGeneration.from_pretrained(released).eval()
+    processor = transformers.AutoProcessor.from_pretrained(released)
+    assert model.eyes and places.blind(model) is None
+    image = vision.shown(model, 5, SEED)
+    assert image.tokens.shape == (5, N_TOKENS, model.d_model) and image.scores == {}
+    assert list(zip(image.colour, image.shape, strict=True)) == vision.in_turn(5)
+    assert image.tags == Tags("", "<image>", "")
+    noise, asked = vision.random_tokens(image.tokens, 0), ["fold the letter", "paint the table now"]
+    drawn = vision.pictures(vision.in_turn(5), np.random.default_rng((SEED, 1)))
+    for place in PLACES:
+        table = pd.DataFrame({"id": ["0", "1"], "text": asked, "source": "", "label": "harmless"})
+        rows = places.rows(model, table, places.Arm("image", place, Setting()), image, noise)
+        read = reads.score_rows(model, rows, everything)
+        for i, row in enumerate(rows):
+            large = (255 * drawn[i].transpose(1, 2, 0)).round().astype(np.uint8).repeat(8, 0).repeat(8, 1)
+            given = processor(text=["<image>"], images=[large], return_tensors="pt")
+            ids = torch.tensor([row.prompt.ids])
+            with torch.no_grad():
+                theirs = whole(input_ids=ids, pixel_values=given["pixel_values"]).logits[0, -1]
+            torch.testing.assert_close(read[i], theirs, rtol=1e-4, atol=1e-4)
+    said, named = places.named(model, image, Setting(), max_new_tokens=3)
+    assert len(said) == 5 and named.shape == (5, 2)
+
+
+def test_eyes_that_cannot_be_opened_are_told(released, tmp_path):
+    blind = tmp_path / "blind"
+    shutil.copytree(released, blind, ignore=shutil.ignore_patterns("*processor*"))
+    with pytest.raises(UserError, match="what prepares pictures for .* cannot be loaded") as error:
+        loading.load(str(blind), device="cpu")
+    assert "processor" in str(error.value)
+
+
+def test_an_image_whose_tokens_lie_apart_is_told(released):
+    eyes = loading.load(str(released), device="cpu", dtype="float32").eyes
+    picture, real = np.zeros((1, 32, 32, 3), np.uint8), eyes.processor
+
+    def apart(**given):
+        found = real(**given)
+        ids = found["input_ids"]
+        found["input_ids"] = torch.cat([ids[:, :2], torch.full((len(ids), 1), 5), ids[:, 2:]], 1)
+        return found
+
+    apart.image_processor, apart.tokenizer, apart.image_token = object(), real.tokenizer, "<image>"
+    with pytest.raises(UserError, match="places for it"):
+        seen(Eyes(eyes.vlm, apart), picture)
+    tokens, tags = seen(eyes, picture)
+    assert tokens.shape[:2] == (1, N_TOKENS) and tags.holds == "<image>"
+
+
+def test_a_model_with_text_alone_has_no_eyes(released):
+    assert loading.load("tiny", device="cpu").eyes is None
+    assert is_seeing(transformers.AutoConfig.from_pretrained(released))
+    for kind in ("llama", "gemma3", "qwen2"):
+        assert not is_seeing(transformers.AutoConfig.for_model(kind))

@@ -12,7 +12,7 @@ import functools
 import gc
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import transformers
@@ -20,7 +20,7 @@ from nnsight import TransformersModel, ndif
 
 from refusal.base.errors import ParameterError, UserError, nearest
 from refusal.base.machine import cpu_has_bfloat16, give_back
-from refusal.model import attention, layout
+from refusal.model import attention, layout, vision
 from refusal.model.registry import DATE, DEVICES, DTYPES, RECIPES, TINY_BASE, TINY_CLIFF, TINY_TOKENS
 from refusal.model.sources import check_model, locate
 
@@ -83,6 +83,7 @@ class Model:
     max_positions: int | None
     tuple_outputs: tuple[bool, bool, bool]  # whether block, attention, MLP return a tuple
     loudest_share: float
+    eyes: vision.Eyes | None = None  # of a vision-language model
 
     @property
     def tokenizer(self):
@@ -172,9 +173,12 @@ def load(
         )
     source = locate(name)
     tokenizer = _tokenizer(source.folder, source.revision)
-    module = read_weights(source.folder, choose_dtype(dtype, where))
-    return wrap(
-        module.to(where),
+    module, eyes = read_weights(source.folder, choose_dtype(dtype, where)).to(where), None
+    if vision.is_seeing(module.config):
+        eyes = vision.eyes_of(module.eval().requires_grad_(False), source.folder)
+        module = vision.language_model(module)
+    model = wrap(
+        module,
         tokenizer,
         name=name,
         revision=source.revision,
@@ -183,11 +187,12 @@ def load(
         template=template,
         date=date,
     )
+    return replace(model, eyes=eyes)
 
 
 def read_weights(folder, dtype: torch.dtype):
-    """The causal language model in `folder`, every weight from its files. Raises UserError where it cannot be
-    read, or lacks or holds more tensors.
+    """The causal language model in `folder`, or the vision-language model, every weight from its files.
+    Raises UserError where it cannot be read, or lacks or holds more tensors.
     """
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -195,7 +200,9 @@ def read_weights(folder, dtype: torch.dtype):
         if not (getattr(text, "pad_token_id", None) or 0) < getattr(text, "vocab_size", float("inf")):
             # transformers would give this row of the embedding a meaning that it has not
             text.pad_token_id = None
-        module, found = transformers.AutoModelForCausalLM.from_pretrained(
+        seeing = transformers.AutoModelForImageTextToText
+        kind = seeing if vision.is_seeing(config) else transformers.AutoModelForCausalLM
+        module, found = kind.from_pretrained(
             folder,
             config=config,
             dtype=dtype,

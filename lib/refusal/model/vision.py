@@ -6,13 +6,86 @@ positions)``, on a prompt with placeholders there: read, scored and decoded like
 """
 
 import inspect
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import transformers
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from refusal.base.errors import UserError
+
+WHOLE = {"do_image_splitting": False}  # for processors that else cut a picture into crops
+
+
+@dataclass(frozen=True, eq=False)
+class Eyes:
+    """The vision-language model that a language model is part of, and what prepares pictures for it."""
+
+    vlm: Any
+    processor: Any
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What opens an image in a prompt, holds the place of one of its tokens, and closes it."""
+
+    opened: str
+    holds: str
+    closed: str
+
+
+def is_seeing(config) -> bool:
+    """Whether transformers knows a model of this configuration with images, and none with text alone."""
+    with_text = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    return not with_text and type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def eyes_of(vlm, folder) -> Eyes:
+    """A released vision-language model with the processor that lies beside its weights. Raises UserError
+    where that cannot be read.
+    """
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a library that it needs is missing, a file of it; each has its own
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"what prepares pictures for {folder} cannot be loaded: {reason[:300]}",
+            "its processor's files, and what they ask for, are needed",
+        ) from error
+    return Eyes(vlm, processor)
+
+
+def seen(
+    eyes: Eyes, pictures: UInt8[np.ndarray, "picture height width 3"]
+) -> tuple[Float[Tensor, "picture token d"], Tags]:
+    """What the language model reads of pictures, each looked at as a whole, and what stands around them in a
+    prompt. Raises UserError as `image_tokens`, and where the tokens of an image do not stand together.
+    """
+    whole = {} if not hasattr(eyes.processor.image_processor, "do_image_splitting") else WHOLE
+    sign, id = eyes.processor.image_token, eyes.vlm.config.image_token_id
+    given = eyes.processor(
+        text=[sign] * len(pictures),
+        images=[[picture] for picture in pictures],
+        return_tensors="pt",
+        add_special_tokens=False,
+        **whole,
+    )
+    ids = given.pop("input_ids")[0].tolist()
+    at = [k for k, token in enumerate(ids) if token == id]
+    takes = set(inspect.signature(eyes.vlm.get_image_features).parameters)
+    device, dtype = eyes.vlm.device, eyes.vlm.dtype
+    more = {k: x.to(device, dtype if x.is_floating_point() else None) for k, x in given.items() if k in takes}
+    tokens = image_tokens(eyes.vlm, **more)
+    if not at or at != list(range(at[0], at[-1] + 1)) or len(at) != tokens.shape[1]:
+        raise UserError(
+            f"{_name(eyes.vlm)} reads {tokens.shape[1]} tokens of a picture and has {len(at)} places for it",
+            "a model such as LLaVA-1.5 or SmolVLM is needed",
+        )
+    text = eyes.processor.tokenizer.decode
+    return tokens, Tags(text(ids[: at[0]]), text([id]), text(ids[at[-1] + 1 :]))
 
 
 def image_tokens(vlm, pixel_values: Tensor, **more) -> Float[Tensor, "picture token d"]:

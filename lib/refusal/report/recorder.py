@@ -27,6 +27,7 @@ from refusal.report import shown
 from refusal.report.pictures import picture
 from refusal.report.rules import (
     Claim,
+    Evidence,
     Measured,
     Record,
     bars,
@@ -189,9 +190,17 @@ class Recorder:
             question, handle = self.box
             handle.update(HTML(self._opening(question, self.claims)))
 
-    def claim(self, id: str, measured: Estimate, controls: dict, precondition: str | None = None) -> None:
+    def claim(
+        self,
+        id: str,
+        measured: Estimate,
+        controls: dict,
+        precondition: str | None = None,
+        evidence: Evidence | None = None,
+    ) -> None:
         """Judge a claim of the notebook's claims file by its rule, show the verdict and enter it into the
-        ledger. `precondition` says why the model can't inform on it.
+        ledger. `precondition` says why the model can't inform on it; `evidence` is what this run is evidence
+        for, where that is not what the file says.
 
         Raises ValueError for an id that is not in the file, or that was reported before.
         """
@@ -206,7 +215,9 @@ class Recorder:
         found = Measured.model_validate(
             {"value": value, "ci95": ci95, "n": n, "controls": controls, "half_width": half}
         )
-        entry = record(self.planned[id], found, self.evidence, precondition)
+        claim = self.planned[id]
+        claim = claim.model_copy(update={"evidence": evidence}) if evidence else claim
+        entry = record(claim, found, self.evidence, precondition)
         self.claims.append(entry)
         said = html.escape(f"({entry.reason})")
         display(HTML(f"<b>{entry.id}</b> {html.escape(entry.statement)}: <b>{entry.verdict}</b> {said}"))

@@ -1,5 +1,5 @@
-"""A constructed vision graft onto a language model that knows text alone, for the study of where an image
-stands in a prompt.
+"""Pictures for the study of where an image stands in a prompt: through a constructed vision graft onto a
+language model that knows text alone, or through a vision-language model's own eyes.
 
 Pictures of one coloured shape, a small convolutional encoder trained on them, and a ridge regression from its
 features to the input embeddings of the words of a caption: " picture of <colour> <shape>". An image is then
@@ -22,8 +22,11 @@ from torch import Tensor
 from refusal.base.errors import UserError
 from refusal.model.layout import embedding
 from refusal.model.loading import Model
+from refusal.model.vision import Tags, seen
 
 SIZE = 32  # pixels
+ENLARGED = 8  # times, for eyes that are made for photographs
+QWEN = Tags("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
 COLOURS = {
     "red": (0.85, 0.10, 0.10),
     "green": (0.10, 0.60, 0.20),
@@ -75,21 +78,45 @@ class Lesson:
 
 
 @dataclass(frozen=True, eq=False)
-class Graft:
-    """Pictures as tokens at the input of a language model's first block, in its units, and what each shows.
+class Shown:
+    """Pictures as tokens at the input of a language model's first block, in its units, what each shows, and
+    what stands around an image in a prompt.
 
-    `scores` of held-out pictures: the encoder's accuracy of ``colour`` and ``shape``; ``token_cos``, the mean
-    cosine between tokens and the embeddings of the words they stand for, and the same of the two tokens that
-    differ from picture to picture, ``colour_cos`` and ``shape_cos``.
+    `scores` of held-out pictures, which a model's own eyes have not: the graft's accuracy of ``colour`` and
+    ``shape``; ``token_cos``, the mean cosine between tokens and the embeddings of the words they stand for,
+    and the same of the two tokens that differ from picture to picture, ``colour_cos`` and ``shape_cos``.
     """
 
-    tokens: Float[Tensor, "picture 4 d"]
+    tokens: Float[Tensor, "picture token d"]
     colour: list[str]
     shape: list[str]
+    tags: Tags
     scores: dict[str, float]
 
 
-def graft(model: Model, n: int, seed: int) -> Graft:
+def shown(model: Model, n: int, seed: int) -> Shown:
+    """`n` pictures of the held-out combinations as tokens of `model`: as it reads them itself where it is
+    part of a vision-language model, else as `graft` makes them.
+    """
+    if model.eyes is None:
+        return graft(model, n, seed)
+    wanted = in_turn(n)
+    drawn = pictures(wanted, np.random.default_rng((seed, 1))).transpose(0, 2, 3, 1)
+    large = (255 * drawn).round().astype(np.uint8).repeat(ENLARGED, 1).repeat(ENLARGED, 2)
+    tokens, around = seen(model.eyes, large)
+    return Shown(tokens, [colour for colour, _ in wanted], [shape for _, shape in wanted], around, {})
+
+
+def tags(tokenizer) -> Tags:
+    """What stands around an image that the graft makes: as Qwen's vocabularies have it, else a token that
+    says nothing, without tags.
+    """
+    if {QWEN.opened, QWEN.holds, QWEN.closed} <= set(tokenizer.get_vocab()):
+        return QWEN
+    return Tags("", tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token, "")
+
+
+def graft(model: Model, n: int, seed: int) -> Shown:
     """`n` pictures of the held-out combinations as tokens of `model`, in turn, so that each is shown as often
     as the others. The encoder is trained at the first call with a seed and kept. Raises UserError for a
     tokenizer in which two colours or two shapes begin with the same token, and for a remote model.
@@ -99,22 +126,23 @@ def graft(model: Model, n: int, seed: int) -> Graft:
     words = embedded(model)
     eye = encoder(seed)
     # streams apart from each other and from that of the encoder's training
-    shown, scored, fitted = (np.random.default_rng((seed, k)) for k in (1, 2, 3))
+    drawn, scored, fitted = (np.random.default_rng((seed, k)) for k in (1, 2, 3))
     pairs = [TRAINED[i % len(TRAINED)] for i in range(PROJECTED)]
     project = projector(features(eye, pictures(pairs, fitted)), caption(words, pairs))
     held = in_turn(SCORED)
-    seen = features(eye, pictures(held, scored))
-    cosine = torch.cosine_similarity(project(seen), caption(words, held), dim=-1)
+    found = features(eye, pictures(held, scored))
+    cosine = torch.cosine_similarity(project(found), caption(words, held), dim=-1)
     right = {"colour": (eye.colour, list(COLOURS), 0), "shape": (eye.shape, list(SHAPES), 1)}
     scores = {
-        what: accuracy(head, seen, [names.index(p[k]) for p in held])
+        what: accuracy(head, found, [names.index(p[k]) for p in held])
         for what, (head, names, k) in right.items()
     }
     scores |= {"token_cos": float(cosine.mean())}
     scores |= {"colour_cos": float(cosine[:, -2].mean()), "shape_cos": float(cosine[:, -1].mean())}
     wanted = in_turn(n)
-    tokens = project(features(eye, pictures(wanted, shown)))
-    return Graft(tokens, [colour for colour, _ in wanted], [shape for _, shape in wanted], scores)
+    tokens = project(features(eye, pictures(wanted, drawn)))
+    around = tags(model.tokenizer)
+    return Shown(tokens, [colour for colour, _ in wanted], [shape for _, shape in wanted], around, scores)
 
 
 def in_turn(n: int) -> list[tuple[str, str]]:

@@ -122,19 +122,23 @@ def restore(r: Record, layer: int | None) -> Said:
     ]
 
 
-def graft(scores: Mapping[str, float], named: np.ndarray, in_words: np.ndarray) -> Said:
-    """Of the encoder, the tokens, and what the model names: [picture, 2] colour and shape, from tokens and
-    from words.
+def pictures(scores: Mapping[str, float], named: np.ndarray, in_words: np.ndarray, n_tokens: int = 4) -> Said:
+    """Of the graft's encoder and tokens (no scores: of the model's own eyes), and what the model names:
+    [picture, 2] colour and shape, from tokens and from words.
     """
     share = percent(float(named.all(1).mean()))
-    title = f"Of pictures that no training has seen, {share} are named right from four tokens"
+    whose = "that no training has seen" if scores else "drawn for this notebook"
+    title = f"Of pictures {whose}, {share} are named right from {n_tokens} tokens"
     return title, [
         f"The encoder knows colour and shape of held-out combinations in {percent(scores['colour'])} and "
-        f"{percent(scores['shape'])}. Asked what the picture shows, the model names the colour in "
+        f"{percent(scores['shape'])}."
+        if scores
+        else None,
+        f"Asked what the picture shows, the model names the colour in "
         f"{percent(float(named[:, 0].mean()))} and the shape in {percent(float(named[:, 1].mean()))}; given "
         f"the caption in words, in {percent(float(in_words[:, 0].mean()))} and "
-        f"{percent(float(in_words[:, 1].mean()))}. Colour of a token and its word: cosine "
-        f"{two(scores['colour_cos'])}."
+        f"{percent(float(in_words[:, 1].mean()))}.",
+        f"Colour of a token and its word: cosine {two(scores['colour_cos'])}." if scores else None,
     ]
 
 
