@@ -33,6 +33,16 @@ SIZES = {("refuse", "post-training"): 40, ("contrast", "post-training"): 25} | {
 }
 
 
+def test_a_second_reader_sees_the_same_kinds():
+    read = pd.read_csv(DATA / "noncompliance_read.csv", dtype=str, keep_default_na=False)
+    both = read.merge(TABLE, on="id", suffixes=("_read", ""), validate="one_to_one")
+    assert len(both) == len(read)
+    for category, part in both.groupby("category"):
+        assert part.kind.value_counts().to_dict() == {"refuse": 15, "contrast": 15}
+        asks = part.kind == "refuse"
+        assert (part.kind_read == part.kind).mean() >= 0.9 and (part.reason[asks] == category).mean() >= 0.9
+
+
 def test_roles_and_twins():
     assert TABLE.id.is_unique and TABLE.text.is_unique
     by_id = TABLE.set_index("id")

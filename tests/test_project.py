@@ -333,6 +333,13 @@ def test_every_link_of_a_page_leads_somewhere(page):
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
+def test_no_page_says_a_section_twice():
+    pages = [ROOT / page for page in (*PAGES, "CHANGELOG.md", "lib/refusal/data/README.md")]
+    for path in pages:
+        headings = re.findall(r"^#+ .*$", path.read_text(encoding="utf-8"), re.M)
+        assert len(set(headings)) == len(headings), path
+
+
 def test_every_page_of_docs_is_linked_from_another():
     linked = {
         (ROOT / page).parent.joinpath(link.partition("#")[0]).resolve()
