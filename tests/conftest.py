@@ -29,7 +29,7 @@ import transformers
 from refusal.model import loading
 from refusal.model.tiny import tiny_tokenizer
 from refusal.trace import cache, decode
-from refusal.trace.edits import Ablate, Add, Patch, ScaleHead
+from refusal.trace.edits import Ablate, Add, Patch, ScaleHead, Steer
 from refusal.trace.prompts import chat
 
 # files of tests that run notebooks of this clone
@@ -281,14 +281,24 @@ def plain_edit(model, prompt, arm, length):
     `length` tokens.
     """
 
+    read = {}  # of a Steer, layer by layer: states at its tokens
+
     def edit(site, layer, x):
         x = x.clone()
-        for e in arm:
+        for e in sorted(arm, key=lambda e: isinstance(e, Steer)):  # which sees what others did
             columns = list(prompt.span(e.span)) + (
                 list(range(len(prompt.ids), length)) if e.span in ("every_token", "last") else []
             )
             if isinstance(e, ScaleHead) and e.rescale:
                 continue
+            if isinstance(e, Steer) and site == "resid" and layer in e.reads:
+                read[id(e), layer] = x[0, columns]
+            if isinstance(e, Steer) and site == "resid" and layer in e.layers:
+                first, bias, second, other = e.network
+                seen = torch.cat([read[id(e), l] for l in e.reads], 1).T
+                out = second @ (first @ seen + bias[:, None]).relu() + other[:, None]
+                k = e.layers.index(layer)
+                x[0, columns] += e.coefficient * (out[0] * out[1 + k].sigmoid())[:, None] * e.vectors[k]
             for k, c in enumerate(columns):
                 if isinstance(e, Add) and site == "resid" and layer == e.layer:
                     x[0, c] += e.coefficient * e.vector

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from refusal import data
 from refusal.base.errors import ParameterError
 from refusal.base.estimate import Estimate
 from refusal.base.files import NOTEBOOKS
@@ -17,6 +18,9 @@ from refusal.measure import tradeoff
 from refusal.measure.tradeoff import Curve
 from refusal.report.rules import Measured, decide, read_claims, record
 from refusal.run.params import parameters_of, resolve
+from refusal.trace import reads
+from refusal.trace.edits import Row, rows_of
+from refusal.trace.prompts import chat
 
 BOOK = NOTEBOOKS / "04_steering_controllers.ipynb"
 CLAIMS = read_claims(BOOK.with_suffix(".claims.toml"))
@@ -375,6 +379,26 @@ def test_a_push_by_hand():
     assert push.edits(0.0) == ()
     total = sum(e.coefficient * e.vector for e in push.at(1.0).edits(1.0))
     assert torch.allclose(total, v.mean(0))  # at alpha 1 the mean of the vectors
+
+
+def test_a_push_in_one_pass_is_that_of_two(planted):
+    """`Steer` reads what the controller reads, and pushes as strongly as it says."""
+    prompts = chat(planted, data.prompts("test", label="harmful", n=6, tier="smoke"))
+    states = reads.collect(planted, prompts, at=["t_post"])["resid"][:, :, 0]
+    layers = tuple(range(5, planted.n_layers))
+    G = torch.Generator().manual_seed(3)
+    push = Push(torch.randn(len(layers), planted.d_model, generator=G), layers, alpha=2.0, reads=(3, 4))
+    taught = controller.fit(
+        torch.randn(40, planted.n_layers + 1, planted.d_model, generator=G),
+        np.repeat([True, False], 20),
+        (3, 4),
+        len(layers),
+    )
+    two = push.rows(prompts, *controller.strengths(taught, states))
+    one = [Row(p, (push.steer(taught),)) for p in prompts]
+    at_first = [reads.score_rows(planted, rows, lambda x: x) for rows in (one, two)]
+    torch.testing.assert_close(*at_first, rtol=1e-4, atol=1e-4)
+    assert (at_first[0] - reads.score_rows(planted, rows_of(prompts), lambda x: x)).abs().max() > 0.01
 
 
 def test_random_vectors_mix_the_same_prompts_at_every_layer():

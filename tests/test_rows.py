@@ -12,11 +12,14 @@ from conftest import Plain, greedy, plain_edit, table, text_of
 from refusal.base.errors import ParameterError
 from refusal.trace import decode, passes, reads
 from refusal.trace.decode import Decoding, generate_rows
-from refusal.trace.edits import Ablate, Add, Patch, Row, ScaleHead, rows_of
+from refusal.trace.edits import Ablate, Add, Patch, Row, ScaleHead, Steer, rows_of
+from refusal.trace.last import before_last, score_last_rows
 from refusal.trace.prompts import chat, with_first_tokens
 
 G = torch.Generator().manual_seed(5)
 V, W = torch.randn(32, generator=G), 2 * torch.randn(32, generator=G)
+NETWORK = tuple(torch.randn(*size, generator=G) / 4 for size in ((7, 64), (7,), (3, 7), (3,)))
+STEER = Steer((0, 1), (2, 3), torch.stack([V, W]), NETWORK, 1.5)
 ARMS = (
     (),
     (Add(V, 1, "instruction", 1.5),),
@@ -26,6 +29,8 @@ ARMS = (
     (Patch(W, 3, "t_post"),),
     (Add(W, 1, "last"),),
     (Ablate(W, (1, 3), "last"),),
+    (STEER,),
+    (STEER, Add(V, 1, "prompt"), Add(W, 3, "last")),
 )
 REMOTE = ("", "local")
 
@@ -197,3 +202,44 @@ def test_control_tokens_are_kept_where_they_are_asked_for(llama, monkeypatch):
 def test_settings_that_make_no_answers_are_an_error(wrong):
     with pytest.raises(ParameterError):
         Decoding(**wrong)
+
+
+@pytest.mark.parametrize("remote", REMOTE)
+def test_steering_in_one_pass_is_reading_and_then_pushing(llama, five_of_llama, remote):
+    """The first token under `Steer` is that of two passes: states first, and then vectors as strong as they
+    say; and a network that says nothing changes nothing.
+    """
+    model, prompts = replace(llama, remote=remote), five_of_llama
+    one = reads.score_rows(model, [Row(p, (STEER,)) for p in prompts], lambda x: x)
+    states = reads.collect(model, prompts, at=["t_post"], layers=STEER.reads)["resid"][:, :, 0].flatten(1)
+    hidden, bias, out, other = NETWORK
+    s, *w = ((states @ hidden.T + bias).relu() @ out.T + other).T
+    pushed = lambda i, k: float(1.5 * s[i] * w[k][i].sigmoid())
+    rows = [
+        Row(p, tuple(Add((V, W)[k], 2 + k, "last", pushed(i, k)) for k in (0, 1)))
+        for i, p in enumerate(prompts)
+    ]
+    two = reads.score_rows(model, rows, lambda x: x)
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    prefix = before_last(model, prompts)
+    last = score_last_rows(model, [Row(p, (STEER,)) for p in prompts], lambda x: x, prefix, "one pass")
+    torch.testing.assert_close(last, two, rtol=1e-4, atol=1e-4)
+    silent = replace(STEER, network=(hidden, bias, 0 * out, 0 * other))
+    bare = reads.score_rows(model, [Row(p) for p in prompts], lambda x: x)
+    quiet = reads.score_rows(model, [Row(p, (silent,)) for p in prompts], lambda x: x)
+    torch.testing.assert_close(quiet, bare)
+    assert (one - bare).abs().max() > 0.1
+
+
+@pytest.fixture()
+def five_of_llama(llama):
+    return chat(llama, table())
+
+
+def test_what_cannot_steer_is_told(llama, five_of_llama):
+    with pytest.raises(ParameterError, match="layer 2 is pushed before layer 2 is read"):
+        replace(STEER, reads=(0, 2))
+    with pytest.raises(ParameterError, match="1 vectors and 2 weights for 2 layers"):
+        replace(STEER, vectors=V[None])
+    with pytest.raises(ParameterError, match="layer 9 does not exist"):
+        reads.score_rows(llama, [Row(five_of_llama[0], (replace(STEER, layers=(2, 9)),))], lambda x: x)

@@ -10,7 +10,7 @@ prompt's positions themselves.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -73,7 +73,39 @@ class Patch:
     span: str | tuple[int, ...]
 
 
-Edit = Add | Ablate | ScaleHead | Patch
+@dataclass(frozen=True, eq=False)
+class Steer:
+    """At a token, read ``h[l]`` of the layers `reads`, put them together through one hidden layer of ReLUs,
+    and add ``coefficient * s * w_k * vectors[k]`` to ``h[layers[k]]``: s is the first output, w_k the sigmoid
+    of the others (arXiv 2505.20309, section 3.2). Acts on the last token of the prompt and on every generated
+    one, read anew at each, in the pass that pushes; what other edits do there is seen, and comes before.
+
+    `network` holds the weights and biases of its two linear maps: [h, reads * d_model], [h], [1 + layer, h]
+    and [1 + layer]. Raises ParameterError for a layer that is pushed before all are read, and where vectors
+    or outputs are of another number than the layers.
+    """
+
+    reads: tuple[int, ...]
+    layers: tuple[int, ...]
+    vectors: torch.Tensor
+    network: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+    coefficient: float = 1.0
+    span: ClassVar[str] = "last"
+
+    def __post_init__(self):
+        if min(self.layers) <= max(self.reads):
+            raise ParameterError(
+                f"layer {min(self.layers)} is pushed before layer {max(self.reads)} is read",
+                f"push layers from {max(self.reads) + 1} on",
+            )
+        if not len(self.layers) == len(self.vectors) == len(self.network[2]) - 1:
+            raise ParameterError(
+                f"{len(self.vectors)} vectors and {len(self.network[2]) - 1} weights for "
+                f"{len(self.layers)} layers"
+            )
+
+
+Edit = Add | Ablate | ScaleHead | Patch | Steer
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +132,23 @@ def rows_of(prompts: Sequence[Prompt | Row], arms: Sequence[Sequence[Edit]] = ((
 
 
 @dataclass(frozen=True, eq=False)
+class Steering:
+    """What a `Steer` does at one layer. `memory` is the same for all of its layers: first it fills with what
+    is read of a token [row, d_model], and then it is the scale [row, 1] and the weights [row, layer].
+    """
+
+    memory: list
+    first: bool  # of the layers that are read, or of those that are pushed
+    network: tuple = ()  # where it is pushed
+    k: int = 0
+    push: torch.Tensor | None = None  # vectors[k] times the coefficient
+    on: torch.Tensor | None = None  # [row, position or 1, 1]
+
+
+@dataclass(frozen=True, eq=False)
 class Op:
     """One compiled edit of a batch: ``x * keep + shift`` where keep is given, else ``x − on * (x·unit)
-    unit``.
+    unit``; or a `Steering`.
 
     keep, shift, on are [row, position or 1, 1 or width]; `later` holds the same for generated tokens ([row,
     1, …]) or None.
@@ -110,8 +156,8 @@ class Op:
 
     site: str  # resid, heads, attn, mlp
     layer: int
-    prompt: tuple
-    later: tuple | None
+    prompt: tuple | Steering
+    later: tuple | Steering | None
     rescale: torch.Tensor | None = None  # [row, 1, 1], 1 where the attention's output keeps its norm
 
 
@@ -126,11 +172,15 @@ def compile_edits(model: "Model", rows: Sequence[Row], width: int, skip: int = 0
     other tokens than its span has.
     """
     groups: dict[tuple, dict[int, list[Edit]]] = {}
+    steers: dict[int, tuple[Steer, list[int]]] = {}
     prompts = [r.prompt for r in rows]
     for row, edits in enumerate(r.edits for r in rows):
         rank: dict[tuple, int] = {}
         for edit in edits:
             for site, layer in _sites(model, edit):
+                if isinstance(edit, Steer):
+                    steers.setdefault(id(edit), (edit, []))[1].append(row)
+                    break
                 if isinstance(edit, ScaleHead):  # heads of one layer commute: one op for all of them
                     key = (layer, site, 0, ScaleHead, edit.span)
                 else:
@@ -152,6 +202,25 @@ def compile_edits(model: "Model", rows: Sequence[Row], width: int, skip: int = 0
             rescale = torch.zeros(len(prompts), 1, 1, device=model.device)
             rescale[whose] = 1.0
         ops.append(Op(site, layer, *tensors, rescale))
+    for steer, which in steers.values():
+        ops += _steerings(model, steer, which, len(prompts), width)
+    return ops
+
+
+def _steerings(model: "Model", steer: Steer, which: Sequence[int], rows: int, width: int) -> list[Op]:
+    """A `Steer` of the rows `which`, layer by layer."""
+    device = model.device if model.device.type != "meta" else torch.device("cpu")
+    at_last, later_on = torch.zeros(rows, width, 1), torch.zeros(rows, 1, 1)
+    at_last[list(which), -1:] = later_on[list(which)] = 1.0
+    network, memory = tuple(x.float().to(device) for x in steer.network), []
+    ops = []
+    for i, layer in enumerate(steer.reads):
+        one = Steering(memory, not i)
+        ops.append(Op("resid", layer, one, one))
+    for k, (layer, vector) in enumerate(zip(steer.layers, steer.vectors, strict=True)):
+        push = (vector.float() * steer.coefficient).to(device)
+        at = lambda on, k=k, push=push: Steering(memory, not k, network, k, push, on.to(device))
+        ops.append(Op("resid", layer, at(at_last), at(later_on)))
     return ops
 
 
@@ -163,6 +232,8 @@ def _sites(model: "Model", edit: Edit) -> list[tuple[str, int]]:
                 ("resid", model.n_layers)
             ]
         wanted = edit.layers
+    elif isinstance(edit, Steer):
+        wanted = (*edit.reads, *edit.layers)
     else:
         wanted = (edit.layer,)
     top = model.n_layers - 1 if isinstance(edit, ScaleHead) else model.n_layers

@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 
 from refusal.base.errors import UserError
 from refusal.trace.batches import Batch
+from refusal.trace.edits import Steering
 
 if TYPE_CHECKING:
     from refusal.model.loading import Model
@@ -54,13 +55,34 @@ def _project(projection, z):
 
 def _changed(x, change):
     """One compiled edit applied to x [row, position, width]: affine, or the projection off `unit`, in
-    float32.
+    float32; or one layer of a `Steer`.
     """
+    if isinstance(change, Steering):
+        return _steered(x, change)
     keep, shift, unit = change
     if unit is None:
         return x * keep + shift
     y = x.float()
     return (y - shift * (y * unit).sum(-1, keepdim=True) * unit).to(x.dtype)
+
+
+def _steered(x, layer: Steering):
+    """What a `Steer` does where it reads and where it pushes: its rows are padded on the left, so the last
+    token is the last column.
+    """
+    memory = layer.memory
+    if layer.push is None:
+        if layer.first:
+            memory.clear()
+        memory.append(x[:, -1].float())
+        return x
+    if layer.first:
+        hidden, hidden_bias, out, out_bias = layer.network
+        outputs = torch.relu(torch.cat(memory, -1) @ hidden.T + hidden_bias) @ out.T + out_bias
+        memory[:] = [outputs[:, :1], outputs[:, 1:].sigmoid()]
+    scale, weights = memory
+    pushed = scale * weights[:, layer.k : layer.k + 1] * layer.push
+    return x + (layer.on * pushed[:, None]).to(x.dtype)
 
 
 def _part(model: "Model", site: str, layer: int):

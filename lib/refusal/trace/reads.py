@@ -17,7 +17,7 @@ from refusal.base.errors import UserError
 from refusal.base.progress import track
 from refusal.trace import cache, opening
 from refusal.trace.batches import check_lengths, plan
-from refusal.trace.edits import Ablate, Edit, Row, compile_edits, rows_of
+from refusal.trace.edits import Ablate, Edit, Row, Steer, compile_edits, rows_of
 from refusal.trace.opening import Opening, rest
 from refusal.trace.passes import forward, not_finite
 from refusal.trace.prompts import Prompt, plain
@@ -248,7 +248,8 @@ def _first_layer(model: "Model", edits: Sequence[Edit]) -> int:
     """The lowest layer that edits change; n_layers − 1 at most, so that one block always runs."""
     top = model.n_layers - 1
     low = lambda e: 0 if e.layers is None else min(e.layers, default=top)
-    return min([low(e) if isinstance(e, Ablate) else e.layer for e in edits] + [top]) if edits else 0
+    first = lambda e: low(e) if isinstance(e, Ablate) else min(e.reads) if isinstance(e, Steer) else e.layer
+    return min([first(e) for e in edits] + [top]) if edits else 0
 
 
 def _clean_states(

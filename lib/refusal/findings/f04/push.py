@@ -7,6 +7,7 @@ everywhere, which is what an untrained head gives, α = 1 adds the mean of all v
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from refusal.base.errors import ParameterError
+from refusal.findings.f04.controller import Controller
 from refusal.measure import directions
 from refusal.model.loading import Model
-from refusal.trace.edits import Add, Edit, Row
+from refusal.trace.edits import Add, Edit, Row, Steer
 from refusal.trace.last import score_last
 from refusal.trace.prefix import Prefix
 from refusal.trace.prompts import Prompt
@@ -64,6 +66,12 @@ class Push:
         strength = self.alpha * float(scale) * 2 / len(self.layers)
         each = zip(self.vectors, self.layers, w, strict=True)
         return tuple(Add(v, layer, span, strength * float(one)) for v, layer, one in each)
+
+    def steer(self, controller: Controller) -> Steer:
+        """The push as strong as a controller says, read anew at each token in the pass that pushes."""
+        hidden, _, out = cast(list[torch.nn.Linear], controller.network)
+        network = (hidden.weight, hidden.bias, out.weight, out.bias)
+        return Steer(controller.layers, self.layers, self.vectors, network, self.alpha * 2 / len(self.layers))
 
     def rows(
         self, prompts: Sequence[Prompt], scale: ArrayLike, weights: np.ndarray | None = None
