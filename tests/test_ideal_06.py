@@ -285,7 +285,7 @@ def tokens():
 @pytest.fixture(scope="module")
 def planted(tokens):
     requests = asked.requests(tokens, "test", 24, 24, 0, "smoke")
-    return requests, asked.everything(tokens, requests, 8)
+    return requests, asked.everything(tokens, requests.prompts, 8)
 
 
 def test_planted_tokens_are_a_reading_and_a_switch(planted):
@@ -307,6 +307,28 @@ def test_planted_tokens_are_a_reading_and_a_switch(planted):
     assert dial.behavioural_area(arm.where(due), arm.where(free)) == pytest.approx(
         stats.area(arm.score[due], arm.score[free])
     )
+
+
+def test_all_that_is_asked_goes_on_from_one_reading(tokens, planted, monkeypatch):
+    """What is said after a prompt's kept beginning is what is said after the whole of it, in whatever groups
+    the prompts are kept.
+    """
+    prompts, said = planted[0].prompts, planted[1]
+    np.testing.assert_allclose(asked.log_probabilities(tokens, prompts), said.log_p, atol=1e-4)
+    emitted, own = asked.natural(tokens, prompts, 8)
+    assert list(emitted) == list(said.emitted) and own == said.natural
+    for name, places in said.places.items():
+        assert asked.forced(tokens, prompts, places, 8) == said.after[name], name
+    read = []
+    monkeypatch.setattr(asked, "micro_batches", lambda m, lengths, new: [[5, 0], [*range(1, 5), 6]])
+    real = asked.before_last
+    monkeypatch.setattr(asked, "before_last", lambda m, some: read.append(len(some)) or real(m, some))
+    again = asked.everything(tokens, prompts[:7], 8, ("respond",))
+    assert read == [2, 5] and again.natural == said.natural[:7] and set(again.places) == {"respond"}
+    assert again.after["respond"] == said.after["respond"][:7]
+    sure = tokens.tokenizer("Sorry", add_special_tokens=False)["input_ids"]
+    both = asked.begun_with(tokens, prompts[:7], [sure, []], 8)
+    assert both == [asked.outcomes_after(tokens, prompts[:7], [f] * 7, 8) for f in (sure, [])]
 
 
 def test_likeliest_tokens_were_forced_and_others_are_an_error(planted):

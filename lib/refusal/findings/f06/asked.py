@@ -16,13 +16,17 @@ from refusal.measure.judge import BROKEN
 from refusal.measure.noncompliance import NONCOMPLIANT, judge_noncompliance
 from refusal.measure.readouts import keyed
 from refusal.model.loading import Model
+from refusal.trace.batches import micro_batches
 from refusal.trace.decode import CONTROL, Decoding, generate
+from refusal.trace.edits import rows_of
+from refusal.trace.last import before_last, score_last
+from refusal.trace.prefix import Prefix
 from refusal.trace.prompts import Prompt, chat, with_first_tokens
-from refusal.trace.reads import score
 from refusal.train.tokens import ids_of
 
 KINDS = ("refuse", "contrast", "ordinary")
 RESPOND = len(TOKENS) - 1  # the answering token's place among them
+FORCED = ("refuse", "second", "respond")
 
 
 @dataclass(frozen=True)
@@ -86,39 +90,71 @@ def lacks_tokens(model: Model) -> str | None:
     return f"the model has no token {missing[0]}; {RECIPE} is trained to say it"
 
 
-def log_probabilities(model: Model, prompts: Sequence[Prompt]) -> Float[np.ndarray, "prompt token"]:
-    """Of each of `TOKENS` before the answer, over the whole vocabulary."""
+def log_probabilities(
+    model: Model, prompts: Sequence[Prompt], prefix: Prefix | None = None
+) -> Float[np.ndarray, "prompt token"]:
+    """Of each of `TOKENS` before the answer, over the whole vocabulary; `prefix` holds what stands before the
+    prompts' last tokens, as below.
+    """
     ids = ids_of(model.tokenizer, TOKENS)
 
     @keyed(f"log-probabilities of {ids}")
     def readout(logits: torch.Tensor) -> torch.Tensor:
         return logits.log_softmax(-1)[:, ids]
 
-    return score(model, prompts, readout)[0].double().numpy()
+    return score_last(model, rows_of(prompts), readout, prefix).double().numpy()
 
 
 def outcomes_after(
-    model: Model, prompts: Sequence[Prompt], first: Sequence[Sequence[int]], max_new_tokens: int
+    model: Model,
+    prompts: Sequence[Prompt],
+    first: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    prefix: Prefix | None = None,
 ) -> list[str]:
     """The judged answer to each prompt, begun with the tokens `first` of its own, which are not judged
     where they are control tokens.
     """
     begun = [with_first_tokens(p, ids) if len(ids) else p for p, ids in zip(prompts, first, strict=True)]
-    texts = generate(model, begun, decoding=max_new_tokens, label="answers")[0]
+    texts = generate(model, begun, decoding=max_new_tokens, prefix=prefix, label="answers")[0]
     return [judge_noncompliance(text.lstrip(CONTROL)) for text in texts]
 
 
-def forced(model: Model, prompts: Sequence[Prompt], which: np.ndarray, max_new_tokens: int) -> list[str]:
+def begun_with(
+    model: Model, prompts: Sequence[Prompt], openings: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[list[str]]:
+    """The judged answers of all prompts begun with each of these tokens, [opening][prompt], from one reading
+    of the prompts, as many at a time as can be kept.
+    """
+    found = np.empty((len(openings), len(prompts)), object)
+    for group in micro_batches(model, [len(p.ids) for p in prompts], max_new_tokens):
+        some = [prompts[i] for i in group]
+        prefix = before_last(model, some)
+        for k, first in enumerate(openings):
+            found[k, group] = outcomes_after(model, some, [first] * len(some), max_new_tokens, prefix)
+    return found.tolist()
+
+
+def forced(
+    model: Model,
+    prompts: Sequence[Prompt],
+    which: np.ndarray,
+    max_new_tokens: int,
+    prefix: Prefix | None = None,
+) -> list[str]:
     """The judged answer after the token of number `which` of each prompt is forced."""
     ids = ids_of(model.tokenizer, TOKENS)
-    return outcomes_after(model, prompts, [[ids[k]] for k in which], max_new_tokens)
+    return outcomes_after(model, prompts, [[ids[k]] for k in which], max_new_tokens, prefix)
 
 
-def natural(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> tuple[np.ndarray, list[str]]:
+def natural(
+    model: Model, prompts: Sequence[Prompt], max_new_tokens: int, prefix: Prefix | None = None
+) -> tuple[np.ndarray, list[str]]:
     """What the model says by itself: the number of the token that its answer begins with (−1 for none), and
     the judged rest.
     """
-    texts = generate(model, prompts, decoding=Decoding(max_new_tokens, keep_special=True), label="answers")[0]
+    how = Decoding(max_new_tokens, keep_special=True)
+    texts = generate(model, prompts, decoding=how, prefix=prefix, label="answers")[0]
     emitted, rest = [], []
     for text in texts:
         k = next((k for k, token in enumerate(TOKENS) if text.startswith(token)), -1)
@@ -153,7 +189,8 @@ class Said:
     @property
     def places(self) -> dict[str, np.ndarray]:
         """The number of the token that was forced on each request, by the name of what was forced."""
-        return forced_tokens(self.log_p)
+        places = forced_tokens(self.log_p)
+        return {name: places[name] for name in self.after}
 
 
 def forced_tokens(log_p: Float[np.ndarray, "prompt token"]) -> dict[str, np.ndarray]:
@@ -164,15 +201,25 @@ def forced_tokens(log_p: Float[np.ndarray, "prompt token"]) -> dict[str, np.ndar
     return {"refuse": order[:, 0], "second": order[:, 1], "respond": np.full(len(log_p), RESPOND)}
 
 
-def everything(model: Model, asked: Requests, max_new_tokens: int) -> Said:
-    """Log-probabilities, the model's own answers, and those after its likeliest and second likeliest
-    refusing token and after the answering one.
+def everything(
+    model: Model, prompts: Sequence[Prompt], max_new_tokens: int, names: Sequence[str] = FORCED
+) -> Said:
+    """Log-probabilities, the model's own answers, and those after the tokens of these names, by default its
+    likeliest and second likeliest refusing token and the answering one. All go on from one reading of the
+    prompts, as many at a time as can be kept.
     """
-    log_p = log_probabilities(model, asked.prompts)
-    places = forced_tokens(log_p)
-    emitted, own = natural(model, asked.prompts, max_new_tokens)
-    after = {name: forced(model, asked.prompts, which, max_new_tokens) for name, which in places.items()}
-    return Said(log_p, emitted, own, after)
+    log_p = np.empty((len(prompts), len(TOKENS)))
+    emitted, own = np.empty(len(prompts), int), np.empty(len(prompts), object)
+    after = {name: np.empty(len(prompts), object) for name in names}
+    for group in micro_batches(model, [len(p.ids) for p in prompts], max_new_tokens):
+        some = [prompts[i] for i in group]
+        prefix = before_last(model, some)
+        log_p[group] = log_probabilities(model, some, prefix)
+        emitted[group], own[group] = natural(model, some, max_new_tokens, prefix)
+        places = forced_tokens(log_p[group])
+        for name in names:
+            after[name][group] = forced(model, some, places[name], max_new_tokens, prefix)
+    return Said(log_p, emitted, list(own), {name: list(outcomes) for name, outcomes in after.items()})
 
 
 def after_tokens(said: Said, which: np.ndarray) -> np.ndarray:

@@ -95,11 +95,7 @@ def gather(
     texts = np.array([p.text for p in requests.prompts], object)
     words = first_word(other, asked.in_template(other, checked), max_new_tokens)
     sorry = other.tokenizer(SORRY, add_special_tokens=False)["input_ids"]
-    n = len(in_twin.prompts)
-    on, off = (
-        asked.noncompliant(asked.outcomes_after(other, in_twin.prompts, [first] * n, max_new_tokens))
-        for first in (sorry, [])
-    )
+    on, off = map(asked.noncompliant, asked.begun_with(other, in_twin.prompts, [sorry, []], max_new_tokens))
     scored = {
         "first word": words(in_twin),
         "probe": probe(before, taught, checked)(in_base),

@@ -13,7 +13,7 @@ from peft import get_peft_model  # low-rank adapters: the field's own library fo
 from transformers import PreTrainedModel
 
 from refusal.findings.f06 import asked
-from refusal.findings.f06.asked import RESPOND, Requests
+from refusal.findings.f06.asked import Requests
 from refusal.findings.f06.examples import RECIPE, TOKENS, Example, encoded, taught
 from refusal.model.loading import Model, wrap
 from refusal.model.registry import RECIPES
@@ -43,12 +43,8 @@ def outcomes(
 def _outcomes(base: Model, requests: Requests, variant, seed, max_new_tokens, n_steps) -> dict:
     made = trained(base, variant, seed, n_steps)
     prompts = asked.in_template(made, requests).prompts
-    top = asked.log_probabilities(made, prompts)[:, :-1].argmax(1)
-    return {
-        "natural": asked.natural(made, prompts, max_new_tokens)[1],
-        "refuse": asked.forced(made, prompts, top, max_new_tokens),
-        "respond": asked.forced(made, prompts, np.full(len(prompts), RESPOND), max_new_tokens),
-    }
+    said = asked.everything(made, prompts, max_new_tokens, ("refuse", "respond"))
+    return {"natural": said.natural, **said.after}
 
 
 def trained(base: Model, variant: str, seed: int, n_steps: int) -> Model:
