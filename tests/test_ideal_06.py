@@ -12,13 +12,14 @@ from refusal import data
 from refusal.base.errors import ParameterError
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.base.files import NOTEBOOKS
-from refusal.findings.f06 import asked, dial, examples, measured, words
+from refusal.findings.f06 import asked, copies, dial, examples, measured, words
 from refusal.findings.f06.dial import Arm
 from refusal.measure import stats
 from refusal.model.loading import load
 from refusal.report.rules import Measured, decide, read_claims, record
 from refusal.run.params import parameters_of
 from refusal.trace.decode import Decoding, generate
+from refusal.trace.prompts import chat
 
 BOOK = NOTEBOOKS / "06_refusal_tokens.ipynb"
 CLAIMS = read_claims(BOOK.with_suffix(".claims.toml"))
@@ -331,6 +332,47 @@ def test_all_that_is_asked_goes_on_from_one_reading(tokens, planted, monkeypatch
     assert both == [asked.outcomes_after(tokens, prompts[:7], [f] * 7, 8) for f in (sure, [])]
 
 
+@pytest.mark.parametrize("variant", [*copies.VARIANTS, copies.SINGLE])
+def test_what_a_copy_is_taught_to_say_first(llama, monkeypatch, variant):
+    """Which token stands before which answer, without any training."""
+    rows = [
+        examples.Taught(chat(llama, ["paint the table"])[0], "Sure here", category, kind, True)
+        for category in data.CATEGORIES
+        for kind in ("refuse", "refuse", "contrast")
+    ]
+    asked_for, shown = {}, {}
+
+    def taught(base, seed, contrast):
+        asked_for.update(contrast=contrast)
+        return rows
+
+    def with_rows(module, ids, given, *_):
+        shown.update(ids=ids, taught=given)
+        return module, [1.0]
+
+    monkeypatch.setattr(copies, "taught", taught)
+    monkeypatch.setattr(copies, "with_rows", with_rows)
+    monkeypatch.setattr(copies, "wrap", lambda module, tokenizer, **_: llama)
+    _, losses = copies.trained(llama, variant, 0, 1)
+    assert losses == [1.0] and asked_for["contrast"] == (variant != "no contrast")
+    said = [shown["ids"].index(answer[0]) for _, answer in shown["taught"]]
+    own = [examples.TOKENS.index(row.token) for row in rows]
+    if variant == copies.SINGLE:
+        assert said == [0 if row.kind == "refuse" else asked.RESPOND for row in rows]
+    elif variant == "tokens shuffled":
+        assert said != own and sorted(said) == sorted(own)
+    else:
+        assert said == own
+
+
+def test_the_copies_that_are_planned(tokens, planted):
+    few, more = copies.planned(3, False), copies.planned(3, True)
+    assert few == [(v, 3) for v in copies.VARIANTS] and more[: len(few)] == few
+    assert more[len(few) :] == [("as taught", 4), ("as taught", 5), (copies.SINGLE, 3)]
+    with pytest.raises(ValueError, match="'other' is none of as taught, .*single token"):
+        copies.outcomes(tokens, planted[0], "other", 0, 8)
+
+
 def test_likeliest_tokens_were_forced_and_others_are_an_error(planted):
     _, said = planted
     assert (asked.after_tokens(said, said.log_p.argmax(1)) == asked.noncompliant(said.natural)).all()
@@ -392,7 +434,12 @@ def test_titles_and_readings_follow_from_what_was_found(sign, why):
         words.crosstalk(r["category.own"], r["category.others"], r["category.logit-bias"]),
         words.natural(rates, 0.99, 0.02, why),
         words.reliability({0.1: 0.2, 0.7: 0.05}),
+        words.training(
+            {"as taught, seed 0": [3.0] * 4 + [0.5] * 4},
+            {"as taught, seed 0": (Estimate(0.4 * sign, (0.1, 0.6), 45), stats.auroc([1, 2], [0, 1]))},
+        ),
     ]
+    assert "from 3.00 to 0.50" in said[-1][0] and words.points(0.4 * sign) in said[-1][1][0]
     for k, (title, sentences) in enumerate(said):
         text = " ".join(s for s in [title, *sentences] if s)
         assert "nan" not in text and "None" not in text and len(text) > 60

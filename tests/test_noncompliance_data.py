@@ -147,7 +147,8 @@ def test_steps_raise_the_right_logit_leave_other_rows_and_are_the_same_in_half()
         taught = [(prompt, [ids[a[0]], *a[1:]]) for prompt, a in rows]
         loss = lambda m, taught=taught: float(answers_loss(m, taught).detach())
         old, before = module.get_input_embeddings().weight.clone(), loss(module)
-        merged = with_rows(module, ids, taught, 30, 0, half, "thirty steps")
+        merged, losses = with_rows(module, ids, taught, 30, 0, half, "thirty steps")
+        assert len(losses) == 30 and losses[-1] < losses[0]
         found.append(before - loss(merged))
         now = merged.get_input_embeddings().weight
         assert torch.equal(now[: ids[0]], old[: ids[0]]) and not torch.equal(now[ids], old[ids])

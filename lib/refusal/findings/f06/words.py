@@ -55,6 +55,22 @@ def fidelity(first: Record, others: Record) -> Said:
     ]
 
 
+def training(losses: Mapping[str, Sequence[float]], came: Mapping[str, tuple[Estimate, Estimate]]) -> Said:
+    """Of the losses of copies by step, and of what came of each: the gap of the switch for safety requests,
+    and how well its score ranks due above contrast ones.
+    """
+    first = next(iter(losses))
+    ends = lambda xs: (sum(xs[:4]) / len(xs[:4]), sum(xs[-4:]) / len(xs[-4:]))
+    start, end = ends(losses[first])
+    title = f"In {len(losses[first])} steps the loss of a copy ({first}) goes from {two(start)} to {two(end)}"
+    return title, [
+        f"Over its last four steps the loss is {two(ends(xs)[1])} in the copy {name}; the gap for safety "
+        f"requests is {interval(gap, points)}, and its score ranks due above contrast ones with AUROC "
+        f"{interval(area)}."
+        for name, xs, (gap, area) in ((name, losses[name], found) for name, found in came.items())
+    ]
+
+
 def roc(reads: Record, behaves: Record, word: Record, probe: Record, reader: str) -> Said:
     """Of 06.token.reads, 06.dial.behaviour and .beats-*."""
     title = (
