@@ -68,9 +68,10 @@ test: $(READY)
 # The tests of numbers as a processor of the other kind runs them: without bfloat16 arithmetic where this one has it, with it where it has none.
 test-numbers: $(READY)
 	@COMPANION_BFLOAT16=$$($(PY) -c 'from refusal.base.machine import cpu_has_bfloat16; print(int(not cpu_has_bfloat16()))') \
-	  $(PY) -m pytest tests/test_numbers.py tests/test_tracing.py tests/test_rows.py tests/test_planted.py tests/test_cliff.py \
+	  OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/test_numbers.py tests/test_tracing.py tests/test_rows.py tests/test_planted.py tests/test_cliff.py \
 	    tests/test_pair.py tests/test_doctor.py tests/test_guard.py tests/test_ideal_01.py tests/test_ideal_02.py tests/test_ideal_02b.py tests/test_last.py \
-	    tests/test_ideal_04.py tests/test_ideal_06.py tests/test_noncompliance_data.py
+	    tests/test_ideal_04.py tests/test_ideal_05.py tests/test_ideal_06.py tests/test_ideal_07.py tests/test_ideal_08.py tests/test_ideal_09.py \
+	    tests/test_noncompliance_data.py tests/test_soft_prompt.py tests/test_preference.py tests/test_stems.py tests/test_vision.py
 
 lint: $(READY)
 	@$(PY) -m ruff check .

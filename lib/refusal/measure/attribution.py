@@ -15,6 +15,7 @@ from refusal.trace.edits import Patch, Row, compile_edits
 from refusal.trace.opening import Opening, rest, shared_length
 from refusal.trace.passes import forward
 from refusal.trace.prompts import Prompt, chat
+from refusal.trace.stems import score_stems
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def occlude(model: Model, texts: Sequence[str], readout: Callable) -> list[np.nd
         raise UserError(f"{short[0]!r} has one word", "nothing is left without it")
     spans = [words(t) for t in texts]
     cut = [without(t, span) for t, each in zip(texts, spans, strict=True) for span in each]
-    scores = reads.score(model, chat(model, [*texts, *cut]), readout, label="leaving out words")[0].numpy()
+    # what comes before the word that is left out is read once for many
+    scores = score_stems(model, chat(model, [*texts, *cut]), readout, label="leaving out words").numpy()
     whole, rest_of = scores[: len(texts)], scores[len(texts) :]
     parts = np.split(rest_of, np.cumsum([len(s) for s in spans])[:-1])
     return [s - part for s, part in zip(whole, parts, strict=True)]
