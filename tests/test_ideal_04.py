@@ -13,7 +13,7 @@ from refusal.base.errors import ParameterError
 from refusal.base.estimate import Estimate
 from refusal.base.files import NOTEBOOKS
 from refusal.findings.f04 import arms, controller, inputs, measured, released, words
-from refusal.findings.f04.push import Push, random_vectors
+from refusal.findings.f04.push import Push
 from refusal.measure import tradeoff
 from refusal.measure.tradeoff import Curve
 from refusal.report.rules import Measured, decide, read_claims, record
@@ -399,15 +399,6 @@ def test_a_push_in_one_pass_is_that_of_two(planted):
     at_first = [reads.score_rows(planted, rows, lambda x: x) for rows in (one, two)]
     torch.testing.assert_close(*at_first, rtol=1e-4, atol=1e-4)
     assert (at_first[0] - reads.score_rows(planted, rows_of(prompts), lambda x: x)).abs().max() > 0.01
-
-
-def test_random_vectors_mix_the_same_prompts_at_every_layer():
-    states = torch.randn(40, 1, 8).repeat(1, 3, 1) * torch.tensor([1.0, 2.0, 5.0])[:, None]
-    like = torch.tensor([1.0, 2.0, 3.0])[:, None] * torch.nn.functional.normalize(torch.randn(3, 8), dim=-1)
-    for draw in random_vectors(states, like, 4, 0):
-        assert torch.allclose(draw.norm(dim=-1), like.norm(dim=-1), rtol=1e-4)
-        unit = torch.nn.functional.normalize(draw, dim=-1)
-        assert torch.allclose(unit[0], unit[1], atol=1e-4) and torch.allclose(unit[0], unit[2], atol=1e-4)
 
 
 # the released code

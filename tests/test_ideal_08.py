@@ -147,6 +147,15 @@ def r_of(d: int = D, layers: int = 6) -> torch.Tensor:
     return r
 
 
+def drawn_at_random(seed: int = 0) -> torch.Tensor:
+    """Random directions behind r, from states without structure."""
+    states = torch.randn(60, *r_of().shape, generator=torch.Generator().manual_seed(seed))
+    return shift.at_random(states, np.arange(60) % 2, r_of(), seed)
+
+
+DRAWN = drawn_at_random()
+
+
 def shifted(p, n: int = N, noise: float = 0.3, seed: int = 0, r: torch.Tensor | None = None) -> torch.Tensor:
     """Shifts [prompt, layer, d] of `p` (one for all, or one each) against r, and of noise."""
     r = r_of() if r is None else r
@@ -157,18 +166,18 @@ def shifted(p, n: int = N, noise: float = 0.3, seed: int = 0, r: torch.Tensor | 
 
 def test_shift_along():
     rng = np.random.default_rng(0)
-    ask = lambda p: verdict("08.shift.along", *shift.along(shifted(p), r_of(), LAYERS))
+    ask = lambda p: verdict("08.shift.along", *shift.along(shifted(p), r_of(), DRAWN, LAYERS))
     assert ask(0.6 + rng.normal(0, 0.4, N)) == "replicated"
     assert ask(-0.5) == "not replicated"  # states move with r
     assert ask(0.0) == "not replicated"  # no more than along random directions
     assert ask(rng.normal(0, 1.5, N)) == "underpowered"
-    assert shift.along(shifted(1), r_of(), [])[0].value is None
+    assert shift.along(shifted(1), r_of(), DRAWN, [])[0].value is None
 
 
 def apart(harmful: float, harmless: float, spread: float = 0.35, seed: int = 0):
     rng = np.random.default_rng(seed)
     p = np.concatenate([rng.normal(harmful, spread, N), rng.normal(harmless, spread, CALM)])
-    return shift.harmful_only(shifted(p, N + CALM), np.arange(N + CALM) < N, r_of(), LAYERS)
+    return shift.harmful_only(shifted(p, N + CALM), np.arange(N + CALM) < N, r_of(), DRAWN, LAYERS)
 
 
 def test_shift_harmful_only():
@@ -177,7 +186,7 @@ def test_shift_harmful_only():
     assert ask(0.2, 0.8) == "not replicated"
     assert ask(0.7, 0.7) in ("not replicated", "underpowered")  # everything moves
     assert ask(0.3, 0.1, 1.0) == "underpowered"
-    assert shift.harmful_only(shifted(1), some(0.5), r_of(), [])[0].value is None
+    assert shift.harmful_only(shifted(1), some(0.5), r_of(), DRAWN, [])[0].value is None
 
 
 def settings_that_move(by: list[float], refused: list[float], spread: float = 0.4):
@@ -360,7 +369,7 @@ SAID = {  # what is measured where a claim is met, fails and stays open
     ),
     "roles.system": (lambda *given: system(*given) if given else unsure(), (0.5, 0.2), (0.2, 0.5), ()),
     "shift.along": (
-        lambda p, s: shift.along(shifted(np.random.default_rng(0).normal(p, s, N)), r_of(), LAYERS),
+        lambda p, s: shift.along(shifted(np.random.default_rng(0).normal(p, s, N)), r_of(), DRAWN, LAYERS),
         (0.6, 0.3),
         (-0.5, 0.3),
         (0.0, 1.5),
@@ -844,7 +853,7 @@ def test_projections_are_those_of_numpy():
     half = shift.projection(shift.moved(usual - 0.5 * r, usual), r)
     np.testing.assert_allclose(half[:, 1:], 0.5, atol=1e-5)
     assert (half[:, 0] == 0).all()
-    est, controls = shift.along(-0.5 * r.expand(20, -1, -1), r, LAYERS)
+    est, controls = shift.along(-0.5 * r.expand(20, -1, -1), r, DRAWN, LAYERS)
     assert est.value == pytest.approx(0.5, abs=1e-5) and controls["random_directions"] == shift.RANDOM
     cos = shift.cosine(a, r)
     assert cos[0] is None
@@ -859,14 +868,13 @@ def test_projections_are_those_of_numpy():
 def test_the_difference_of_harmful_and_harmless_is_that_of_numpy():
     harmful = np.arange(N + CALM) % 2 == 0
     a = shifted(np.where(harmful, 0.8, 0.2), N + CALM)
-    found, controls = shift.harmful_only(a, harmful, r_of(), LAYERS)
+    found, controls = shift.harmful_only(a, harmful, r_of(), DRAWN, LAYERS)
     p = shift.projection(a, r_of())[:, LAYERS].mean(1)
     assert found.value == pytest.approx(p[harmful].mean() - p[~harmful].mean())
     assert controls["harmful"] == pytest.approx(p[harmful].mean())
     assert controls["harmless"] == pytest.approx(p[~harmful].mean())
     drawn = sorted(
-        (q := shift.projection(a, g)[:, LAYERS].mean(1))[harmful].mean() - q[~harmful].mean()
-        for g in shift.gaussian(r_of())
+        (q := shift.projection(a, g)[:, LAYERS].mean(1))[harmful].mean() - q[~harmful].mean() for g in DRAWN
     )
     assert drawn[0] <= controls["random_direction_high"] <= drawn[-1]
     assert np.mean(np.array(drawn) > controls["random_direction_high"]) <= 0.025
@@ -879,17 +887,22 @@ def test_layers_at_which_halves_agree():
 
 
 def test_admitted_layers_are_of_the_kind_that_is_asked_for():
-    shift.along(shifted(1), r_of(), shift.admitted(torch.ones(6)))
+    shift.along(shifted(1), r_of(), DRAWN, shift.admitted(torch.ones(6)))
 
 
-def test_random_directions_have_the_norm_of_r():
-    r = r_of()
-    drawn = shift.gaussian(r, 9, 1)
-    assert drawn.shape == (9, *r.shape)
-    torch.testing.assert_close(drawn.norm(dim=-1), r.norm(dim=-1).expand(9, -1))
-    unit = torch.nn.functional.normalize(drawn[:, 1:], dim=-1)
-    torch.testing.assert_close(unit, unit[:, :1].expand_as(unit))  # the same at every layer
-    assert torch.equal(drawn, shift.gaussian(r, 9, 1)) and not torch.equal(drawn, shift.gaussian(r, 9, 2))
+def test_random_directions_vary_as_the_states_behind_r_do_within_their_groups():
+    """Along what sets the groups apart nothing is drawn; what varies within them is."""
+    r, n = r_of(), 80
+    groups = np.arange(n) % 2
+    states = torch.zeros(n, *r.shape)
+    states[:, :, 0] = 100.0 * torch.from_numpy(groups)[:, None]  # the effect itself
+    states[:, :, 1:4] = torch.randn(n, 1, 3, generator=torch.Generator().manual_seed(1))
+    drawn = shift.at_random(states, groups, r, 1)
+    assert drawn.shape == (shift.RANDOM, *r.shape) and not drawn[:, 0].any()  # r is zero there
+    torch.testing.assert_close(drawn.norm(dim=-1), r.norm(dim=-1).expand(len(drawn), -1))
+    assert drawn[:, 1:, 0].abs().max() < 1e-4 and not drawn[:, :, 4:].any()
+    assert torch.equal(drawn, shift.at_random(states, groups, r, 1))
+    assert not torch.equal(drawn, shift.at_random(states, groups, r, 2))
 
 
 def test_rank_correlations_of_planted_orders():
@@ -900,6 +913,8 @@ def test_rank_correlations_of_planted_orders():
     shuffled = [SHARES[i] for i in (3, 0, 5, 1, 7, 2, 6, 4)]
     found, by_hand = shift.explains(p, lost(shuffled)), [-some(s).mean() for s in shuffled]
     assert found.value == pytest.approx(spearmanr(STEPS, by_hand).statistic) and found.n == N
+    low, high = found.ci95  # over eight settings
+    assert high - low > 0.5 and shift.explains(p, lost(SHARES)).ci95[0] > 0.9
     assert shift.explains(p, dict.fromkeys(p, some(0.5))).value is None  # as many are refused everywhere
     assert shift.explains(dict.fromkeys(p, np.ones(N)), lost(SHARES)).value is None
 

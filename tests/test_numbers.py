@@ -52,6 +52,16 @@ def test_random_directions_have_the_norm_and_follow_the_seed():
     assert not torch.equal(a[0], directions.random_directions(like, 3, 2)[0])
 
 
+def test_a_draw_mixes_the_same_prompts_at_every_layer():
+    states = torch.randn(40, 1, 8).repeat(1, 3, 1) * torch.tensor([1.0, 2.0, 5.0])[:, None]
+    like = torch.tensor([1.0, 2.0, 3.0])[:, None] * torch.nn.functional.normalize(torch.randn(3, 8), dim=-1)
+    like[0] = 0  # as before the first block
+    for draw in directions.covariance_by_layer(states, like, 4, 0):
+        assert not draw[0].any() and torch.allclose(draw.norm(dim=-1), like.norm(dim=-1), rtol=1e-4)
+        unit = torch.nn.functional.normalize(draw, dim=-1)
+        assert torch.allclose(unit[1], unit[2], atol=1e-4)
+
+
 def test_directions_drawn_from_the_covariance_vary_as_the_states_do():
     """In the states' own axes the draws' second moments are the states', and nothing lies outside of the span
     that isotropic ones leave.

@@ -48,7 +48,7 @@ def test_what_no_number_of_items_takes_away_is_said():
     assert measured(0.3, 0.0).controls == {"base": 0.1}
     assert measured(0.3, 0.4).controls == {"base": 0.1, OF_TRAININGS: 0.4}
     verdict, reason, n = decide(rule, measured(0.3, 0.4))
-    assert (verdict, n) == ("underpowered", None) and "trainings differ by more" in reason
+    assert (verdict, n) == ("underpowered", None) and "trainings, or settings, differ by more" in reason
     plain, some = needed_n(rule, measured(0.3, 0.0)), needed_n(rule, measured(0.3, 0.1))
     assert plain == int(np.ceil(48 * (0.8 / 0.3) ** 2))
     assert some == pytest.approx(48 * (0.8**2 - 0.1**2) / (0.3**2 - 0.1**2), abs=1) and some > plain
@@ -64,4 +64,4 @@ def test_what_trainings_hide_of_a_control_is_counted_for_it_alone():
     assert needed_n(rule, Measured(value=0.9, ci95=(0.5, 1.1), n=48, controls=plain)) == 48 * 4
     much = {"base": 1} | under(OverTrainings(0.1, [-0.1, 0.3], 48, 0.15), "other")
     verdict, reason, n = decide(rule, Measured(value=0.9, ci95=(0.5, 1.1), n=48, controls=much))
-    assert (verdict, n) == ("underpowered", None) and "trainings differ by more" in reason
+    assert (verdict, n) == ("underpowered", None) and "trainings, or settings, differ by more" in reason

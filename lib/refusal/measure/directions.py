@@ -218,6 +218,17 @@ def covariance_directions(
     return _scaled(g @ states / len(states) ** 0.5, like)
 
 
+def covariance_by_layer(
+    states: Float[Tensor, "prompt layer d"], like: Float[Tensor, "layer d"], n: int, seed: int = 0
+) -> Float[Tensor, "n layer d"]:
+    """`covariance_directions` at every layer, zero where `like` is. A draw mixes the same prompts at all
+    layers, so that it points to one thing.
+    """
+    zero = lambda k: [torch.zeros_like(like[k])] * n
+    at = lambda k: covariance_directions(states[:, k], like[k], n, seed) if like[k].any() else zero(k)
+    return torch.stack([torch.stack(at(k)) for k in range(len(like))], 1)
+
+
 def _scaled(draws: Float[Tensor, "n d"], like: Float[Tensor, "d"]) -> list[Float[Tensor, "d"]]:
     return list((draws / draws.norm(dim=-1, keepdim=True) * like.norm()).to(like.dtype))
 

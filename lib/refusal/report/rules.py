@@ -384,7 +384,8 @@ def _what_would_decide(rule: Rule, measured: Measured) -> str:
     bars = dict.fromkeys(part.bar for part in unclear if isinstance(part.bar, str))
     others = [*bars, *dict.fromkeys(part.of for part in unclear if part.of)]
     if n is None and any(_hidden(part, measured) for part in unclear):
-        return "trainings differ by more than lies between value and bar, which no number of items changes"
+        what = "trainings, or settings, differ by more than lies between value and bar"
+        return f"{what}, which no number of items changes"
     if n is None:
         return "a value lies on its bar, so no number of items decides"
     also = f", with as many times the items of {', '.join(others)}" if others else ""
@@ -418,7 +419,7 @@ def _stays(part: Above | Below, measured: Measured) -> float:
 
 
 def _hidden(part: Above | Below, measured: Measured) -> bool:
-    """Whether trainings differ by more than lies between the value and its bar."""
+    """Whether trainings, or settings, differ by more than lies between the value and its bar."""
     level = part.level(measured)
     gaps = [abs(v - level) for _, v, _ in measured.named(part.of) if v is not None and level is not None]
     return any(1e-9 <= gap <= _stays(part, measured) for gap in gaps)

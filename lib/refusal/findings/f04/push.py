@@ -17,7 +17,6 @@ from torch import Tensor
 
 from refusal.base.errors import ParameterError
 from refusal.findings.f04.controller import Controller
-from refusal.measure import directions
 from refusal.model.loading import Model
 from refusal.trace.edits import Add, Edit, Row, Steer
 from refusal.trace.last import score_last
@@ -88,16 +87,3 @@ def refused(model: Model, rows: Sequence[Row], readout: Callable, prefix: Prefix
     and `prefix` holds what comes before the last token.
     """
     return score_last(model, rows, readout, prefix).numpy() > 0
-
-
-def random_vectors(
-    states: Float[Tensor, "prompt layer d"], like: Float[Tensor, "layer d"], n: int, seed: int
-) -> list[Float[Tensor, "layer d"]]:
-    """`n` random directions at every layer, from the covariance of the states there (centred on their
-    groups), each of the norm of `like`. A draw mixes the same prompts at all layers, so that it points to
-    one thing.
-    """
-    by_layer = [
-        directions.covariance_directions(states[:, k], like[k], n, seed) for k in range(states.shape[1])
-    ]
-    return [torch.stack([draws[i] for draws in by_layer]) for i in range(n)]

@@ -60,11 +60,18 @@ def cannot_mitigate(on_task: np.ndarray, where: str = "the perturbed settings") 
     return None
 
 
-def fewer(usual: np.ndarray, there: np.ndarray, broken: np.ndarray) -> tuple[Estimate, dict]:
+def fewer(
+    usual: np.ndarray,
+    there: np.ndarray,
+    broken: np.ndarray,
+    success: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[Estimate, dict]:
     """By how much less often something is seen than in the usual setting; beside it the share that is broken
-    there: (measured, controls).
+    there, and how much oftener the released scorer sees a `success` (usual, there): (measured, controls).
     """
     controls = {"usual": float(usual.mean()), "there": float(there.mean())}
+    if success:
+        controls |= stats.paired_difference(success[1], success[0]).under("published_success_gain")
     return stats.paired_difference(usual, there), controls | stats.rate(broken).under("broken")
 
 

@@ -16,7 +16,7 @@ from refusal.model.loading import Model
 from refusal.trace.decode import generate
 from refusal.trace.edits import Add, Row
 
-CANDIDATES, RANDOM = 4, 5
+CANDIDATES, RANDOM = 4, 20
 
 
 def rows(there: Cell, p: Float[np.ndarray, "prompt"], direction: Float[Tensor, "d"], layer: int) -> list[Row]:

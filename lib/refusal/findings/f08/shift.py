@@ -12,6 +12,7 @@ from torch import Tensor
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import directions, stats
+from refusal.measure.trainings import OverTrainings
 
 RANDOM, HALVES = 100, 0.5  # random directions; agreement of r's halves that a layer needs
 
@@ -30,6 +31,15 @@ def projection(
     return torch.where(size > 0, found, 0.0).numpy()
 
 
+def at_random(
+    states: Float[Tensor, "prompt layer d"], groups: np.ndarray, r: Float[Tensor, "layer d"], seed: int = 0
+) -> Float[Tensor, "n layer d"]:
+    """Random directions of r's norm that vary as the states behind r do within their `groups`: isotropic ones
+    would touch hardly anything that a model uses.
+    """
+    return directions.covariance_by_layer(directions.centred(states, groups), r, RANDOM, seed)
+
+
 def admitted(halves: Float[Tensor, "layer"]) -> list[int]:
     """The layers at which r of two halves of the prompts agrees; none before the first block."""
     ok = (halves.nan_to_num(0.0) >= HALVES).numpy()
@@ -37,48 +47,63 @@ def admitted(halves: Float[Tensor, "layer"]) -> list[int]:
     return np.flatnonzero(ok).tolist()
 
 
-def gaussian(r: Float[Tensor, "layer d"], n: int = RANDOM, seed: int = 0) -> Float[Tensor, "n layer d"]:
-    """Isotropic directions of r's norm, each the same at every layer."""
-    g = torch.randn(n, 1, r.shape[-1], generator=torch.Generator().manual_seed(seed))
-    return g / g.norm(dim=-1, keepdim=True) * r.norm(dim=-1)[None, :, None]
-
-
 def mean_over(p: Float[np.ndarray, "prompt layer"], layers: Sequence[int]) -> np.ndarray:
     """The mean projection over some layers [prompt]."""
     return p[:, list(layers)].mean(1)
 
 
-def along(a: Tensor, r: Tensor, layers: Sequence[int], seed: int = 0) -> tuple[Estimate, dict]:
-    """p over the admitted layers; beside it that along random directions: (measured, controls)."""
+def along(
+    a: Tensor, r: Tensor, randoms: Tensor, layers: Sequence[int], seed: int = 0
+) -> tuple[Estimate, dict]:
+    """p over the admitted layers; beside it that along `randoms` [n, layer, d_model]:
+    (measured, controls).
+    """
     if not len(layers):
         return NOTHING, {"random_direction_high": None}
-    drawn = [mean_over(projection(a, g), layers) for g in gaussian(r, seed=seed)]
+    drawn = [mean_over(projection(a, g), layers) for g in randoms]
     return stats.mean(mean_over(projection(a, r), layers), seed), stats.score_band(drawn)
 
 
 def harmful_only(
-    a: Tensor, harmful: np.ndarray, r: Tensor, layers: Sequence[int], seed: int = 0
+    a: Tensor,
+    harmful: np.ndarray,
+    r: Tensor,
+    randoms: Tensor,
+    layers: Sequence[int],
+    seed: int = 0,
 ) -> tuple[Estimate, dict]:
-    """p of harmful prompts minus that of harmless ones; beside it the same along random directions:
-    (measured, controls).
+    """p of harmful prompts minus that of harmless ones; beside it the same along random directions, as in
+    `along`: (measured, controls).
     """
     if not len(layers):
         return NOTHING, {"random_direction_high": None}
     apart = lambda p: p[harmful].mean() - p[~harmful].mean()
     p = mean_over(projection(a, r), layers)
-    drawn = [[apart(mean_over(projection(a, g), layers))] for g in gaussian(r, seed=seed)]
+    drawn = [[apart(mean_over(projection(a, g), layers))] for g in randoms]
     controls = {"harmful": float(p[harmful].mean()), "harmless": float(p[~harmful].mean())}
     return stats.difference(p[harmful], p[~harmful], seed), controls | stats.score_band(drawn)
 
 
 def explains(p: Mapping[str, np.ndarray], refused: Mapping[str, np.ndarray], seed: int = 0) -> Estimate:
     """The rank correlation over settings between how far they move states, p [prompt], and how few prompts
-    are refused, over prompts drawn anew; nothing where one of them does not vary. n is that of the prompts.
+    are refused; nothing where one of them does not vary. Prompts are drawn anew, n is their number, and the
+    interval is widened by how far it moves where settings are: that no number of prompts takes away.
     """
+    if not p:
+        return NOTHING
     x, y = (np.stack([of[name] for name in p], 1).astype(float) for of in (p, refused))
     if np.ptp(x.mean(0)) == 0 or np.ptp(y.mean(0)) == 0:
         return NOTHING
-    return stats.bootstrap(_rank_correlation, x, y, seed=seed, paired=True)
+    found = stats.bootstrap(_rank_correlation, x, y, seed=seed, paired=True)
+    over_settings = lambda a, b: _rank_correlation(a.T, b.T)
+    low, high = stats.bootstrap(over_settings, x.T, y.T, seed=seed, paired=True).ci95
+    below, above = found.value - low, high - found.value
+    ends = (
+        found.value - np.hypot(found.value - found.ci95[0], below),
+        found.value + np.hypot(found.ci95[1] - found.value, above),
+    )
+    ci95 = [max(-1.0, float(ends[0])), min(1.0, float(ends[1]))]
+    return OverTrainings(found.value, ci95, found.n, half_width=float(max(below, above)))
 
 
 def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:

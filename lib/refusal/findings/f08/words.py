@@ -146,7 +146,8 @@ def places(end: Record, out: Record, both_end: Record, both_out: Record) -> Said
     """Of 08.places.* and 08.compose.*."""
     title = (
         f"Against an image before the query, refusals change by {points(_less(end))} with one after it "
-        f"({end.verdict}), by {points(_less(out))} with one after the header ({out.verdict})"
+        f"({end.verdict}; {percent(end.number('broken'))} broken), by {points(_less(out))} with one after "
+        f"the header ({out.verdict}; {percent(out.number('broken'))} broken)"
     )
     less = lambda x: points(None if x is None else 0.0 - x)
     return title, [
