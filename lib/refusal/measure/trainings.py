@@ -38,6 +38,21 @@ def mean_over(
     return OverTrainings(**given, half_width=float(np.hypot(before, half)))
 
 
+def of_one(
+    found: Estimate,
+    draws: Sequence[float] | np.ndarray,
+    within: tuple[float | int, float | int] = (-np.inf, np.inf),
+) -> Estimate:
+    """`found`, of one training (fit, text) as they come, widened by how far `draws` of it lie apart, as
+    `stats.widened` does.
+    """
+    if found.value is None or len(draws) < 2:
+        return found
+    wide = stats.widened(found, draws, within)
+    given = {f.name: getattr(wide, f.name) for f in fields(Estimate)}
+    return OverTrainings(**given, half_width=float(t.ppf(0.975, len(draws) - 1) * np.std(draws, ddof=1)))
+
+
 def under(found: Estimate, name: str) -> dict:
     """A control called `name`, with its interval and the part of it that is of trainings."""
     half = getattr(found, "half_width", 0.0)

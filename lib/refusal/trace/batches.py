@@ -72,6 +72,8 @@ def micro_batches(model: "Model", lengths: Sequence[int], new: int) -> list[list
 
     What is left for the last group joins the one before it where it is less than an eighth of that.
     """
+    if model.device.type == "meta":  # a remote run keeps nothing here
+        return [list(range(len(lengths)))]
     config = model.module.config.get_text_config(decoder=True)
     # as many rows in float32 as in bfloat16: fewer, and each step waits for the weights
     size = 2 if model.device.type == "cpu" else model.dtype.itemsize

@@ -11,7 +11,7 @@ import torch
 
 from refusal.base.progress import track
 from refusal.trace import cache
-from refusal.trace.batches import batch, check_lengths, plan
+from refusal.trace.batches import batch, check_lengths, micro_batches, plan
 from refusal.trace.decode import read_prefix
 from refusal.trace.edits import rows_of
 from refusal.trace.passes import forward, not_finite
@@ -42,7 +42,14 @@ def score_stems_of(model: "Model", prompts: Sequence[Prompt], readout: Callable,
     of = [prefix.longest(p.ids, len(p.ids) - 1) for p in prompts]
     skip, out = [prefix.length(k) for k in of], None
     widths = [len(p.ids) - n for p, n in zip(prompts, skip, strict=True)]
-    for members in track(plan(model, widths, max(skip)), label):
+    groups = plan(model, widths, max(skip))
+    # what lies before the rest is copied for every row
+    bounded = [
+        [some[k] for k in part]
+        for some in groups
+        for part in micro_batches(model, [len(prompts[i].ids) for i in some], 0)
+    ]
+    for members in track(bounded, label):
         cached, mask = prefix.rows([of[i] for i in members])
         part = batch(model, [prompts[i].ids[skip[i] :] for i in members], mask, members)
         _, logits = forward(model, part, cache=cached, logits=True)

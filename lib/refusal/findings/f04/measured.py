@@ -14,7 +14,7 @@ from refusal.findings.f04.released import correlation
 from refusal.measure import stats, tradeoff
 from refusal.measure.judge import BROKEN
 from refusal.measure.tradeoff import Curve
-from refusal.measure.trainings import mean_over
+from refusal.measure.trainings import mean_over, of_one
 
 LEAST, MOST = 0.05, 0.95  # a share of harmful prompts refused outside of which nothing can be raised
 ACCEPTED = 20  # harmful prompts that are answered, at the least
@@ -134,7 +134,7 @@ def over_controllers(found: Estimate, draws: Sequence[float]) -> tuple[Estimate,
     if not draws:
         return found, {}
     ends = {"controllers": len(draws), "lowest_controller": min(draws), "highest_controller": max(draws)}
-    return stats.widened(found, draws, (-1, 1)), ends
+    return of_one(found, draws, (-1, 1)), ends
 
 
 def gain(

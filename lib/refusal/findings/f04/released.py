@@ -104,6 +104,8 @@ def trained_at(model: Model, prompts: Sequence[Prompt]) -> list[list[int]]:
     """The position that training reads: the last token of the chat *without* the generation prompt
     (training.py 241), which use appends. Of each prompt, from its first token.
     """
+    if model.template:  # has no generation prompt of its own
+        return [[p.t_post] for p in prompts]
     whole, bare = (
         rendered(model.tokenizer, [[("user", prompts[0].text)]], model.date, add_generation_prompt=on)[0]
         for on in (True, False)

@@ -119,13 +119,16 @@ def without_top(before: np.ndarray, after: Sequence[np.ndarray], seed: int = 0) 
 
 def random_high(start: Sampled, random: Sequence[Sampled], seed: int = 0) -> dict:
     """What soft prompts trained along random directions lower: their mean, and what an effect must exceed,
-    the upper bound of all of them pooled or the most that one of them lowers. None without any.
+    the upper bound of the mean over them or the most that one of them lowers. None without any.
     """
     each = [start.share - r.share for r in random]
     if not each:
         return {"random": None, "random_high": None}
-    pooled = stats.mean(np.concatenate(each), seed)
-    return {"random": pooled.value, "random_high": max(pooled.ci95[1], *(float(x.mean()) for x in each))}
+    by_prompt = stats.mean(np.mean(each, 0), seed, shares=False)  # the start and the prompts are shared
+    return {
+        "random": by_prompt.value,
+        "random_high": max(by_prompt.ci95[1], *(float(x.mean()) for x in each)),
+    }
 
 
 def dro_lowers(

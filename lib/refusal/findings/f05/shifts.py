@@ -11,7 +11,7 @@ from torch import Tensor
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import stats
-from refusal.measure.trainings import mean_over
+from refusal.measure.trainings import mean_over, of_one
 
 DRAWS, HALVINGS = 300, 10
 Pairs = Sequence[tuple[str, str]]  # a safety prompt and its neutral one
@@ -58,7 +58,7 @@ def common(moved: Mapping[str, Tensor], pairs: Pairs, seed: int = 0) -> tuple[Es
     left_out = np.array([_apart(whole, [i for i in range(k) if i != j], k)[0] for j in range(k)])
     # a jackknife over the texts, as draws of as many
     texts = left_out.mean() + (left_out - left_out.mean()) * (k - 1) / np.sqrt(k)
-    found = stats.widened(Estimate(value, [value - error, value + error], n), texts, (-2, 2))
+    found = of_one(Estimate(value, [value - error, value + error], n), texts, (-2, 2))
     controls = {"safety": safety, "safety_neutral": across, "split_half": float(np.diag(whole)[:k].mean())}
     return found, controls | {"texts": k}, whole
 
@@ -128,4 +128,4 @@ def not_harm(
         return Estimate(None, None, len(moved)), controls
     each = np.array([apart(x, *groups[1:]) for x in by_text])
     texts = each.mean() + (each - each.mean()) / np.sqrt(len(each))
-    return stats.widened(Estimate(value, [value - error, value + error], len(moved)), texts), controls
+    return of_one(Estimate(value, [value - error, value + error], len(moved)), texts), controls

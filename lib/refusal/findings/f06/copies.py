@@ -12,6 +12,7 @@ import torch
 from peft import get_peft_model  # low-rank adapters: the field's own library for them
 from transformers import PreTrainedModel
 
+from refusal.base.files import DATA, sha256
 from refusal.findings.f06 import asked
 from refusal.findings.f06.asked import Requests
 from refusal.findings.f06.dial import relative
@@ -45,7 +46,8 @@ def outcomes(
     if variant not in (*VARIANTS, SINGLE):
         raise ValueError(f"{variant!r} is none of {', '.join((*VARIANTS, SINGLE))}")
     prompts, how = requests.prompts, (variant, seed, max_new_tokens, n_steps)
-    name = cache.key(base, _outcomes, prompts=prompts, how=how, recipe=RECIPES[RECIPE])
+    taught_by = [sha256(DATA / file) for file in RECIPES[RECIPE].data]
+    name = cache.key(base, _outcomes, prompts=prompts, how=how, recipe=RECIPES[RECIPE], data=taught_by)
     return cache.remember_json(name, lambda: _outcomes(base, requests, *how))
 
 
