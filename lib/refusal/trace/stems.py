@@ -42,14 +42,10 @@ def score_stems_of(model: "Model", prompts: Sequence[Prompt], readout: Callable,
     of = [prefix.longest(p.ids, len(p.ids) - 1) for p in prompts]
     skip, out = [prefix.length(k) for k in of], None
     widths = [len(p.ids) - n for p, n in zip(prompts, skip, strict=True)]
-    groups = plan(model, widths, max(skip))
-    # what lies before the rest is copied for every row
-    bounded = [
-        [some[k] for k in part]
-        for some in groups
-        for part in micro_batches(model, [len(prompts[i].ids) for i in some], 0)
-    ]
-    for members in track(bounded, label):
+    lengths, groups = [len(p.ids) for p in prompts], []
+    for some in plan(model, widths, max(skip)):  # what lies before the rest is copied for every row
+        groups += [[some[k] for k in part] for part in micro_batches(model, [lengths[i] for i in some], 0)]
+    for members in track(groups, label):
         cached, mask = prefix.rows([of[i] for i in members])
         part = batch(model, [prompts[i].ids[skip[i] :] for i in members], mask, members)
         _, logits = forward(model, part, cache=cached, logits=True)
