@@ -43,7 +43,7 @@ def cannot_mitigate(pseudo: np.ndarray, harmful: np.ndarray) -> str | None:
     """Why training says nothing, from which pseudo-harmful and harmful prompts are refused; or None."""
     for name, hits, least in (("pseudo-harmful", pseudo, LEAST_PSEUDO), ("harmful", harmful, LEAST_SAFE)):
         if hits.mean() < least:
-            return f"{hits.mean():.0%} of {len(hits)} {name} prompts are refused, {least:.0%} are needed"
+            return f"{hits.mean():.1%} of {len(hits)} {name} prompts are refused, {least:.0%} are needed"
     return None
 
 
@@ -69,9 +69,20 @@ def raises(found: np.ndarray, seeds: np.ndarray, neutral: np.ndarray) -> tuple[E
     }
 
 
-def against(found: np.ndarray, other: np.ndarray, name: str, seed: int = 0) -> tuple[Estimate, dict]:
-    """By how much more of `found` than of another arm, rates or scores by seed: (measured, controls)."""
-    return more(found, other, seed), {"found": float(found.mean()), name: float(other.mean())}
+def against(
+    found: np.ndarray,
+    other: np.ndarray,
+    name: str,
+    seed: int = 0,
+    scores: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[Estimate, dict]:
+    """By how much more of `found` than of another arm, rates or scores by seed; beside it by how much the
+    `scores` of both differ: (measured, controls).
+    """
+    controls = {"found": float(found.mean()), name: float(other.mean())}
+    if scores:
+        controls |= more(*scores, seed).under("score_apart")
+    return more(found, other, seed), controls
 
 
 def by_other_judges(
@@ -82,7 +93,7 @@ def by_other_judges(
     """
     both = {"sampled": more(*sampled, seed), "other_judge": more(*judged, seed)}
     least = min(both.values(), key=lambda e: e.value)
-    controls: dict = {}
+    controls: dict = {"found_sampled": float(sampled[0].mean()), "seeds_sampled": float(sampled[1].mean())}
     for name, found in both.items():
         controls |= found.under(name)
     return least, controls

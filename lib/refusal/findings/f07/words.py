@@ -6,6 +6,7 @@ Each function is named after a figure and gives (title, sentences), for `Recorde
 
 from collections.abc import Mapping, Sequence
 
+from refusal.base.estimate import Estimate
 from refusal.report.rules import Record
 from refusal.report.shown import interval, percent, points, signed, two, why
 
@@ -24,11 +25,12 @@ def behaviour(refused: Mapping[str, float]) -> Said:
 def search(evolution: Record, fitness: Record, recombination: Record, annealing: Record) -> Said:
     """Of 07.search.* that compare arms of equal budget."""
     title = (
-        f"What the search finds is refused {points(evolution.value)} against the best of as many tries "
-        f"({evolution.verdict}), {points(fitness.value)} without its fitness ({fitness.verdict})"
+        f"What the search holds at its end scores {signed(evolution.number('score_apart'))} nats above the "
+        f"best of as many tries, {signed(fitness.number('score_apart'))} above what is picked without its "
+        "fitness"
     )
     return title, [
-        f"Every arm is given as many texts of each seed. What the search holds at its end is refused "
+        f"Every arm may score as many texts of each seed. What the search holds at its end is refused "
         f"{percent(evolution.number('found'))} of the time, the best of as many single and double mutations "
         f"{percent(evolution.number('best_of'))} ({why(evolution)}), texts picked without the fitness "
         f"{percent(fitness.number('no_fitness'))} ({why(fitness)}).",
@@ -40,8 +42,9 @@ def search(evolution: Record, fitness: Record, recombination: Record, annealing:
 def arms(raised: Record, judged: Record, transfer: Record, other: str) -> Said:
     """Of 07.search.raises, .judge and .transfer."""
     title = (
-        f"Found texts are refused {percent(raised.number('found'))} of the time, their seeds "
-        f"{percent(raised.number('seeds'))} ({raised.verdict})"
+        f"Found texts are refused {percent(raised.number('found'))} of the time in greedy answers and "
+        f"{percent(judged.number('found_sampled'))} in sampled ones, their seeds "
+        f"{percent(raised.number('seeds'))} and {percent(judged.number('seeds_sampled'))} ({raised.verdict})"
     )
     return title, [
         f"Found texts are refused {points(raised.value)} more often than the harmless requests that they "
@@ -49,8 +52,11 @@ def arms(raised: Record, judged: Record, transfer: Record, other: str) -> Said:
         f"word for word ({why(raised)}); neutral wrappers, found by the same search, "
         f"{points(raised.number('neutral'))}.",
         f"In sampled answers the gain is {points(judged.number('sampled'))}, by a classifier of answers "
-        f"{points(judged.number('other_judge'))} ({why(judged)}). *{other}*, which the search never asked, "
-        f"refuses them {points(transfer.value)} more often than the seeds ({why(transfer)}).",
+        f"{points(judged.number('other_judge'))} ({why(judged)}).",
+        f"*{other}*, which the search never asked, refuses them {points(transfer.value)} more often than the "
+        f"seeds ({why(transfer)})."
+        if transfer.verdict != "uninformative"
+        else f"Of another model nothing can be said: {why(transfer)}.",
     ]
 
 
@@ -138,8 +144,8 @@ def attribution(occlusion: Record, gradient: Record, signed_first: float | None)
     ]
 
 
-def mitigation(over: Record, safe: Record, evolved: Record) -> Said:
-    """Of 07.mitigation.*."""
+def mitigation(over: Record, safe: Record, evolved: Record, cost: Estimate) -> Said:
+    """Of 07.mitigation.*, and of how much worse ordinary text is predicted after training on found texts."""
     turned = lambda r: points(None if r.value is None else -r.value)
     title = (
         f"Trained on found texts the model refuses {turned(over)} of pseudo-harmful prompts "
@@ -154,6 +160,7 @@ def mitigation(over: Record, safe: Record, evolved: Record) -> Said:
         "what is taught.",
         f"Against training on random mutations of the same seeds {points(evolved.value)} more are gained "
         f"({why(evolved)}).",
+        f"The price: ordinary text costs the copy {interval(cost)} nats a token more than before.",
     ]
 
 
@@ -163,8 +170,9 @@ def in_words(records: Sequence[Record]) -> str:
     if (r := by.get("search.raises")) and r.value is not None:
         said.append(
             f"Texts that hold a harmless request word for word and are found by the search are refused "
-            f"{points(r.value)} more often ({r.verdict}); that going on from what was found beats as many "
-            f"independent tries is {by['search.evolution'].verdict}."
+            f"{points(r.value)} more often in greedy answers ({r.verdict}), "
+            f"{points(by['search.judge'].number('sampled'))} in sampled ones; that going on from what was "
+            f"found beats as many independent tries is {by['search.evolution'].verdict}."
         )
     if (r := by.get("word")) and r.value is not None:
         said.append(
