@@ -151,6 +151,19 @@ def test_category_others():
     assert ask(-0.07) == "underpowered"
 
 
+def test_the_worst_of_many_cells_is_no_single_cell():
+    """Where nothing changes, the cell that by chance changes most is hardly ever taken for a change."""
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(200):
+        drawn = lambda: stats.paired_difference(*(rng.random((2, 45)) < 0.5))
+        cells = {pair: drawn() for pair in itertools.product("vwxyz", "vwxyz")}
+        found, _ = measured.others_change(cells, dict.fromkeys(cells, 0.1))
+        low, high = found.ci95
+        assert low <= found.value <= high
+        wrong += low > 0 or high < 0
+    assert wrong / 200 <= 0.1
+
+
 def test_contrast_helps():
     ask = lambda a, b: verdict("06.contrast.helps", *measured.contrast(some(a, ALL), some(b, ALL)))
     assert ask(0.2, 0.6) == "replicated"

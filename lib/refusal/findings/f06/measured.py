@@ -7,6 +7,7 @@ token that was forced.
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.stats import norm
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.findings.f06 import dial
@@ -134,12 +135,23 @@ def own_change(
 
 
 def others_change(changes: Mapping[tuple[str, str], Estimate], confused: Mapping[tuple[str, str], float]):
-    """The largest change, either way, of a category other than the suppressed one; beside it how often that
-    one's token is the likeliest for requests of the category that changed: (measured, controls).
+    """The change of a category other than the suppressed one whose interval reaches furthest from none;
+    beside it how often that one's token is the likeliest for requests of the category that changed:
+    (measured, controls).
+
+    That all stay within a bar is shown where each interval does, so its outer end is its own. That one does
+    not is shown of the worst of many, so its inner end is that of as many at once (Bonferroni), where that
+    reaches no further than the outer one.
     """
     others = {pair: found for pair, found in changes.items() if pair[0] != pair[1]}
-    pair = max(others, key=lambda p: abs(others[p].value))
-    return others[pair], {
+    pair = max(others, key=lambda p: max(map(abs, others[p].ci95)))
+    value, (low, high), n = others[pair].value, others[pair].ci95, others[pair].n
+    wider = norm.ppf(1 - 0.025 / len(others)) / norm.ppf(0.975)
+    if -low >= high:
+        high = max(high, min(-low, value + float(wider * (high - value))))
+    else:
+        low = min(low, max(-high, value - float(wider * (value - low))))
+    return Estimate(value, [low, high], n), {
         "suppressed": pair[0],
         "tested": pair[1],
         "token_confusion": confused[pair],
