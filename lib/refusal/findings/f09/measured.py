@@ -74,7 +74,7 @@ def over_refusal(
     kinds = ("sensitive",)
     style = difference(arms, "shuffled", "refusal", kinds, seed=seed)
     controls = {"shuffled_gain": style.value, "shuffled_gain_high": style.ci95[1]}
-    controls |= stats.rate(np.concatenate(broken)).under("degenerate")
+    controls |= stats.mean(np.mean(broken, axis=0), seed).under("degenerate")
     found = difference(arms, "orpo", "refusal", kinds, seed=seed)
     return found, controls | other_betas(arms, "orpo", "refusal", kinds, seed)
 
