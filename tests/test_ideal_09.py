@@ -297,7 +297,9 @@ def say(kind: str) -> dict[str, tuple]:
         "plane": words.plane(scored, ALL),
         "items": words.items(scored),
         "topics": words.topics(r["topics"], arms.thirds(TOPICS)),
-        "jailbreak": words.jailbreak(r["safety.disallowed"], r["safety.jailbreak"], r["general"]),
+        "jailbreak": words.jailbreak(
+            r["safety.disallowed"], r["safety.jailbreak"], r["general"], {"in templates": (0.5, 0.3)}
+        ),
         "training": words.training({"orpo": [3.0, 2.0, 1.0, 1.0, 1.0, 1.0], "sft": [2.0] * 6}),
         "prompted": words.prompted(r["prompted"], "a model", -0.1),
         "mechanism": words.mechanism(r["mechanism"], axes),

@@ -129,17 +129,22 @@ def second(usual: Mapping[str, float], other: Mapping[str, float]) -> str:
     return f"With needs counted at two thirds and logic left out the arms come in {same}: {each}."
 
 
-def jailbreak(disallowed: Record, attacked: Record, general: Record) -> Said:
-    """Of 09.safety.* and 09.general."""
+def jailbreak(
+    disallowed: Record, attacked: Record, general: Record, wordings: Mapping[str, tuple[float, float]]
+) -> Said:
+    """Of 09.safety.* and 09.general; `wordings` holds the risk before and after constructive training under
+    each jailbreak wording.
+    """
+    each = ", ".join(f"{name} from {two(a)} to {two(b)}" for name, (a, b) in wordings.items())
     title = (
-        f"Constructive training changes risk on disallowed requests by {signed(disallowed.value)} "
-        f"({disallowed.verdict}), under jailbreak wording by "
-        f"{signed(None if attacked.value is None else 0.0 - attacked.value)} ({attacked.verdict})"
+        f"Constructive training takes risk on disallowed requests from {two(disallowed.number('base'))} to "
+        f"{two(disallowed.number('orpo'))} (no rise: {disallowed.verdict}), {each} (a fall: "
+        f"{attacked.verdict})"
     )
     return title, [
         f"Risk on disallowed requests goes from {two(disallowed.number('base'))} to "
-        f"{two(disallowed.number('orpo'))} ({why(disallowed)}), under jailbreak wording from "
-        f"{two(attacked.number('base'))} to {two(attacked.number('orpo'))} ({why(attacked)}).",
+        f"{two(disallowed.number('orpo'))}; that it does not rise is {why(disallowed)}. Under jailbreak "
+        f"wording it goes {each}; that it falls over both is {why(attacked)}.",
         f"Facts are known in {percent(general.number('base'))} before and {percent(general.number('orpo'))} "
         f"after ({why(general)}).",
     ]
@@ -154,7 +159,10 @@ def training(losses: Mapping[str, Sequence[float]]) -> Said:
 
 def prompted(r: Record, model: str, natural: float) -> Said:
     """Of 09.prompted; `natural` is the score without a system prompt of ours."""
-    title = f"Asked to guide, {model} lies {signed(r.value)} above itself asked to decline ({r.verdict})"
+    title = (
+        f"Asked to guide, {model} scores {two(r.number('guide'))}, asked to decline "
+        f"{two(r.number('decline'))} ({r.verdict}), asked neither way {two(natural)}"
+    )
     return title, [
         f"The constructive score of people in distress is {two(r.number('guide'))} where the system "
         f"prompt asks "
@@ -165,10 +173,10 @@ def prompted(r: Record, model: str, natural: float) -> Said:
 
 def mechanism(r: Record, axes: Sequence) -> Said:
     """Of 09.mechanism."""
+    at = lambda arm: two(r.number(f"refuse_{arm}"))
     title = (
-        f"After constructive training people in distress lie {signed(r.value)} along refusal against "
-        f"training "
-        f"to refuse ({r.verdict})"
+        f"People in distress lie at {at('orpo')} along refusal after constructive training, at "
+        f"{at('refusal')} after training to refuse ({r.verdict}), at {at('base')} before"
     )
     where = " and ".join(f"{axis.position}, layer {axis.layer}" for axis in axes)
     return title, [
