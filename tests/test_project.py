@@ -333,6 +333,12 @@ def test_every_link_of_a_page_leads_somewhere(page):
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
+def test_the_page_that_the_lab_opens_names_every_notebook():
+    page = (NOTEBOOKS / "index.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\]\((\w+\.ipynb)\)", page))
+    assert named == {path.name for path in NOTEBOOKS.glob("[!_]*.ipynb")}
+
+
 def test_no_page_says_a_section_twice():
     pages = [ROOT / page for page in (*PAGES, "CHANGELOG.md", "lib/refusal/data/README.md")]
     for path in pages:

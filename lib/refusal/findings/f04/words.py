@@ -129,6 +129,11 @@ def steered(raised: Record, spared: Record, alpha: float) -> Said:
         f"refusals, {percent(raised.number('no_intervention'))} without the controller: "
         f"{points(raised.value)} "
         f"(along random directions at most {points(raised.number('random_direction_high'))}), {why(raised)}.",
+        f"Judged is the first of {raised.number('controllers'):g} controllers; by first tokens those of other "
+        f"seeds raise refusals by {points(raised.number('lowest_controller'))} to "
+        f"{points(raised.number('highest_controller'))}."
+        if raised.number("controllers")
+        else None,
         f"Of harmless and pseudo-harmful prompts {points(spared.value)} are refused, {why(spared)}: of "
         "harmless "
         f"{points(spared.number('harmless'))}, of pseudo-harmful {points(spared.number('pseudo_harmful'))}.",

@@ -1,6 +1,9 @@
 """What the README and the ledger's page say of constructive safety."""
 
 HEADLINES = {
-    "09.over-refusal": "guiding beats refusing ({value}; {without_leaning} without the scorer's leaning)",
+    "09.over-refusal": (
+        "in copies of `smollm2-135m-instruct` guiding beats refusing ({value}; {without_leaning} without the "
+        "scorer's leaning)"
+    ),
     "09.gain.is-risk": "the gain is lower risk ({value})",
 }
