@@ -129,7 +129,7 @@ def steered(raised: Record, spared: Record, alpha: float) -> Said:
         f"refusals, {percent(raised.number('no_intervention'))} without the controller: "
         f"{points(raised.value)} "
         f"(along random directions at most {points(raised.number('random_direction_high'))}), {why(raised)}.",
-        f"Judged is the first of {raised.number('controllers'):g} controllers; by first tokens those of other "
+        f"Judged is the first of {raised.number('controllers'):g} controllers; by first tokens those of all "
         f"seeds raise refusals by {points(raised.number('lowest_controller'))} to "
         f"{points(raised.number('highest_controller'))}."
         if raised.number("controllers")

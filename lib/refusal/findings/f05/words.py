@@ -142,7 +142,8 @@ def tradeoff(trivial: Record, spares: Record) -> Said:
     """Of 05.dro.trivial and 05.dro.spares."""
     title = (
         f"Judged at strengths chosen on validation prompts, DRO refuses {points(trivial.value)} of harmful "
-        f"prompts against training the first token ({trivial.verdict}), and {points(spares.value)} of others against its start ({spares.verdict})"
+        f"prompts against training the first token ({trivial.verdict}), and {points(spares.value)} of others "
+        f"against its start ({spares.verdict})"
     )
     return title, [
         f"Lines go from the start's states to a trained prompt's and half as far beyond. At the strengths "
