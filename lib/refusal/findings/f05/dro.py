@@ -1,7 +1,7 @@
 """What directed representation optimization fits and what it minimises (arXiv 2401.18018, section 3), and the
 objectives that stand beside it.
 
-The paper's labels are the share of sampled answers that comply; here each prompt has one, under each of four
+The paper's labels are the share of sampled answers that comply; here each prompt has one, under each of five
 system prompts.
 """
 
