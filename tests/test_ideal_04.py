@@ -2,6 +2,7 @@
 ideal counter-results, in the notebook's default sizes; and its arithmetic against plain loops.
 """
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -408,6 +409,13 @@ def test_blocks_that_the_released_code_changes():
     assert released.inputs(24) == [21, 22, 23, 24]
     assert released.blocks_changed(released.inputs(24), 24) == 1  # the last block's output alone
     assert released.blocks_changed([1, 2, 3, 4], 24) == 21  # layers 0 to 3: blocks from 3 on
+
+
+def test_where_training_reads_under_a_template_of_ones_own(planted):
+    """Which has no generation prompt to leave out."""
+    model = dataclasses.replace(planted, template="User : {x} .")
+    prompts = chat(model, ["paint the table", "fold the letter now"])
+    assert released.trained_at(model, prompts) == [[p.t_post] for p in prompts]
 
 
 def test_rows_at_padding_by_hand():

@@ -189,6 +189,9 @@ def test_dro_harmful():
 
 def test_random_directions_are_pooled_and_the_most_counts():
     start = sampled(0.8)
+    several = [sampled(0.8, k) for k in range(5)]
+    alone, many = (measured.random_high(start, some)["random_high"] for some in (several[:1], several * 20))
+    assert many >= alone - 0.1  # the same prompts a hundred times are no more prompts
     got = measured.random_high(start, [sampled(0.8, 1), sampled(0.3, 2)])
     assert got["random_high"] >= start.share.mean() - sampled(0.3, 2).share.mean() - 1e-9
     assert got["random"] == pytest.approx(

@@ -378,6 +378,15 @@ def test_what_a_copy_is_taught_to_say_first(llama, monkeypatch, variant):
         assert said == own
 
 
+def test_copies_are_kept_under_the_texts_that_teach_them(tokens, planted, monkeypatch):
+    names = []
+    monkeypatch.setattr(copies.cache, "remember_json", lambda name, compute: names.append(name) or {})
+    for changed in (None, "noncompliance.csv", None):
+        monkeypatch.setattr(copies, "sha256", lambda path, c=changed: f"{path.name} {path.name == c}")
+        copies.outcomes(tokens, planted[0], "as taught", 0, 8)
+    assert names[0] == names[2] != names[1]
+
+
 def test_the_copies_that_are_planned(tokens, planted):
     few, more = copies.planned(3, False), copies.planned(3, True)
     assert few == [(v, 3) for v in copies.VARIANTS] and more[: len(few)] == few

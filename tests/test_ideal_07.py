@@ -92,6 +92,16 @@ def test_search_judge():
     assert ask(0.02, 0.6) == "not replicated"
 
 
+def test_what_stands_beside_the_comparisons_of_arms():
+    a, b = np.array([0.0, 2.0] * 15), np.array([0.0, 1.0] * 15)
+    _, controls = measured.against(some(0.8), some(0.2), "best_of", 0, (a, b))
+    assert controls["score_apart"] == pytest.approx(0.5) and "score_apart_ci95" in controls
+    assert "score_apart" not in measured.against(some(0.8), some(0.2), "best_of")[1]
+    both = (np.full(30, 0.4), np.full(30, 0.1)), (some(0.9), some(0.1))
+    _, controls = measured.by_other_judges(*both)
+    assert (controls["found_sampled"], controls["seeds_sampled"]) == (pytest.approx(0.4), pytest.approx(0.1))
+
+
 def test_fitness_stands():
     x = np.random.default_rng(0).normal(size=80)
     noise = np.random.default_rng(1).normal(size=80)

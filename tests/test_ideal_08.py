@@ -129,6 +129,13 @@ def test_roles_system():
     assert controls["swapped"] == pytest.approx(swapped.mean() - usual.mean())
 
 
+def test_what_the_released_scorer_gains_stands_beside_refusals():
+    found, controls = measured.fewer(some(0.6), some(0.5), some(0.0), (some(0.2), some(0.7)))
+    assert found.value == pytest.approx(0.1, abs=0.02)
+    assert controls["published_success_gain"] == pytest.approx(0.5, abs=0.02)
+    assert "published_success_gain" not in measured.fewer(some(0.6), some(0.5), some(0.0))[1]
+
+
 def test_one_prompt_decides_nothing():
     assert verdict("08.roles.system", *system(0.1 + 1 / N, 0.1)) == "underpowered"
 

@@ -3,6 +3,7 @@ one row at a time, here and on the remote path run here.
 """
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from conftest import Plain, greedy, plain_edit, table, text_of
 from refusal.base.errors import ParameterError
-from refusal.trace import decode, passes, reads
+from refusal.trace import batches, decode, passes, reads
 from refusal.trace.decode import Decoding, generate_rows
 from refusal.trace.edits import Ablate, Add, Patch, Row, ScaleHead, Steer, rows_of
 from refusal.trace.last import before_last, score_last_rows
@@ -243,3 +244,8 @@ def test_what_cannot_steer_is_told(llama, five_of_llama):
         replace(STEER, vectors=V[None])
     with pytest.raises(ParameterError, match="layer 9 does not exist"):
         reads.score_rows(llama, [Row(five_of_llama[0], (replace(STEER, layers=(2, 9)),))], lambda x: x)
+
+
+def test_a_remote_model_keeps_nothing_here(llama):
+    away = SimpleNamespace(device=torch.device("meta"))
+    assert batches.micro_batches(away, [5, 900, 7], 16) == [[0, 1, 2]]

@@ -5,7 +5,7 @@ import pytest
 
 from refusal.base.estimate import NOTHING, Estimate
 from refusal.measure import stats
-from refusal.measure.trainings import OverTrainings, mean_over, under
+from refusal.measure.trainings import OverTrainings, mean_over, of_one, under
 from refusal.report.rules import OF_TRAININGS, Above, Measured, decide, needed_n
 
 
@@ -37,6 +37,18 @@ def test_a_mean_over_trainings_by_hand():
     assert mean_over(NOTHING, [1.0, 2.0]) == NOTHING
     same = stats.mean(np.arange(30) / 30, shares=False)
     assert mean_over(same, [0.5, 0.5]).ci95 == pytest.approx(same.ci95)
+
+
+def test_one_training_among_others_is_as_wide_as_they_lie_apart():
+    """And what they lie apart by is no matter of items."""
+    one = Estimate(1.0, [0.8, 1.1], 40)
+    found = of_one(one, [0.0, 1.0, 2.0])
+    assert found.half_width == pytest.approx(4.302653, rel=1e-5)
+    assert found.ci95 == pytest.approx(stats.widened(one, [0.0, 1.0, 2.0]).ci95)
+    assert of_one(one, [1.0]) is one and of_one(NOTHING, [1.0, 2.0]) == NOTHING
+    unclear = Measured(**vars(of_one(Estimate(0.3, [0.2, 0.4], 48), [0.1, 0.3, 0.5])), controls={})
+    verdict, reason, n = decide(Above(above=0), unclear)
+    assert (verdict, n) == ("underpowered", None) and "no number of items changes" in reason
 
 
 def measured(value, half, ci95=(-0.5, 1.1)):
