@@ -3,5 +3,5 @@
 HEADLINES = {
     "08.roles.refusal": "swapped headers lower refusals ({value})",
     "08.roles.on-task": "and bring what was asked ({value})",
-    "08.roles.harmless": "harmless prompts are answered as before (by {value} less)",
+    "08.roles.harmless": "harmless ones are answered as before ({value} less)",
 }

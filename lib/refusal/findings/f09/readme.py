@@ -2,7 +2,7 @@
 
 HEADLINES = {
     "09.over-refusal": (
-        "in copies of `smollm2-135m-instruct` guiding beats refusing ({value}; {without_leaning} without the "
+        "in copies of the 135M model guiding beats refusing ({value}; {without_leaning} without the "
         "scorer's leaning)"
     ),
     "09.gain.is-risk": "the gain is lower risk ({value})",
