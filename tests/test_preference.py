@@ -124,6 +124,7 @@ def test_a_padded_batch_is_one_row_at_a_time(kind):
 @pytest.mark.parametrize("weight", [0.25, 3.0])
 def test_the_loss_is_the_formula(kind, weight, monkeypatch):
     module = tiny_module(kind)
+    monkeypatch.setattr(preference, "TOGETHER", 2)
     call = lambda: preference_steps(module, PAIRS, 1, 1e-3, 0, weight, 4, label="")
     loss_of, batches = caught(monkeypatch, preference, call)
     (parts,) = batches

@@ -326,7 +326,8 @@ def test_a_model_without_images_is_told():
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
     """A tiny LLaVA in a folder, as the hub has it: weights, tokenizer, and what prepares pictures."""
-    folder, tokenizer = tmp_path_factory.mktemp("released") / "tiny-llava", tiny_tokenizer()
+    folder = tmp_path_factory.mktemp("released") / "tiny-llava"
+    tokenizer = copy.deepcopy(tiny_tokenizer())
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     text = tiny_config("llama", num_key_value_heads=2)
     text.vocab_size = len(tokenizer)
