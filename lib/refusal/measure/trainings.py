@@ -29,13 +29,9 @@ def mean_over(
     Half widths add in quadrature. Fewer than two trainings leave it as it is. `within` bounds what can be.
     """
     each = np.asarray(by_training, float)
-    if found.value is None or len(each) < 2:
+    if len(each) < 2:
         return found
-    wide = stats.widened(found, each.mean() + (each - each.mean()) / np.sqrt(len(each)), within)
-    half = float(t.ppf(0.975, len(each) - 1) * np.std(each, ddof=1) / np.sqrt(len(each)))
-    given = {f.name: getattr(wide, f.name) for f in fields(Estimate)}
-    before = getattr(found, "half_width", 0.0)
-    return OverTrainings(**given, half_width=float(np.hypot(before, half)))
+    return of_one(found, each.mean() + (each - each.mean()) / np.sqrt(len(each)), within)
 
 
 def of_one(
@@ -49,8 +45,9 @@ def of_one(
     if found.value is None or len(draws) < 2:
         return found
     wide = stats.widened(found, draws, within)
+    half = float(t.ppf(0.975, len(draws) - 1) * np.std(draws, ddof=1))
     given = {f.name: getattr(wide, f.name) for f in fields(Estimate)}
-    return OverTrainings(**given, half_width=float(t.ppf(0.975, len(draws) - 1) * np.std(draws, ddof=1)))
+    return OverTrainings(**given, half_width=float(np.hypot(getattr(found, "half_width", 0.0), half)))
 
 
 def under(found: Estimate, name: str) -> dict:

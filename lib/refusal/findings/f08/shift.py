@@ -96,14 +96,11 @@ def explains(p: Mapping[str, np.ndarray], refused: Mapping[str, np.ndarray], see
         return NOTHING
     found = stats.bootstrap(_rank_correlation, x, y, seed=seed, paired=True)
     over_settings = lambda a, b: _rank_correlation(a.T, b.T)
-    low, high = stats.bootstrap(over_settings, x.T, y.T, seed=seed, paired=True).ci95
-    below, above = found.value - low, high - found.value
-    ends = (
-        found.value - np.hypot(found.value - found.ci95[0], below),
-        found.value + np.hypot(found.ci95[1] - found.value, above),
-    )
-    ci95 = [max(-1.0, float(ends[0])), min(1.0, float(ends[1]))]
-    return OverTrainings(found.value, ci95, found.n, half_width=float(max(below, above)))
+    of_settings = stats.bootstrap(over_settings, x.T, y.T, seed=seed, paired=True)
+    sides = lambda e: np.abs(np.array(e.ci95) - found.value)
+    below, above = np.hypot(sides(found), sides(of_settings))
+    ci95 = [max(-1.0, float(found.value - below)), min(1.0, float(found.value + above))]
+    return OverTrainings(found.value, ci95, found.n, half_width=float(sides(of_settings).max()))
 
 
 def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
